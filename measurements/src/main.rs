@@ -1,0 +1,2 @@
+//! `casemate-measure`: placeholder until the command lands.
+fn main() {}

@@ -1,0 +1,229 @@
+//! Status frames: what PID 1 tells the host over the `casemate.status` virtio port, guest to host only, in a fixed
+//! schema without free text (design section 5).
+//!
+//! ```text
+//! 0  magic "CMSF"      4  version 1      5  flavour     6  stage     7  reason
+//! 8  sequence u32      12 dropped frames u32            16 uptime in ms u64
+//! 24 detail u64        32 digest, 32 bytes              all integers little endian
+//! ```
+
+/// Length of a frame in bytes.
+pub const FRAME_LEN: usize = 64;
+/// The name of the virtio port.
+pub const PORT_NAME: &str = "casemate.status";
+
+const MAGIC: &[u8; 4] = b"CMSF";
+const VERSION: u8 = 1;
+
+/// One frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Which binary speaks.
+    pub flavour: Flavour,
+    /// Where the boot is.
+    pub stage: Stage,
+    /// Why this frame was sent.
+    pub reason: Reason,
+    /// Counts frames, from 0.
+    pub sequence: u32,
+    /// How many frames found no room so far.
+    pub dropped: u32,
+    /// Milliseconds since the kernel started.
+    pub uptime_ms: u64,
+    /// A number that belongs to the reason: an errno, an exit status, a count; else 0.
+    pub detail: u64,
+    /// The compose hash once it is known; for a manifest mismatch SHA-256 of the path; else zero.
+    pub digest: [u8; 32],
+}
+
+/// `dev` or `prod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// Development: simulated TEE, console.
+    Dev,
+    /// Production.
+    Prod,
+}
+
+macro_rules! coded {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal, $word:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $code,)+ }
+
+        impl $name {
+            /// All of them, in order of code.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// In a few plain words.
+            pub const fn words(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// The code in a frame.
+            pub const fn code(self) -> u8 {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// From the code in a frame.
+            pub fn from_code(code: u8) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.code() == code)
+            }
+        }
+    };
+}
+
+coded!(
+    /// The boot's stages, in order.
+    Stage {
+        /// Signals, descriptors, limits.
+        Early = 1, "early set-up";
+        /// /dev, /proc, /sys, cgroups, tmpfs.
+        Mounts = 2, "mounts";
+        /// Every file of the initramfs against the manifest.
+        Manifest = 3, "initramfs manifest";
+        /// Kernel settings, each read back.
+        Sysctls = 4, "kernel settings";
+        /// The kernel's random number generator.
+        Entropy = 5, "entropy";
+        /// Finding the TEE.
+        Tee = 6, "TEE";
+        /// Hashing the document and extending RTMR3.
+        Measure = 7, "measuring the document";
+        /// Reading the document.
+        Document = 8, "reading the document";
+        /// The egress lock.
+        Lock = 9, "egress lock";
+        /// Modules, then no more of them.
+        Modules = 10, "modules";
+        /// Loopback and the physical link.
+        Links = 11, "links";
+        /// Its address.
+        Address = 12, "address";
+        /// The guest agent.
+        Agent = 13, "guest agent";
+        /// The workload.
+        Services = 14, "services";
+        /// The mesh proxy.
+        Mesh = 15, "mesh";
+        /// Everything runs.
+        Ready = 16, "ready";
+        /// Going down in order.
+        Shutdown = 17, "shutdown";
+    }
+);
+
+coded!(
+    /// Why a frame was sent. From 32 on: why the machine powers off.
+    Reason {
+        /// The stage has begun.
+        Entered = 0, "entered";
+        /// Everything runs.
+        Ready = 1, "ready";
+        /// Something that is restarted has ended; detail: its exit status.
+        Restarting = 2, "a process ended and is started again";
+        /// Shutdown was asked for.
+        Stopping = 3, "shutdown was asked for";
+        /// The last frame of an orderly shutdown.
+        PoweredOff = 4, "powered off in order";
+        /// A mount failed; detail: errno.
+        MountFailed = 32, "a mount failed";
+        /// /init carries no readable manifest.
+        NoManifest = 33, "the init binary carries no manifest";
+        /// A file is not what the manifest says; digest: SHA-256 of its path.
+        ManifestMismatch = 34, "a file of the initramfs is not what the manifest says";
+        /// A kernel setting did not read back; detail: errno or 0.
+        SysctlFailed = 35, "a kernel setting could not be made";
+        /// No entropy in time.
+        NoEntropy = 36, "the kernel has no entropy";
+        /// A production image without a TEE, or a TEE that does not answer.
+        NoTee = 37, "there is no TEE that this image can use";
+        /// RTMR3 could not be extended; detail: errno.
+        ExtendFailed = 38, "RTMR3 could not be extended";
+        /// There is no document.
+        NoDocument = 39, "there is no measured document";
+        /// The document was refused.
+        DocumentRefused = 40, "the measured document was refused";
+        /// MRCONFIGID does not match.
+        ConfigIdMismatch = 41, "MRCONFIGID does not match the document";
+        /// The egress lock could not be set or read back; detail: errno.
+        LockFailed = 42, "the egress lock could not be set";
+        /// A module failed to load, or loading could not be disabled; detail: errno.
+        ModuleFailed = 43, "a kernel module failed";
+        /// A link could not be set up; detail: errno.
+        LinkFailed = 44, "a network link could not be set up";
+        /// No address in time.
+        NoAddress = 45, "no address was obtained";
+        /// The guest agent did not come up.
+        AgentFailed = 46, "the guest agent failed";
+        /// A service could not be set up; detail: its number.
+        ServiceFailed = 47, "a service could not be set up";
+        /// The mesh proxy did not come up.
+        MeshFailed = 48, "the mesh proxy failed";
+        /// A stage passed its deadline.
+        Deadline = 49, "a stage passed its deadline";
+        /// PID 1 panicked.
+        Panic = 50, "PID 1 panicked";
+        /// PID 1's own set-up failed; detail: errno.
+        EarlyFailed = 51, "PID 1's own set-up failed";
+    }
+);
+
+impl Reason {
+    /// Whether the machine powers off because of it.
+    pub const fn is_failure(self) -> bool {
+        self.code() >= 32
+    }
+}
+
+impl Frame {
+    /// The bytes.
+    pub fn encode(&self) -> [u8; FRAME_LEN] {
+        let flavour = match self.flavour {
+            Flavour::Dev => 0,
+            Flavour::Prod => 1,
+        };
+        let head = [VERSION, flavour, self.stage.code(), self.reason.code()];
+        let parts = MAGIC
+            .iter()
+            .copied()
+            .chain(head)
+            .chain(self.sequence.to_le_bytes())
+            .chain(self.dropped.to_le_bytes())
+            .chain(self.uptime_ms.to_le_bytes())
+            .chain(self.detail.to_le_bytes())
+            .chain(self.digest);
+        let mut frame = [0; FRAME_LEN];
+        frame.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+        frame
+    }
+
+    /// From bytes that a guest wrote; `None` if they are no frame of this version.
+    pub fn decode(bytes: &[u8; FRAME_LEN]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let ([version, flavour, stage, reason], rest) = rest.split_first_chunk::<4>()?;
+        let (sequence, rest) = rest.split_first_chunk::<4>()?;
+        let (dropped, rest) = rest.split_first_chunk::<4>()?;
+        let (uptime_ms, rest) = rest.split_first_chunk::<8>()?;
+        let (detail, rest) = rest.split_first_chunk::<8>()?;
+        let digest: [u8; 32] = rest.try_into().ok()?;
+        if magic != MAGIC || *version != VERSION {
+            return None;
+        }
+        Some(Self {
+            flavour: match flavour {
+                0 => Flavour::Dev,
+                1 => Flavour::Prod,
+                _ => return None,
+            },
+            stage: Stage::from_code(*stage)?,
+            reason: Reason::from_code(*reason)?,
+            sequence: u32::from_le_bytes(*sequence),
+            dropped: u32::from_le_bytes(*dropped),
+            uptime_ms: u64::from_le_bytes(*uptime_ms),
+            detail: u64::from_le_bytes(*detail),
+            digest,
+        })
+    }
+}
