@@ -1,0 +1,76 @@
+//! From a certificate to the evidence in it.
+
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Extension};
+
+use super::{ATTESTATION_OID, Attestation, EVENT_LOG_OID, QUOTE_OID, der, event_json};
+use crate::error::EvidenceError;
+use crate::quote;
+
+/// What a certificate says, unverified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateEvidence {
+    /// The evidence.
+    pub attestation: Attestation,
+    /// The certificate's SubjectPublicKeyInfo, DER.
+    pub spki_der: Vec<u8>,
+    /// First valid second, Unix; 0 for anything before 1970.
+    pub not_before: u64,
+    /// Last valid second, Unix; 0 for anything before 1970.
+    pub not_after: u64,
+}
+
+/// Reads one DER certificate: the attestation extension if there is one, else the older pair of quote and event log.
+///
+/// # Errors
+/// No certificate or trailing bytes; none of the extensions; one of them twice; content that cannot be read.
+pub fn from_certificate(certificate_der: &[u8]) -> Result<CertificateEvidence, EvidenceError> {
+    let (rest, certificate) = X509Certificate::from_der(certificate_der)
+        .map_err(|error| EvidenceError::malformed("certificate", "X.509 v3, DER", error))?;
+    if !rest.is_empty() {
+        return Err(EvidenceError::malformed(
+            "certificate",
+            "nothing after it",
+            format_args!("{} trailing bytes", rest.len()),
+        ));
+    }
+    let attestation = match unique(&certificate, ATTESTATION_OID)? {
+        Some(content) => Attestation::decode(content)?,
+        None => older_form(&certificate)?,
+    };
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    Ok(CertificateEvidence {
+        attestation,
+        spki_der: certificate.public_key().raw.to_vec(),
+        not_before: seconds(certificate.validity().not_before),
+        not_after: seconds(certificate.validity().not_after),
+    })
+}
+
+/// The pair that dstack wrote up to 0.5.8. It says nothing about the report data but what the quote itself says.
+fn older_form(certificate: &X509Certificate<'_>) -> Result<Attestation, EvidenceError> {
+    let raw = unique(certificate, QUOTE_OID)?.ok_or(EvidenceError::NoExtension)?;
+    let log = unique(certificate, EVENT_LOG_OID)?.ok_or(EvidenceError::NoEventLog)?;
+    Ok(Attestation {
+        quote: raw.to_vec(),
+        events: event_json::decode(log)?,
+        report_data: quote::TdReport::of_quote(raw)?.report_data,
+        config: String::new(),
+    })
+}
+
+/// The content of the only extension with that identifier.
+fn unique<'a>(certificate: &'a X509Certificate<'_>, oid: &[u64]) -> Result<Option<&'a [u8]>, EvidenceError> {
+    let is_it = |extension: &&X509Extension<'_>| {
+        extension.oid.iter().is_some_and(|arcs| arcs.eq(oid.iter().copied()))
+    };
+    let dotted = || oid.iter().map(u64::to_string).collect::<Vec<_>>().join(".");
+    let mut found = certificate.extensions().iter().filter(is_it);
+    let Some(extension) = found.next() else { return Ok(None) };
+    if found.next().is_some() {
+        return Err(EvidenceError::DuplicateExtension { oid: dotted() });
+    }
+    let content = der::read_octet_string(extension.value).ok_or_else(|| {
+        EvidenceError::malformed(format!("certificate: extension {}", dotted()), "a DER OCTET STRING", "something else")
+    })?;
+    Ok(Some(content))
+}

@@ -1,0 +1,15 @@
+//! The simulated TEE's root and its fixed collateral. Both are made by `examples/simulator_pki`, whose seed, and so every
+//! key, is public: this root proves nothing, and is trusted only where somebody says so.
+
+use dcap_qvl::QuoteCollateralV3;
+
+/// The root certificate, DER.
+pub const ROOT_DER: &[u8] = include_bytes!("simulator/root.der");
+
+/// The collateral, in the JSON form of [`QuoteCollateralV3`].
+pub const COLLATERAL_JSON: &str = include_str!("simulator/collateral.json");
+
+/// The collateral; `None` never happens with the committed file, which a test reads.
+pub fn collateral() -> Option<QuoteCollateralV3> {
+    serde_json::from_str(COLLATERAL_JSON).ok()
+}
