@@ -1,0 +1,102 @@
+//! The DHCP client, RFC 2131: a pure state machine, and the thin loop that runs it in a child without privileges.
+//!
+//! PID 1 opens the socket and marks it, because the child could not, and because the egress lock matches the mark. The
+//! child answers with fixed-size reports ([`Report`]), which PID 1 checks again before it believes them.
+
+mod child;
+mod client;
+mod lease;
+mod reply;
+mod request;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
+};
+
+use super::NetError;
+
+pub use child::child;
+pub use client::{Client, Output};
+pub use lease::{Lease, LeaseRefused, Report, ReportRefused};
+pub use reply::Refusal;
+
+/// The client's port, RFC 2131 section 4.1.
+pub const CLIENT_PORT: u16 = 68;
+/// The server's port, RFC 2131 section 4.1.
+pub const SERVER_PORT: u16 = 67;
+
+/// Opens the client's socket, as PID 1: UDP on 0.0.0.0:68, on this link only, allowed to broadcast, with `mark` as its
+/// SO_MARK, close-on-exec, non-blocking. Mark and link are read back; neither can be changed by whoever the socket is
+/// handed to.
+///
+/// A plain UDP socket and not a packet socket: packet sockets pass below the `inet` chains of the egress lock.
+///
+/// # Errors
+/// What the kernel says; a mark or link that reads back differently.
+pub fn open_socket(link: &str, mark: u32) -> Result<OwnedFd, NetError> {
+    let system = |action| NetError::system::<nix::Error>(action, link);
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Inet, SockType::Datagram, flags, None)
+        .map_err(system("open the DHCP socket"))?;
+    setsockopt(&fd, sockopt::BindToDevice, &link.into()).map_err(system("bind the DHCP socket to the link"))?;
+    setsockopt(&fd, sockopt::Mark, &mark).map_err(system("mark the DHCP socket"))?;
+    setsockopt(&fd, sockopt::Broadcast, &true).map_err(system("let the DHCP socket broadcast"))?;
+    setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(system("bound the DHCP socket's queue"))?;
+    let address = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT));
+    socket::bind(fd.as_raw_fd(), &address).map_err(system("bind the DHCP socket to port 68"))?;
+
+    let marked = getsockopt(&fd, sockopt::Mark).map_err(system("read the DHCP socket's mark"))?;
+    let bound = getsockopt(&fd, sockopt::BindToDevice).map_err(system("read the DHCP socket's link"))?;
+    if marked != mark || bound.as_os_str() != link {
+        return Err(NetError::ReadBack {
+            link: link.to_owned(),
+            expected: format!("a DHCP socket with mark {mark:#x} on this link"),
+            found: format!("mark {marked:#x} on {}", bound.display()),
+        });
+    }
+    Ok(fd)
+}
+
+/// Makes the channel for reports: (PID 1's end, non-blocking; the child's end). Both are close-on-exec. One message is one
+/// report, so that a child cannot make PID 1 read half of one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn report_channel() -> Result<(OwnedFd, OwnedFd), NetError> {
+    let (ours, theirs) =
+        socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(NetError::system::<nix::Error>("make", "DHCP report channel"))?;
+    set_non_blocking(&ours)?;
+    Ok((ours, theirs))
+}
+
+/// Takes the next report from PID 1's end, with every check of [`Lease::new`]; `None` if there is none now.
+///
+/// # Errors
+/// A message that is no report or carries a lease that must not be used; a channel whose other end is closed.
+pub fn read_report(channel: &OwnedFd) -> Result<Option<Report>, NetError> {
+    // One byte more than a report, so that a longer message is seen as such.
+    let mut message = [0; Report::LEN + 1];
+    let len = match socket::recv(channel.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+        Ok(0) => return Err(NetError::ReportClosed),
+        Ok(len) => len,
+        Err(nix::Error::EAGAIN) => return Ok(None),
+        Err(errno) => return Err(NetError::system("read", "DHCP report channel")(errno)),
+    };
+    Ok(Some(Report::decode(message.get(..len).unwrap_or_default())?))
+}
+
+fn set_non_blocking(fd: &impl AsFd) -> Result<(), NetError> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let system = NetError::system::<nix::Error>("make non-blocking", "DHCP report channel");
+    fcntl(fd, FcntlArg::F_GETFL)
+        .and_then(|flags| fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK)))
+        .map(drop)
+        .map_err(system)
+}
+
+/// Bytes of queue on the DHCP socket: some dozens of messages, so that a flood costs no memory.
+const RECEIVE_BUFFER: usize = 32 * 1024;
