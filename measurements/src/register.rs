@@ -64,7 +64,6 @@ const fn zero_config_id() -> MrConfigId {
     MrConfigId::ZERO
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
 fn is_zero_config_id(id: &MrConfigId) -> bool {
     *id == MrConfigId::ZERO
 }

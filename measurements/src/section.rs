@@ -10,6 +10,9 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::identity::AppId;
 
+/// The port on 127.0.0.1 inside each service's namespace where the outbound mesh proxy listens; no service listens there.
+pub const OUTBOUND_PORT: u16 = 8888;
+
 /// The whole section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {

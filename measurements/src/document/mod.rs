@@ -1,7 +1,30 @@
 //! The measured document, `app-compose.json`: strict reading, then checked types.
+//!
+//! One pass each: JSON ([`json`]), dstack's own fields ([`dstack`]), the shape of the section by the table of keys
+//! ([`shape`], [`keys`]), checked types and what ties them together ([`parts`]), and at last what this version carries
+//! out ([`carried_out`]).
+
+mod carried_out;
+mod dstack;
+mod error;
+mod forms;
+mod json;
+mod keys;
+mod node;
+mod parts;
+mod path;
+pub mod reference;
+mod shape;
+
+use ipnet::IpNet;
+
+pub use error::{DocumentError, Problem};
+pub use json::{MAX_BYTES, MAX_DEPTH};
 
 use crate::identity::{AppId, ComposeHash, KeyProvider};
 use crate::section::Section;
+use json::Value;
+use node::Node;
 
 /// Whose column of the table of dstack's fields judges the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +42,21 @@ pub struct MeasuredConfig {
     name: String,
     key_provider: KeyProvider,
     section: Section,
+    warnings: Vec<Warning>,
 }
 
-/// Why a document was refused.
-#[derive(Debug, thiserror::Error)]
+/// What is accepted, and should be known all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum DocumentError {
-    /// Placeholder until the reader lands.
-    #[error("{0}")]
-    Other(String),
+pub enum Warning {
+    /// `vpn.prefixes` reaches outside the address space set aside for it.
+    #[error(
+        "casemate.vpn.prefixes: {0} is public address space; hosts there cannot be reached while it is the private network's"
+    )]
+    PublicAddressSpace(IpNet),
+    /// `server.ephemeral` is set.
+    #[error("casemate.server.ephemeral: every key and registration of this server dies with the machine")]
+    EphemeralServer,
 }
 
 impl MeasuredConfig {
@@ -35,8 +64,10 @@ impl MeasuredConfig {
     ///
     /// # Errors
     /// The first thing that is wrong: file, path, expectation, finding.
-    pub fn parse(_file: &str, _document: &[u8], _platform: Platform) -> Result<Self, DocumentError> {
-        Err(DocumentError::Other("the reader has not landed".into()))
+    pub fn parse(file: &str, document: &[u8], platform: Platform) -> Result<Self, DocumentError> {
+        let compose_hash = ComposeHash::of(document);
+        let refuse = |problem| DocumentError { file: file.to_owned(), problem };
+        read(compose_hash, document, platform).map_err(refuse)
     }
 
     /// SHA-256 of the document's bytes.
@@ -63,4 +94,31 @@ impl MeasuredConfig {
     pub const fn section(&self) -> &Section {
         &self.section
     }
+
+    /// What was accepted, and should be shown to whoever wrote the document.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+fn read(compose_hash: ComposeHash, document: &[u8], platform: Platform) -> Result<MeasuredConfig, Problem> {
+    let value = Value::read(document)?;
+    let Value::Object(top) = &value else {
+        return Err(Problem::invalid("(top level)", "an object", value.describe()));
+    };
+    let fields = dstack::read(top, platform)?;
+    let Some(section) = top.get(shape::SECTION) else {
+        return Err(Problem::invalid(shape::SECTION, "an object", "nothing"));
+    };
+    let complete = shape::complete(section)?;
+    let section = parts::section(&Node::section(&complete), &fields, platform)?;
+    dstack::carried_out(top, platform)?;
+    carried_out::check(&complete)?;
+    Ok(MeasuredConfig {
+        compose_hash,
+        name: fields.name,
+        key_provider: fields.key_provider,
+        warnings: parts::warnings(&section),
+        section,
+    })
 }

@@ -1,0 +1,58 @@
+//! Last pass over the section: what is right, but has no stage in this version, is refused and never ignored.
+
+use super::dstack::is;
+use super::error::Problem;
+use super::json::Value;
+use super::keys::{self, Carried, Key};
+use super::path;
+use super::shape::SECTION;
+
+/// Judges every value of the completed section by the table.
+pub(super) fn check(section: &Value) -> Result<(), Problem> {
+    fields(section, SECTION, "")
+}
+
+fn value(found: &Value, at: &str, row: &Key) -> Result<(), Problem> {
+    let carried = match row.carried {
+        Carried::Yes => true,
+        Carried::No => false,
+        Carried::Only(values) => values.iter().any(|one| is(found, one)),
+        Carried::Where(test, _) => test(found),
+    };
+    if !carried {
+        let default = row.default.is_some_and(|default| is(found, default));
+        return Err(Problem::NotImplemented {
+            path: at.to_owned(),
+            found: format!("{}{}", found.describe(), if default { ", the default" } else { "" }),
+            implemented: row.carried.words(),
+        });
+    }
+    fields(found, at, row.path)
+}
+
+/// Goes into what is inside a value.
+fn fields(found: &Value, at: &str, row_path: &str) -> Result<(), Problem> {
+    let row = |suffix: &str, at: &str| {
+        let path = if row_path.is_empty() {
+            suffix.trim_start_matches('.').to_owned()
+        } else {
+            format!("{row_path}{suffix}")
+        };
+        keys::row(&path).ok_or_else(|| Problem::invalid(at, "a key of the table", "none"))
+    };
+    match found {
+        Value::List(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+            let at = path::index(at, index);
+            value(item, &at, row("[]", &at)?)
+        }),
+        Value::Object(fields) => {
+            let map = keys::row(row_path).is_some_and(|row| matches!(row.kind, keys::Kind::Map { .. }));
+            fields.iter().try_for_each(|(name, field)| {
+                let at = path::key(at, name);
+                let suffix = if map { ".*".to_owned() } else { format!(".{name}") };
+                value(field, &at, row(&suffix, &at)?)
+            })
+        }
+        _ => Ok(()),
+    }
+}

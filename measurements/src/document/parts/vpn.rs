@@ -1,0 +1,89 @@
+//! `vpn`: the private network.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::document::Warning;
+use crate::document::error::Problem;
+use crate::document::forms;
+use crate::document::node::Node;
+use crate::section::{AuthKey, LoginServer, ServerAppId, Vpn, VpnMode};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Shared address space (RFC 6598), where tailnets live.
+const TAILNET_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
+/// Tailscale's unique local prefix (tailscale `net/tsaddr/tsaddr.go`).
+const TAILNET_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
+/// What the dstack-vpc containers use; it is public address space.
+const SEEDS_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 128, 0, 0), 10);
+
+/// `allowed_envs` are dstack's: the names that an encrypted environment may set.
+pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String]) -> Result<Vpn, Problem> {
+    let server_app_id = node.at("server_app_id")?.form("\"self\" or 40 hex digits", |text| {
+        if text == "self" { Some(ServerAppId::Own) } else { forms::app_id(text).map(ServerAppId::App) }
+    })?;
+    let login_server = match node.at("login_server")?.present() {
+        None => None,
+        Some(login) if server_app_id == ServerAppId::Own => Some(login_server(&login, allowed_envs)?),
+        Some(login) => return Err(login.problem("null where server_app_id names a server")),
+    };
+    let mut derp_pins = BTreeMap::new();
+    for (host, pin) in node.at("derp_pins")?.entries()? {
+        let host = forms::dns_name(host).ok_or_else(|| pin.problem("a key that is a DNS name"))?;
+        derp_pins.insert(host, pin.form("64 hex digits", forms::digest)?);
+    }
+    Ok(Vpn {
+        mode: node.at("mode")?.word(&[("tunnel", VpnMode::Tunnel), ("direct", VpnMode::Direct)])?,
+        server_app_id,
+        login_server,
+        prefixes: prefixes(&node.at("prefixes")?)?,
+        derp_pins,
+        require_policy: node.at("require_policy")?.boolean()?,
+    })
+}
+
+fn login_server(node: &Node<'_>, allowed_envs: &[String]) -> Result<LoginServer, Problem> {
+    let noise_key = node.at("noise_key")?.present();
+    let noise_key = noise_key
+        .map(|key| key.form("mkey: and 64 hex digits", |text| forms::digest(text.strip_prefix("mkey:")?)));
+    let key = node.at("authkey")?;
+    let authkey = if key.is_object() {
+        let name = key.at("env")?;
+        AuthKey::Env(name.form("a name among allowed_envs", |text| {
+            forms::variable(text).filter(|name| allowed_envs.contains(name))
+        })?)
+    } else {
+        AuthKey::Literal(key.form("a pre-auth key of visible ASCII characters", |text| {
+            (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
+        })?)
+    };
+    Ok(LoginServer {
+        url: node.at("url")?.form("an https:// URL (or http:// to loopback)", forms::login_url)?,
+        noise_key: noise_key.transpose()?,
+        authkey,
+    })
+}
+
+fn prefixes(node: &Node<'_>) -> Result<Vec<IpNet>, Problem> {
+    let mut found: Vec<IpNet> = Vec::new();
+    for item in node.items()? {
+        let prefix =
+            item.form("a prefix inside 100.64.0.0/10, fd7a:115c:a1e0::/48 or 100.128.0.0/10", |text| {
+                forms::prefix(text).filter(|net| match net {
+                    IpNet::V4(v4) => TAILNET_V4.contains(v4) || SEEDS_V4.contains(v4),
+                    IpNet::V6(v6) => TAILNET_V6.contains(v6),
+                })
+            })?;
+        if found.iter().any(|other| forms::overlap(other, &prefix)) {
+            return Err(item.problem("prefixes that do not overlap"));
+        }
+        found.push(prefix);
+    }
+    Ok(found)
+}
+
+/// What to say about prefixes of public address space.
+pub(super) fn warnings(vpn: &Vpn) -> impl Iterator<Item = Warning> {
+    let public = |net: &&IpNet| matches!(net, IpNet::V4(v4) if SEEDS_V4.contains(v4));
+    vpn.prefixes.iter().filter(public).map(|net| Warning::PublicAddressSpace(*net))
+}
