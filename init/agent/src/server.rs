@@ -1,0 +1,254 @@
+//! The socket. Its callers are hostile: each connection, request and body has a limit in time and size, and no caller
+//! can take the places of another.
+
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
+
+use crate::agent::Agent;
+use crate::error::AgentError;
+use crate::http::{Call, Form, answer, refusal, response};
+
+/// The largest body, bytes (dstack's limit).
+const BODY_MAX: usize = 10 << 20;
+/// Larger bodies than this, bytes, are read one at a time over all callers: no method has use for one, and together
+/// they must not fill the memory.
+const BODY_SMALL: usize = 64 << 10;
+/// Request line and headers, bytes; a GET has its arguments there.
+const HEAD_MAX: usize = 16 << 10;
+/// To send a head; also how long a connection may idle.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// To send a body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// After this a connection takes no new request, …
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// … and after this it is closed whatever it does: a caller who does not read its answer holds its place no longer.
+const CONNECTION_GRACE: Duration = Duration::from_secs(20);
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// Of these, connections of one uid.
+const CONNECTIONS_OF_ONE_UID: usize = 16;
+/// To tell a caller that it is refused.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// Between attempts to accept while descriptors or memory are short, and how many there are in a row.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_ATTEMPTS: u32 = 100;
+
+/// Who may call, by the uid that the kernel says the peer has (`SO_PEERCRED`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Whoever can open the socket file.
+    Anyone,
+    /// These uids.
+    Uids(BTreeSet<u32>),
+}
+
+/// Serves whoever can open the socket file, for ever.
+///
+/// # Errors
+/// If the listener fails again and again. What callers do is never an error.
+pub async fn serve(listener: UnixListener, agent: Agent) -> Result<Infallible, AgentError> {
+    serve_to(listener, agent, Callers::Anyone).await
+}
+
+/// Serves these callers, for ever. Others are answered 403.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_to(
+    listener: UnixListener,
+    agent: Agent,
+    callers: Callers,
+) -> Result<Infallible, AgentError> {
+    let server =
+        Arc::new(Server { agent, callers, large_body: Semaphore::new(1), places: Places::default() });
+    let mut failures = 0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failures = 0;
+                admit(&server, stream);
+            }
+            Err(error) if failures == ACCEPT_ATTEMPTS => return Err(AgentError::Accept(error)),
+            Err(_) => {
+                failures += 1;
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Server {
+    agent: Agent,
+    callers: Callers,
+    /// Held by the one request whose body is larger than [`BODY_SMALL`].
+    large_body: Semaphore,
+    places: Places,
+}
+
+/// Connections by uid.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// One connection's place; given back on drop.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    uid: u32,
+}
+
+impl Places {
+    fn take(&self, uid: u32) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.values().sum::<usize>() >= CONNECTIONS_MAX {
+            return None;
+        }
+        let of_uid = taken.entry(uid).or_default();
+        if *of_uid >= CONNECTIONS_OF_ONE_UID {
+            return None;
+        }
+        *of_uid += 1;
+        drop(taken);
+        Some(Place { places: self.clone(), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_uid) = taken.get_mut(&self.uid) {
+            *of_uid -= 1;
+            if *of_uid == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// Judges a new connection, and serves or refuses it in a task of its own.
+fn admit(server: &Arc<Server>, stream: UnixStream) {
+    let Ok(peer) = stream.peer_cred() else { return };
+    let uid = peer.uid();
+    let allowed = match &server.callers {
+        Callers::Anyone => true,
+        Callers::Uids(uids) => uids.contains(&uid),
+    };
+    if !allowed {
+        tracing::warn!(uid, "refused: not a caller of this socket");
+        tokio::spawn(refuse(stream, "403 Forbidden", format!("uid {uid} may not use this socket")));
+        return;
+    }
+    let Some(place) = server.places.take(uid) else {
+        tokio::spawn(refuse(stream, "503 Service Unavailable", "too many connections".to_owned()));
+        return;
+    };
+    tokio::spawn(serve_connection(Arc::clone(server), stream, place));
+}
+
+/// Best effort: the connection is closed either way.
+async fn refuse(mut stream: UnixStream, status: &str, error: String) {
+    let body = format!("{:#}", json!({ "error": error }));
+    let length = body.len();
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
+    if !matches!(timeout(REFUSAL_TIME, stream.write_all(text.as_bytes())).await, Ok(Ok(()))) {
+        tracing::debug!("the refused caller was gone");
+    }
+}
+
+async fn serve_connection(server: Arc<Server>, stream: UnixStream, place: Place) {
+    let service = service_fn(|request| {
+        let server = Arc::clone(&server);
+        async move { Ok::<_, Infallible>(respond(&server, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = sleep(CONNECTION_TIME) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(CONNECTION_GRACE, connection).await.ok()
+        }
+    };
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%error, "connection");
+    }
+    drop(place);
+}
+
+async fn respond(server: &Server, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let query = head.uri.query().unwrap_or_default();
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let form = Form::of(&head.method, query, content_type);
+    let read = if head.method == Method::POST {
+        timeout(BODY_TIME, read_body(body, &server.large_body)).await.unwrap_or(Err(BodyError::TooSlow))
+    } else {
+        Ok((Bytes::new(), None))
+    };
+    let reply = match &read {
+        Ok((body, _permit)) => {
+            let call = Call { form, method: &head.method, path: head.uri.path(), query, body };
+            answer(&server.agent, &call, OffsetDateTime::now_utc())
+        }
+        Err(error) => refusal(form, &error.to_string()),
+    };
+    response(reply, Full::new)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("request body: expected at most {BODY_MAX} bytes, found more")]
+    TooLarge,
+    #[error("request body: not complete after {} seconds", BODY_TIME.as_secs())]
+    TooSlow,
+    #[error("request body: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// The body, and the permit under which a large one is kept.
+async fn read_body(
+    body: Incoming,
+    large_body: &Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), BodyError> {
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(BodyError::TooLarge);
+    }
+    let (mut body, mut kept, mut permit) = (pin!(body), BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let length = kept.len().saturating_add(data.len());
+        if length > BODY_MAX {
+            return Err(BodyError::TooLarge);
+        }
+        if length > BODY_SMALL && permit.is_none() {
+            // The semaphore is never closed; if it were, the body would be refused.
+            permit = Some(large_body.acquire().await.map_err(|_| BodyError::TooLarge)?);
+        }
+        kept.extend_from_slice(&data);
+    }
+    Ok((kept.freeze(), permit))
+}
