@@ -1,1 +1,39 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+mod answer;
+mod attested;
+mod body;
+mod config;
+mod dial;
+mod error;
+mod exchange;
+mod failure;
+mod go_ahead;
+mod header;
+mod identity;
+mod inbound;
+mod io;
+pub mod limits;
+mod mesh;
+mod message;
+mod outbound;
+mod peer;
+mod serve;
+mod standing;
+mod target;
+mod tls;
+mod tunnel;
+mod upstream;
+
+pub use attested::Attested;
+pub use config::{Backend, Caller, Config, ImageRegisters, ImageRule, Outbound, TlsMin, Trust};
+pub use error::MeshError;
+pub use header::{APP_ID, COMPOSE_HASH};
+pub use identity::{CertificateKey, IdentitySource, SourceError};
+pub use mesh::{Mesh, run};
+pub use peer::{PeerIdentity, PeerPolicy};
+
+/// The port on 127.0.0.1, inside each service's network namespace, of the outbound proxy. PID 1 opens it.
+pub const OUTBOUND_PORT: u16 = 8888;

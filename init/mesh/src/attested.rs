@@ -1,0 +1,89 @@
+//! Peers judged by their quotes: the policy of the guest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use casemate_measure::AppId;
+use casemate_verify::acceptable::Image;
+use casemate_verify::tls::{Clock, PeerVerifier};
+use casemate_verify::{TrustAnchor, VerifiedPeer, Verifier};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+
+use crate::config::{Config, ImageRule, Trust};
+use crate::io::unix_seconds;
+use crate::{MeshError, PeerIdentity, PeerPolicy};
+
+/// Accepts whoever proves, in the handshake, to run an acceptable image under the configured root of trust.
+#[derive(Debug)]
+pub struct Attested {
+    callers: Arc<PeerVerifier>,
+    targets: BTreeMap<AppId, Arc<PeerVerifier>>,
+}
+
+impl Attested {
+    /// The policy of a configuration.
+    ///
+    /// # Errors
+    /// [`MeshError::Policy`] if something is served or called and no image is acceptable, which would refuse everybody.
+    pub fn new(config: &Config) -> Result<Self, MeshError> {
+        let used = !config.backends.is_empty() || !config.targets.is_empty();
+        if used && config.images.is_empty() {
+            return Err(MeshError::Policy(
+                "images: expected at least one acceptable image, found none".to_owned(),
+            ));
+        }
+        let clock: Clock = Arc::new(unix_seconds);
+        let images: Vec<Image> = config.images.iter().map(|rule| image(rule, config)).collect();
+        let verifier = |app| {
+            let anchors = Verifier::new(vec![(anchor(config.trust), None)]);
+            Arc::new(PeerVerifier::new(anchors, Arc::clone(&clock), images.clone(), app, false))
+        };
+        let targets = config.targets.keys().map(|app| (*app, verifier(Some(*app)))).collect();
+        Ok(Self { callers: verifier(None), targets })
+    }
+}
+
+impl PeerPolicy for Attested {
+    fn callers(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::<PeerVerifier>::clone(&self.callers)
+    }
+
+    fn target(&self, app: &AppId) -> Option<Arc<dyn ServerCertVerifier>> {
+        self.targets.get(app).map(|verifier| Arc::<PeerVerifier>::clone(verifier) as _)
+    }
+
+    fn identify(&self, leaf: &CertificateDer<'_>, target: Option<&AppId>) -> Result<PeerIdentity, String> {
+        let verifier = match target {
+            None => &self.callers,
+            Some(app) => self.targets.get(app).ok_or_else(|| format!("app {app} is not a target"))?,
+        };
+        verifier.identify(leaf).map(|peer| identity(&peer)).map_err(|error| error.to_string())
+    }
+}
+
+fn identity(peer: &VerifiedPeer) -> PeerIdentity {
+    PeerIdentity { app: peer.app_id(), compose: peer.compose_hash(), instance: peer.instance_id() }
+}
+
+/// Intel's collateral is not fetched in this version, so a peer of an Intel TEE is refused for want of it: fail closed.
+const fn anchor(trust: Trust) -> TrustAnchor {
+    match trust {
+        Trust::Intel => TrustAnchor::Intel,
+        #[cfg(feature = "simulator")]
+        Trust::Simulator => TrustAnchor::Simulator,
+    }
+}
+
+const fn image(rule: &ImageRule, config: &Config) -> Image {
+    match rule {
+        ImageRule::Same => Image::Same(config.own),
+        ImageRule::Registers(registers) => Image::Explicit {
+            mrtd: registers.mrtd,
+            rtmr0: registers.rtmr0,
+            rtmr1: registers.rtmr1,
+            rtmr2: registers.rtmr2,
+        },
+    }
+}

@@ -1,0 +1,259 @@
+//! The handover from PID 1: what the measured document says about the mesh, and who we are.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use casemate_measure::section::{self, Section};
+use casemate_measure::{AppId, ComposeHash, LaunchRegisters, Register};
+use serde::{Deserialize, Serialize};
+
+use crate::MeshError;
+
+/// Everything the mesh is told. JSON on the way from PID 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Our own launch registers: what the image rule `same` compares with.
+    pub own: LaunchRegisters,
+    /// Our own app id.
+    pub own_app: AppId,
+    /// The compose hash of our own document.
+    pub own_compose: ComposeHash,
+    /// Whose root signs quotes.
+    pub trust: Trust,
+    /// Whose code is acceptable; empty: nobody's.
+    pub images: Vec<ImageRule>,
+    /// The lowest TLS version.
+    pub tls_min: TlsMin,
+    /// What we serve.
+    pub backends: Vec<Backend>,
+    /// App id to its measured address.
+    pub targets: BTreeMap<AppId, SocketAddr>,
+    /// The services whose outbound listeners are handed over, in the order of the listeners.
+    pub outbound: Vec<Outbound>,
+}
+
+/// Whose root of trust signs quotes. PID 1 chooses by the TEE it runs on; no document key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// Intel's.
+    Intel,
+    /// The simulated TEE's published one. Not in the production guest.
+    #[cfg(feature = "simulator")]
+    Simulator,
+}
+
+/// One entry of `mesh.images`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageRule {
+    /// Our own image.
+    Same,
+    /// Explicit registers; an absent one is not compared, a zero one satisfies nothing.
+    Registers(ImageRegisters),
+}
+
+/// Registers of an acceptable image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRegisters {
+    /// Firmware.
+    pub mrtd: Option<Register>,
+    /// Firmware configuration and ACPI.
+    pub rtmr0: Option<Register>,
+    /// Kernel.
+    pub rtmr1: Option<Register>,
+    /// Command line and initramfs.
+    pub rtmr2: Register,
+}
+
+/// `mesh.tls_min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsMin {
+    /// TLS 1.2 (RFC 5246).
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+/// One inbound listener and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// The port on all addresses of the appliance. 0: any free one, which only [`crate::Mesh::listening`] knows.
+    pub listen: u16,
+    /// The service's address and port.
+    pub to: SocketAddr,
+    /// The service's name, for logs.
+    pub service: String,
+    /// Who may call; empty: nobody.
+    pub allow: Vec<Caller>,
+}
+
+/// One entry of an `allow` list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Caller {
+    /// Any app of an acceptable image.
+    Any,
+    /// This app, of an acceptable image.
+    App(AppId),
+}
+
+impl Caller {
+    /// Whether this entry lets that app in.
+    pub fn admits(&self, app: &AppId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::App(id) => id == app,
+        }
+    }
+}
+
+/// One service with an outbound listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// Its name, for logs.
+    pub service: String,
+}
+
+impl Config {
+    /// The mesh's part of a measured document: one backend for each of `mesh.backends`, one outbound listener for each
+    /// service, in document order.
+    ///
+    /// # Errors
+    /// [`MeshError::NotImplemented`] for a backend of bytes, a forward, a caller by tag, or a way to verify other than `quote`;
+    /// [`MeshError::UnknownService`] for a backend of a service that the section does not have.
+    pub fn of(
+        section: &Section,
+        own: LaunchRegisters,
+        own_app: AppId,
+        own_compose: ComposeHash,
+        trust: Trust,
+    ) -> Result<Self, MeshError> {
+        let mesh = &section.mesh;
+        if !mesh.forwards.is_empty() {
+            return Err(MeshError::NotImplemented("casemate.mesh.forwards".to_owned()));
+        }
+        if mesh.verify != section::Verify::Quote {
+            return Err(MeshError::NotImplemented("casemate.mesh.verify".to_owned()));
+        }
+        let backends = mesh.backends.iter().enumerate();
+        Ok(Self {
+            own,
+            own_app,
+            own_compose,
+            trust,
+            images: mesh.images.iter().map(ImageRule::from).collect(),
+            tls_min: mesh.tls_min.into(),
+            backends: backends.map(|(i, b)| Backend::of(section, i, b)).collect::<Result<_, _>>()?,
+            targets: mesh.targets.clone(),
+            outbound: section.services.iter().map(|s| Outbound { service: s.name.to_string() }).collect(),
+        })
+    }
+}
+
+impl Backend {
+    fn of(section: &Section, index: usize, backend: &section::Backend) -> Result<Self, MeshError> {
+        let path = |key: &str| format!("casemate.mesh.backends[{index}].{key}");
+        if backend.kind != section::BackendKind::Http {
+            return Err(MeshError::NotImplemented(path("kind")));
+        }
+        let unknown = || MeshError::UnknownService(path("to"));
+        let service = section.services.get(backend.to.service).ok_or_else(unknown)?;
+        let number =
+            backend.to.service.checked_add(1).and_then(|n| u8::try_from(n).ok()).ok_or_else(unknown)?;
+        let allow = backend.allow.iter().map(|caller| match caller {
+            section::Caller::Any => Ok(Caller::Any),
+            section::Caller::App(id) => Ok(Caller::App(*id)),
+            section::Caller::Tag(_) => Err(MeshError::NotImplemented(path("allow"))),
+        });
+        Ok(Self {
+            listen: backend.listen,
+            to: SocketAddr::new(section::Service::address(number), backend.to.port),
+            service: service.name.to_string(),
+            allow: allow.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&section::AcceptableImage> for ImageRule {
+    fn from(image: &section::AcceptableImage) -> Self {
+        match image {
+            section::AcceptableImage::Same => Self::Same,
+            section::AcceptableImage::Registers(r) => Self::Registers(ImageRegisters {
+                mrtd: r.mrtd,
+                rtmr0: r.rtmr0,
+                rtmr1: r.rtmr1,
+                rtmr2: r.rtmr2,
+            }),
+        }
+    }
+}
+
+impl From<section::TlsVersion> for TlsMin {
+    fn from(version: section::TlsVersion) -> Self {
+        match version {
+            section::TlsVersion::V1_2 => Self::V1_2,
+            section::TlsVersion::V1_3 => Self::V1_3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let app = AppId([7; 20]);
+        Config {
+            own: LaunchRegisters { rtmr2: Register([2; 48]), ..LaunchRegisters::ZERO },
+            own_app: app,
+            own_compose: ComposeHash([7; 32]),
+            trust: Trust::Intel,
+            images: vec![
+                ImageRule::Same,
+                ImageRule::Registers(ImageRegisters {
+                    mrtd: None,
+                    rtmr0: None,
+                    rtmr1: Some(Register([1; 48])),
+                    rtmr2: Register([2; 48]),
+                }),
+            ],
+            tls_min: TlsMin::V1_3,
+            backends: vec![Backend {
+                listen: 443,
+                to: SocketAddr::from(([198, 18, 1, 2], 8000)),
+                service: "web".to_owned(),
+                allow: vec![Caller::Any, Caller::App(app)],
+            }],
+            targets: BTreeMap::from([(app, SocketAddr::from(([10, 0, 2, 2], 443)))]),
+            outbound: vec![Outbound { service: "web".to_owned() }],
+        }
+    }
+
+    #[test]
+    fn survives_the_handover() {
+        let text = serde_json::to_string(&config()).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config());
+    }
+
+    #[test]
+    fn refuses_an_unknown_key() {
+        let mut json = serde_json::to_value(config()).unwrap();
+        json.as_object_mut().unwrap().insert("insecure".to_owned(), true.into());
+        let error = serde_json::from_value::<Config>(json).unwrap_err();
+        assert!(error.to_string().contains("insecure"), "{error}");
+    }
+
+    #[test]
+    fn a_caller_is_judged_by_app_id() {
+        assert!(Caller::Any.admits(&AppId([1; 20])));
+        assert!(Caller::App(AppId([1; 20])).admits(&AppId([1; 20])));
+        assert!(!Caller::App(AppId([1; 20])).admits(&AppId([2; 20])));
+    }
+}

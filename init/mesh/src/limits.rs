@@ -1,0 +1,91 @@
+//! Every limit of the proxy, in one place. None is configurable: the numbers are part of what was measured.
+
+use std::time::Duration;
+
+/// From accepting a TCP connection to the end of the TLS handshake, in both directions. A handshake is two round
+/// trips and about a millisecond of quote verification; ten seconds allow for a congested link, not for a slow client.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// From the end of the handshake, or of the last exchange, to the last byte of the next request's header section; so
+/// also how long a kept-alive HTTP/1.1 connection may rest. Above [`POOL_REST`], so that the side that opens
+/// connections gives them up first.
+pub const HEADER: Duration = Duration::from_secs(30);
+
+/// The life of a connection without an identity, or of a caller that is not allowed, after its handshake: enough for
+/// `GET /health`.
+pub const STRANGER: Duration = Duration::from_secs(10);
+
+/// Longest time without a byte in either direction on any connection, upgraded ones included. Above [`RESPONSE`], so
+/// that a slow backend is a 504 and not a cut connection.
+pub const IDLE: Duration = Duration::from_secs(360);
+
+/// To establish a TCP connection to a backend or a target.
+pub const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a backend or a target may take to begin its answer while the request's body makes no progress. A model
+/// that thinks for minutes is a normal backend.
+pub const RESPONSE: Duration = Duration::from_secs(300);
+
+/// How long a request waits when [`IN_FLIGHT`] others are under way to the same place, before it is a 503.
+pub const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a body waits for the other side's `100 Continue`; then it is sent all the same, as RFC 9110 section
+/// 10.1.1 asks of a client.
+pub const CONTINUE: Duration = Duration::from_secs(1);
+
+/// Connections of one listener in their handshake or without an accepted identity. They have a share of their own, so
+/// that strangers cannot use up the callers' places.
+pub const STRANGERS: usize = 256;
+
+/// Connections of one listener whose caller is identified and allowed. The next one waits, at most [`HANDSHAKE`].
+pub const CALLERS: usize = 1024;
+
+/// Connections of one service to the outbound proxy; the next one waits in the kernel's queue.
+pub const SERVICE_CONNECTIONS: usize = 256;
+
+/// Requests under way to one backend or target.
+pub const IN_FLIGHT: usize = 512;
+
+/// Connections to one backend or target that are kept for later.
+pub const POOLED: usize = 64;
+
+/// How long such a connection is kept. Below [`HEADER`] of the mesh at the other end, and below the 60 seconds and
+/// more after which common servers close.
+pub const POOL_REST: Duration = Duration::from_secs(20);
+
+/// The header section of a request or response, in bytes (HTTP/1.1: with its first line; HTTP/2: as RFC 9113 section
+/// 6.5.2 counts). Four times nginx's default, because tokens in headers grow.
+pub const HEADER_BYTES: usize = 32 << 10;
+
+/// hyper's read buffer of one HTTP/1.1 connection, at most, in bytes.
+pub const READ_BUFFER: usize = 64 << 10;
+
+/// What rustls and h2 buffer towards a peer that does not read, in bytes.
+pub const WRITE_BUFFER: usize = 64 << 10;
+
+/// Concurrent streams of one HTTP/2 connection.
+pub const STREAMS: u32 = 64;
+
+/// HTTP/2 flow-control window of one stream, in bytes: what a peer may send while the backend does not read.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// HTTP/2 flow-control window of one connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Copy buffer of an upgraded connection, in bytes, each way.
+pub const TUNNEL_BUFFER: usize = 16 << 10;
+
+/// Queue of a listening socket.
+pub const BACKLOG: i32 = 512;
+
+/// Age at which our certificate is issued anew: half of its 48 hours.
+pub const RENEW: Duration = Duration::from_secs(24 * 3600);
+
+/// First and longest pause between attempts to get a certificate.
+pub const RENEW_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Pause after `accept` fails for want of descriptors or memory.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+const _: () = assert!(POOL_REST.as_secs() < HEADER.as_secs());
+const _: () = assert!(RESPONSE.as_secs() < IDLE.as_secs());

@@ -1,0 +1,158 @@
+//! The whole proxy: sockets first, then the certificate, then connections.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::config::{Backend, Config};
+use crate::dial::Dial;
+use crate::identity::{self, CurrentCertificate, IdentitySource};
+use crate::inbound::Inbound;
+use crate::outbound::{Outbound, Targets};
+use crate::peer::PeerPolicy;
+use crate::upstream::Upstream;
+use crate::{Attested, MeshError, io, limits, tls};
+
+/// A mesh whose sockets are open and which serves nobody yet: what comes next may be Landlock and seccomp.
+#[derive(Debug)]
+pub struct Mesh {
+    config: Config,
+    policy: Arc<dyn PeerPolicy>,
+    inbound: Vec<StdListener>,
+    outbound: Vec<StdListener>,
+}
+
+/// Opens the sockets, gets a certificate, calls `ready`, serves for ever. `outbound` is in the order of
+/// `config.outbound`.
+///
+/// # Errors
+/// Whatever [`Mesh::open`] and [`Mesh::run`] say.
+pub async fn run<S: IdentitySource>(
+    config: Config,
+    outbound: Vec<StdListener>,
+    identity: S,
+    ready: impl FnOnce(),
+) -> Result<Infallible, MeshError> {
+    Mesh::open(config, outbound)?.run(identity, ready).await
+}
+
+impl Mesh {
+    /// Opens the inbound ports and takes the outbound listeners, in the order of `config.outbound`. Peers are judged by
+    /// their quotes ([`Attested`]).
+    ///
+    /// # Errors
+    /// [`MeshError::Policy`], [`MeshError::Listeners`], [`MeshError::Listen`], [`MeshError::Handover`].
+    pub fn open(config: Config, outbound: Vec<StdListener>) -> Result<Self, MeshError> {
+        let policy = Attested::new(&config)?;
+        Self::open_with(config, outbound, Arc::new(policy))
+    }
+
+    /// As [`Self::open`], with another judge of peers.
+    ///
+    /// # Errors
+    /// As [`Self::open`], without [`MeshError::Policy`].
+    pub fn open_with(
+        config: Config,
+        outbound: Vec<StdListener>,
+        policy: Arc<dyn PeerPolicy>,
+    ) -> Result<Self, MeshError> {
+        let (services, listeners) = (config.outbound.len(), outbound.len());
+        if services != listeners {
+            return Err(MeshError::Listeners { services, listeners });
+        }
+        for (listener, service) in outbound.iter().zip(&config.outbound) {
+            listener.set_nonblocking(true).map_err(|source| handover(&service.service, source))?;
+        }
+        let inbound = config.backends.iter().map(|backend| io::listen(backend.listen));
+        Ok(Self { inbound: inbound.collect::<Result<_, _>>()?, config, policy, outbound })
+    }
+
+    /// The local addresses of the inbound listeners, in the order of `config.backends`.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn listening(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.inbound.iter().map(StdListener::local_addr).collect()
+    }
+
+    /// Gets a certificate, however long that takes, calls `ready`, and serves for ever. Needs a tokio runtime with
+    /// I/O and time.
+    ///
+    /// # Errors
+    /// [`MeshError::Tls`], [`MeshError::Listen`], [`MeshError::Handover`] before `ready`, [`MeshError::Ended`] after.
+    pub async fn run<S: IdentitySource>(
+        self,
+        identity: S,
+        ready: impl FnOnce(),
+    ) -> Result<Infallible, MeshError> {
+        let own = identity::first(&identity).await;
+        let server = tls::server(self.config.tls_min, self.policy.callers(), Arc::clone(&own))?;
+        let targets = self.targets(&own)?;
+        let mut tasks = JoinSet::new();
+
+        for (listener, backend) in self.inbound.into_iter().zip(self.config.backends) {
+            let address = SocketAddr::from(([0; 16], backend.listen));
+            let listener =
+                TcpListener::from_std(listener).map_err(|source| MeshError::Listen { address, source })?;
+            let inbound = Arc::new(inbound(backend, Arc::clone(&server), Arc::clone(&self.policy)));
+            tasks.spawn(async move {
+                let name = format!("the inbound listener of service {}", inbound.service);
+                inbound.run(listener).await;
+                name
+            });
+        }
+        for (listener, service) in self.outbound.into_iter().zip(self.config.outbound) {
+            let service = service.service;
+            let listener = TcpListener::from_std(listener).map_err(|source| handover(&service, source))?;
+            let connections = Arc::new(Semaphore::new(limits::SERVICE_CONNECTIONS));
+            let outbound = Arc::new(Outbound { service, targets: Arc::clone(&targets), connections });
+            tasks.spawn(async move {
+                let name = format!("the outbound listener of service {}", outbound.service);
+                outbound.run(listener).await;
+                name
+            });
+        }
+        tasks.spawn(async move {
+            identity::renew(identity, own, limits::RENEW).await;
+            "the renewal of our certificate".to_owned()
+        });
+        ready();
+        Err(MeshError::Ended(match tasks.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => format!("a task of the mesh, with {error},"),
+            None => "the mesh".to_owned(),
+        }))
+    }
+
+    fn targets(&self, own: &Arc<CurrentCertificate>) -> Result<Arc<Targets>, MeshError> {
+        let upstream = |(&app, &address)| {
+            let verifier = self.policy.target(&app);
+            let verifier = verifier.ok_or_else(|| MeshError::Policy(format!("target {app}: no verifier")))?;
+            let tls = tls::client(self.config.tls_min, verifier, Arc::clone(own))?;
+            let dial = Dial::App { address, app, tls, policy: Arc::clone(&self.policy) };
+            Ok((app, Upstream::new(dial)))
+        };
+        let upstreams = self.config.targets.iter().map(upstream).collect::<Result<_, MeshError>>()?;
+        Ok(Arc::new(Targets { addresses: self.config.targets.clone(), upstreams }))
+    }
+}
+
+fn inbound(backend: Backend, tls: Arc<rustls::ServerConfig>, policy: Arc<dyn PeerPolicy>) -> Inbound {
+    Inbound {
+        service: backend.service,
+        allow: backend.allow,
+        tls,
+        policy,
+        backend: Upstream::new(Dial::Service(backend.to)),
+        strangers: Arc::new(Semaphore::new(limits::STRANGERS)),
+        callers: Arc::new(Semaphore::new(limits::CALLERS)),
+    }
+}
+
+fn handover(service: &str, source: std::io::Error) -> MeshError {
+    MeshError::Handover { service: service.to_owned(), source }
+}

@@ -1,0 +1,129 @@
+//! What a connection may do, decided once, after its handshake. Pure.
+
+use std::sync::Arc;
+
+use hyper::Response;
+use hyper::http::header::{HeaderMap, HeaderValue};
+use hyper::http::{Method, StatusCode, Uri};
+
+use crate::answer;
+use crate::body::ResponseBody;
+use crate::config::Caller;
+use crate::header::{APP_ID, COMPOSE_HASH};
+use crate::message;
+use crate::peer::PeerIdentity;
+
+/// The verdict on a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// It may call the backend.
+    Admitted(Admitted),
+    /// It may ask whether we are there. The text says why no more.
+    Stranger(Arc<str>),
+}
+
+/// The caller as the backend will see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Admitted {
+    app: HeaderValue,
+    compose: HeaderValue,
+}
+
+impl Standing {
+    /// Judges a verified peer, or nobody, against the `allow` list of a backend.
+    pub(crate) fn of(peer: Option<&PeerIdentity>, allow: &[Caller]) -> Self {
+        let Some(peer) = peer else {
+            return Self::Stranger("a client certificate is required".into());
+        };
+        match Admitted::new(peer) {
+            Some(admitted) if allow.iter().any(|caller| caller.admits(&peer.app)) => Self::Admitted(admitted),
+            _ => Self::Stranger(format!("app {} is not allowed here", peer.app).into()),
+        }
+    }
+}
+
+impl Admitted {
+    fn new(peer: &PeerIdentity) -> Option<Self> {
+        let value = |text: String| HeaderValue::try_from(text).ok();
+        Some(Self { app: value(peer.app.to_string())?, compose: value(peer.compose.to_string())? })
+    }
+
+    /// Says who calls, in place of whatever the request said.
+    pub(crate) fn introduce(&self, headers: &mut HeaderMap) {
+        headers.insert(APP_ID, self.app.clone());
+        headers.insert(COMPOSE_HASH, self.compose.clone());
+    }
+}
+
+/// All that a stranger gets: the backend is out of its reach by construction, since nothing here knows of one.
+pub(crate) fn porch(method: &Method, uri: &Uri, why: &str) -> Response<ResponseBody> {
+    match (method, uri.path()) {
+        (&Method::GET, "/health") => answer::text(StatusCode::OK, "ok"),
+        (&Method::GET, _) if message::is_own_path(uri) => own_path(),
+        _ => answer::text(StatusCode::FORBIDDEN, why),
+    }
+}
+
+/// The answer to the mesh's own paths, to whomever asks.
+pub(crate) fn own_path() -> Response<ResponseBody> {
+    answer::text(StatusCode::NOT_FOUND, "not implemented in this version")
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_measure::{AppId, ComposeHash};
+
+    use super::*;
+
+    fn peer(byte: u8) -> PeerIdentity {
+        PeerIdentity { app: AppId([byte; 20]), compose: ComposeHash([byte; 32]), instance: None }
+    }
+
+    fn admitted(peer: Option<&PeerIdentity>, allow: &[Caller]) -> bool {
+        matches!(Standing::of(peer, allow), Standing::Admitted(_))
+    }
+
+    #[test]
+    fn only_a_listed_identity_is_admitted() {
+        let listed = [Caller::App(AppId([1; 20])), Caller::App(AppId([2; 20]))];
+        assert!(admitted(Some(&peer(2)), &listed));
+        assert!(!admitted(Some(&peer(3)), &listed));
+        assert!(admitted(Some(&peer(3)), &[Caller::Any]));
+        assert!(!admitted(Some(&peer(3)), &[]));
+        assert!(!admitted(None, &[Caller::Any]));
+    }
+
+    #[test]
+    fn the_introduction_replaces_every_other() {
+        let Standing::Admitted(admitted) = Standing::of(Some(&peer(0xab)), &[Caller::Any]) else {
+            panic!("not admitted")
+        };
+        let mut headers = HeaderMap::new();
+        headers.append(APP_ID, HeaderValue::from_static("forged"));
+        headers.append(APP_ID, HeaderValue::from_static("twice"));
+        admitted.introduce(&mut headers);
+        assert_eq!(headers.get_all(APP_ID).iter().collect::<Vec<_>>(), [&"ab".repeat(20)]);
+        assert_eq!(headers[COMPOSE_HASH], "ab".repeat(32));
+    }
+
+    #[test]
+    fn a_stranger_gets_health_and_nothing_else() {
+        let status =
+            |method: Method, uri: &'static str| porch(&method, &Uri::from_static(uri), "no").status();
+        assert_eq!(status(Method::GET, "/health"), 200);
+        assert_eq!(status(Method::GET, "/health?x=1"), 200);
+        assert_eq!(status(Method::GET, "/.well-known/casemate/collateral"), 404);
+        for (method, uri) in [
+            (Method::POST, "/health"),
+            (Method::HEAD, "/health"),
+            (Method::GET, "/health/"),
+            (Method::GET, "/HEALTH"),
+            (Method::GET, "//health"),
+            (Method::GET, "/"),
+            (Method::POST, "/.well-known/casemate/attestation"),
+            (Method::OPTIONS, "*"),
+        ] {
+            assert_eq!(status(method, uri), 403, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! rustls settings of both directions.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+
+use crate::config::TlsMin;
+use crate::identity::CurrentCertificate;
+
+/// Application protocols (RFC 7301).
+pub(crate) const H2: &[u8] = b"h2";
+pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Sessions are never resumed: a resumed handshake carries no certificate, so it would have to carry an earlier verdict.
+pub(crate) fn server(
+    min: TlsMin,
+    callers: Arc<dyn ClientCertVerifier>,
+    own: Arc<CurrentCertificate>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions(min))?
+        .with_client_cert_verifier(callers)
+        .with_cert_resolver(own);
+    config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// HTTP/1.1 only: one connection per exchange keeps upgrades possible and flow control simple.
+pub(crate) fn client(
+    min: TlsMin,
+    target: Arc<dyn ServerCertVerifier>,
+    own: Arc<CurrentCertificate>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions(min))?
+        .dangerous()
+        .with_custom_certificate_verifier(target)
+        .with_client_cert_resolver(own);
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn versions(min: TlsMin) -> &'static [&'static SupportedProtocolVersion] {
+    match min {
+        TlsMin::V1_2 => FROM_1_2,
+        TlsMin::V1_3 => FROM_1_3,
+    }
+}
+
+static FROM_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+static FROM_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
