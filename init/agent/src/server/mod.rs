@@ -1,11 +1,15 @@
 //! The socket. Its callers are hostile: each connection, request and body has a limit in time and size, and no caller
 //! can take the places of another.
 
-use std::collections::{BTreeSet, HashMap};
+mod limits;
+mod places;
+#[cfg(all(test, feature = "simulator"))]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -25,31 +29,8 @@ use tokio::time::{sleep, timeout};
 use crate::agent::Agent;
 use crate::error::AgentError;
 use crate::http::{Call, Form, answer, refusal, response};
-
-/// The largest body, bytes (dstack's limit).
-const BODY_MAX: usize = 10 << 20;
-/// Larger bodies than this, bytes, are read one at a time over all callers: no method has use for one, and together
-/// they must not fill the memory.
-const BODY_SMALL: usize = 64 << 10;
-/// Request line and headers, bytes; a GET has its arguments there.
-const HEAD_MAX: usize = 16 << 10;
-/// To send a head; also how long a connection may idle.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// To send a body.
-const BODY_TIME: Duration = Duration::from_secs(10);
-/// After this a connection takes no new request, …
-const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// … and after this it is closed whatever it does: a caller who does not read its answer holds its place no longer.
-const CONNECTION_GRACE: Duration = Duration::from_secs(20);
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 64;
-/// Of these, connections of one uid.
-const CONNECTIONS_OF_ONE_UID: usize = 16;
-/// To tell a caller that it is refused.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// Between attempts to accept while descriptors or memory are short, and how many there are in a row.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const ACCEPT_ATTEMPTS: u32 = 100;
+use limits::{ACCEPT_ATTEMPTS, ACCEPT_PAUSE, BODY_MAX, BODY_SMALL, HEAD_MAX, REFUSAL_TIME, Times};
+use places::{Place, Places};
 
 /// Who may call, by the uid that the kernel says the peer has (`SO_PEERCRED`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +58,17 @@ pub async fn serve_to(
     agent: Agent,
     callers: Callers,
 ) -> Result<Infallible, AgentError> {
-    let server =
-        Arc::new(Server { agent, callers, large_body: Semaphore::new(1), places: Places::default() });
+    serve_in(listener, agent, callers, Times::REAL).await
+}
+
+async fn serve_in(
+    listener: UnixListener,
+    agent: Agent,
+    callers: Callers,
+    times: Times,
+) -> Result<Infallible, AgentError> {
+    let large_body = Semaphore::new(1);
+    let server = Arc::new(Server { agent, callers, times, large_body, places: Places::default() });
     let mut failures = 0;
     loop {
         match listener.accept().await {
@@ -99,48 +89,10 @@ pub async fn serve_to(
 struct Server {
     agent: Agent,
     callers: Callers,
+    times: Times,
     /// Held by the one request whose body is larger than [`BODY_SMALL`].
     large_body: Semaphore,
     places: Places,
-}
-
-/// Connections by uid.
-#[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<HashMap<u32, usize>>>);
-
-/// One connection's place; given back on drop.
-#[derive(Debug)]
-struct Place {
-    places: Places,
-    uid: u32,
-}
-
-impl Places {
-    fn take(&self, uid: u32) -> Option<Place> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.values().sum::<usize>() >= CONNECTIONS_MAX {
-            return None;
-        }
-        let of_uid = taken.entry(uid).or_default();
-        if *of_uid >= CONNECTIONS_OF_ONE_UID {
-            return None;
-        }
-        *of_uid += 1;
-        drop(taken);
-        Some(Place { places: self.clone(), uid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_uid) = taken.get_mut(&self.uid) {
-            *of_uid -= 1;
-            if *of_uid == 0 {
-                taken.remove(&self.uid);
-            }
-        }
-    }
 }
 
 /// Judges a new connection, and serves or refuses it in a task of its own.
@@ -182,15 +134,15 @@ async fn serve_connection(server: Arc<Server>, stream: UnixStream, place: Place)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(server.times.head)
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = sleep(CONNECTION_TIME) => {
+        () = sleep(server.times.connection) => {
             connection.as_mut().graceful_shutdown();
-            timeout(CONNECTION_GRACE, connection).await.ok()
+            timeout(server.times.grace, connection).await.ok()
         }
     };
     if let Some(Err(error)) = ended {
@@ -205,7 +157,10 @@ async fn respond(server: &Server, request: Request<Incoming>) -> Response<Full<B
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let form = Form::of(&head.method, query, content_type);
     let read = if head.method == Method::POST {
-        timeout(BODY_TIME, read_body(body, &server.large_body)).await.unwrap_or(Err(BodyError::TooSlow))
+        let time = server.times.body;
+        timeout(time, read_body(body, &server.large_body))
+            .await
+            .unwrap_or(Err(BodyError::TooSlow(time.as_secs())))
     } else {
         Ok((Bytes::new(), None))
     };
@@ -223,8 +178,8 @@ async fn respond(server: &Server, request: Request<Incoming>) -> Response<Full<B
 enum BodyError {
     #[error("request body: expected at most {BODY_MAX} bytes, found more")]
     TooLarge,
-    #[error("request body: not complete after {} seconds", BODY_TIME.as_secs())]
-    TooSlow,
+    #[error("request body: not complete after {0} seconds")]
+    TooSlow(u64),
     #[error("request body: {0}")]
     Http(#[from] hyper::Error),
 }
