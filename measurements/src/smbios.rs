@@ -2,6 +2,8 @@
 //!
 //! `casemate-qemu` passes them, only the development init reads them; what is absent is zero.
 
+use std::collections::BTreeSet;
+
 use crate::register::{LaunchRegisters, Register};
 
 /// The strings for `-smbios type=11,value=…`; a zero register has none.
@@ -27,6 +29,7 @@ pub fn strings(registers: &LaunchRegisters) -> Vec<String> {
 /// The offending string, as text.
 pub fn registers(raw: &[u8]) -> Result<LaunchRegisters, String> {
     let mut found = LaunchRegisters::ZERO;
+    let mut named = BTreeSet::new();
     let header = usize::from(raw.get(1).copied().unwrap_or(0));
     let body = raw.get(header..).unwrap_or_default();
     for string in body.split(|b| *b == 0).take_while(|s| !s.is_empty()) {
@@ -43,7 +46,7 @@ pub fn registers(raw: &[u8]) -> Result<LaunchRegisters, String> {
             "mrconfigid" => &mut found.mrconfigid.0,
             other => return Err(format!("{other:?}: no such register")),
         };
-        if *slot != [0; 48] {
+        if !named.insert(name) {
             return Err(format!("{name}: given twice"));
         }
         *slot = value.0;

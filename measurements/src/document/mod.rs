@@ -1,8 +1,8 @@
 //! The measured document, `app-compose.json`: strict reading, then checked types.
 //!
-//! One pass each: JSON ([`json`]), dstack's own fields ([`dstack`]), the shape of the section by the table of keys
-//! ([`shape`], [`keys`]), checked types and what ties them together ([`parts`]), and at last what this version carries
-//! out ([`carried_out`]).
+//! One pass each: JSON (`json`), dstack's own fields (`dstack`), the shape of the section by the table of keys
+//! (`shape`, `keys`), checked types and what ties them together (`parts`), and at last what this version carries
+//! out (`carried_out`).
 
 mod carried_out;
 mod dstack;

@@ -1,0 +1,53 @@
+//! Every document in `configs/` is read, and says what its name promises.
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its folder has failed")]
+
+use std::path::{Path, PathBuf};
+
+use casemate_measure::section::{AcceptableImage, EgressMode, Network, Restart, VpnMode};
+use casemate_measure::{MeasuredConfig, Platform};
+
+/// The documents in a folder and below it.
+fn documents(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            documents(&path, into);
+        } else if path.to_str().is_some_and(|path| path.ends_with(".app-compose.json")) {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_document_is_accepted() {
+    let mut paths = Vec::new();
+    documents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs"), &mut paths);
+    assert!(paths.iter().any(|path| path.ends_with("node.app-compose.json")), "{paths:?}");
+    for path in paths {
+        let bytes = std::fs::read(&path).unwrap();
+        MeasuredConfig::parse(path.to_str().unwrap(), &bytes, Platform::Appliance).unwrap();
+    }
+}
+
+#[test]
+fn the_example_becomes_what_it_says() {
+    let document = include_bytes!("../../configs/node.app-compose.json");
+    let config = MeasuredConfig::parse("node.app-compose.json", document, Platform::Appliance).unwrap();
+    let section = config.section();
+    assert_eq!(config.name(), "casemate-node");
+    assert_eq!((section.node.name.as_str(), section.node.kind.as_str()), ("rag-1", "rag"));
+    assert!(matches!(section.network, Network::Static { .. }));
+    assert_eq!(section.vpn.mode, VpnMode::Direct);
+    assert_eq!((section.egress.mode, section.egress.allow.len()), (EgressMode::Allowlist, 2));
+    assert_eq!(section.egress.mode.tag(), "tag:internal-only");
+    assert_eq!(section.mesh.backends[1].to.service, 1);
+    assert_eq!(section.mesh.images[0], AcceptableImage::Same);
+    let [web, api] = section.services.as_slice() else { panic!("expected two services") };
+    assert_eq!((web.tmpfs["/tmp"], web.memory_max, web.cpu_max), (16 << 20, 64 << 20, 50));
+    // What is left out has the defaults of the table.
+    assert_eq!(
+        (api.memory_max, api.pids_max, api.cpu_max, api.restart),
+        (256 << 20, 128, 100, Restart::OnFailure)
+    );
+    assert!(api.env.is_empty() && api.tmpfs.is_empty() && api.dstack.is_none());
+}
