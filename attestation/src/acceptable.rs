@@ -79,7 +79,7 @@ const fn registers(launch: &LaunchRegisters) -> [Register; 4] {
 }
 
 fn explicit(expected: [Option<Register>; 4], peer: &AuthenticEvidence) -> Vec<Reason> {
-    let found = registers(&peer.launch);
+    let found = registers(&peer.launch());
     let compared = NAMES.into_iter().zip(expected).zip(found);
     compared
         .filter_map(|((name, expected), found)| Some((name, expected?, found)))
@@ -89,11 +89,11 @@ fn explicit(expected: [Option<Register>; 4], peer: &AuthenticEvidence) -> Vec<Re
 }
 
 fn same(own: &LaunchRegisters, listed_rtmr0: &[Register], peer: &AuthenticEvidence) -> Vec<Reason> {
-    let compared = NAMES.into_iter().zip(registers(own)).zip(registers(&peer.launch));
+    let compared = NAMES.into_iter().zip(registers(own)).zip(registers(&peer.launch()));
     compared
         .filter(|((name, own), found)| {
             let listed = *name == "rtmr0" && listed_rtmr0.contains(found);
-            let may_be_zero = *name != "rtmr2" && peer.tee == Tee::Simulator;
+            let may_be_zero = *name != "rtmr2" && peer.tee() == Tee::Simulator;
             !(own == found || listed) || (found.is_zero() && !may_be_zero)
         })
         .map(|((name, own), found)| Reason::new(name, format!("our own, {}", shown(&own)), shown(&found)))
@@ -111,4 +111,138 @@ fn listed_rtmr0(images: &[Image]) -> Vec<Register> {
 /// A register as a person should read it.
 fn shown(register: &Register) -> String {
     if register.is_zero() { "zero (not measured)".into() } else { register.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_measure::{AppId, ComposeHash};
+
+    use super::*;
+    use crate::TcbStatus;
+    use crate::peer::AuthenticQuote;
+    use crate::quote::TdReport;
+
+    const A: Register = Register([0xaa; 48]);
+    const B: Register = Register([0xbb; 48]);
+    const ZERO: Register = Register::ZERO;
+    /// As `casemate-image` measures in this version.
+    const RTMR2_ONLY: LaunchRegisters = LaunchRegisters { rtmr2: A, ..LaunchRegisters::ZERO };
+    const MEASURED: LaunchRegisters =
+        LaunchRegisters { mrtd: A, rtmr0: A, rtmr1: A, rtmr2: A, ..LaunchRegisters::ZERO };
+
+    fn peer(tee: Tee, launch: LaunchRegisters) -> AuthenticEvidence {
+        AuthenticEvidence {
+            quote: AuthenticQuote {
+                tee,
+                report: TdReport {
+                    tee_tcb_svn: [0; 16],
+                    mr_seam: ZERO,
+                    mr_signer_seam: ZERO,
+                    seam_attributes: [0; 8],
+                    td_attributes: [0; 8],
+                    xfam: [0; 8],
+                    mrtd: launch.mrtd,
+                    mr_config_id: launch.mrconfigid,
+                    mr_owner: ZERO,
+                    mr_owner_config: ZERO,
+                    rtmr: [launch.rtmr0, launch.rtmr1, launch.rtmr2, ZERO],
+                    report_data: [0; 64],
+                },
+                tcb_status: TcbStatus::UpToDate,
+                advisory_ids: Vec::new(),
+                collateral_expires: 0,
+            },
+            app_id: AppId([0; 20]),
+            compose_hash: ComposeHash([0; 32]),
+            instance_id: None,
+            key_provider: String::new(),
+        }
+    }
+
+    /// The registers that differ, by name.
+    fn refused(images: &[Image], tee: Tee, launch: LaunchRegisters) -> Vec<String> {
+        judge(images, &peer(tee, launch)).map_or_else(
+            |NotTrusted(reasons)| reasons.into_iter().map(|r| r.what).collect(),
+            |()| Vec::new(),
+        )
+    }
+
+    const fn explicit_rtmr2(rtmr2: Register) -> Image {
+        Image::Explicit { mrtd: None, rtmr0: None, rtmr1: None, rtmr2 }
+    }
+
+    #[test]
+    fn nothing_listed_accepts_nothing() {
+        assert_eq!(refused(&[], Tee::Tdx, MEASURED), ["images"]);
+    }
+
+    #[test]
+    fn same_wants_every_register() {
+        let images = [Image::Same(MEASURED)];
+        assert!(refused(&images, Tee::Tdx, MEASURED).is_empty());
+        let changes = [
+            ("mrtd", LaunchRegisters { mrtd: B, ..MEASURED }),
+            ("rtmr0", LaunchRegisters { rtmr0: B, ..MEASURED }),
+            ("rtmr1", LaunchRegisters { rtmr1: B, ..MEASURED }),
+            ("rtmr2", LaunchRegisters { rtmr2: B, ..MEASURED }),
+        ];
+        for (name, launch) in changes {
+            assert_eq!(refused(&images, Tee::Tdx, launch), [format!("images[0].{name}")]);
+        }
+    }
+
+    #[test]
+    fn same_without_measured_firmware_is_for_the_simulator_only() {
+        let images = [Image::Same(RTMR2_ONLY)];
+        assert!(refused(&images, Tee::Simulator, RTMR2_ONLY).is_empty());
+        let zeros = ["images[0].mrtd", "images[0].rtmr0", "images[0].rtmr1"];
+        assert_eq!(refused(&images, Tee::Tdx, RTMR2_ONLY), zeros);
+    }
+
+    #[test]
+    fn same_never_accepts_a_zero_rtmr2() {
+        let images = [Image::Same(LaunchRegisters::ZERO)];
+        assert_eq!(refused(&images, Tee::Simulator, LaunchRegisters::ZERO), ["images[0].rtmr2"]);
+    }
+
+    #[test]
+    fn same_accepts_a_listed_rtmr0() {
+        let other_shape = LaunchRegisters { rtmr0: B, ..MEASURED };
+        let listed = Image::Explicit { mrtd: Some(B), rtmr0: Some(B), rtmr1: None, rtmr2: B };
+        assert!(refused(&[Image::Same(MEASURED), listed], Tee::Tdx, other_shape).is_empty());
+        // A zero in the list lists nothing.
+        let zero = Image::Explicit { mrtd: None, rtmr0: Some(ZERO), rtmr1: None, rtmr2: B };
+        let unmeasured = LaunchRegisters { rtmr0: ZERO, ..MEASURED };
+        assert_eq!(
+            refused(&[Image::Same(MEASURED), zero], Tee::Simulator, unmeasured),
+            ["images[0].rtmr0", "images[1].rtmr0", "images[1].rtmr2"]
+        );
+    }
+
+    #[test]
+    fn explicit_compares_what_it_names() {
+        assert!(refused(&[explicit_rtmr2(A)], Tee::Simulator, RTMR2_ONLY).is_empty());
+        assert!(refused(&[explicit_rtmr2(B), explicit_rtmr2(A)], Tee::Tdx, MEASURED).is_empty());
+        assert_eq!(refused(&[explicit_rtmr2(B)], Tee::Tdx, MEASURED), ["images[0].rtmr2"]);
+        let all = Image::Explicit { mrtd: Some(A), rtmr0: Some(A), rtmr1: Some(A), rtmr2: A };
+        assert!(refused(&[all.clone()], Tee::Tdx, MEASURED).is_empty());
+        assert_eq!(refused(&[all], Tee::Tdx, LaunchRegisters { rtmr1: B, ..MEASURED }), ["images[0].rtmr1"]);
+    }
+
+    #[test]
+    fn a_zero_register_satisfies_no_explicit_value() {
+        let all = Image::Explicit { mrtd: Some(A), rtmr0: None, rtmr1: None, rtmr2: A };
+        assert_eq!(refused(&[all], Tee::Simulator, RTMR2_ONLY), ["images[0].mrtd"]);
+        let zeros = Image::Explicit { mrtd: Some(ZERO), rtmr0: None, rtmr1: None, rtmr2: ZERO };
+        let names = ["images[0].mrtd", "images[0].rtmr2"];
+        assert_eq!(refused(&[zeros], Tee::Simulator, LaunchRegisters::ZERO), names);
+    }
+
+    #[test]
+    fn reasons_say_what_was_there() {
+        let NotTrusted(reasons) =
+            judge(&[Image::Same(MEASURED)], &peer(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED })).unwrap_err();
+        let expected = format!("images[0].mrtd: expected our own, {A}, found zero (not measured)");
+        assert_eq!(reasons[0].to_string(), expected);
+    }
 }

@@ -21,6 +21,6 @@ pub use dcap_qvl::QuoteCollateralV3;
 /// How current the platform's trusted computing base is, as the collateral's signer sees it. `Revoked` is refused.
 pub use dcap_qvl::TcbStatus;
 pub use error::{EvidenceError, NotTrusted, PolicyError, Reason, VerifyError};
-pub use peer::{AuthenticEvidence, AuthenticPeer, Tee, VerifiedPeer};
+pub use peer::{AuthenticEvidence, AuthenticPeer, AuthenticQuote, Tee, VerifiedPeer};
 pub use policy::{Policy, PolicyApp, PolicyImage};
 pub use verifier::Verifier;

@@ -1,10 +1,12 @@
-//! Who is there: values that only the verifier makes.
+//! Who is there: values that only the verifier makes, each holding one more proof than the one inside it.
 
 use std::ops::Deref;
 
 use casemate_measure::{AppId, ComposeHash, InstanceId, LaunchRegisters, Register};
 use dcap_qvl::TcbStatus;
 use serde::Serialize;
+
+use crate::quote::TdReport;
 
 /// What made the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,28 +18,69 @@ pub enum Tee {
     Simulator,
 }
 
-/// Evidence whose signatures, replay and boot log hold. Says who is there, not whether that is acceptable.
+/// A quote whose signatures, revocation state and attributes hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthenticEvidence {
+pub struct AuthenticQuote {
     pub(crate) tee: Tee,
-    pub(crate) app_id: AppId,
-    pub(crate) compose_hash: ComposeHash,
-    pub(crate) instance_id: Option<InstanceId>,
-    pub(crate) key_provider: String,
-    pub(crate) launch: LaunchRegisters,
-    pub(crate) rtmr3: Register,
-    pub(crate) report_data: [u8; 64],
+    pub(crate) report: TdReport,
     pub(crate) tcb_status: TcbStatus,
     pub(crate) advisory_ids: Vec<String>,
     pub(crate) collateral_expires: u64,
 }
 
-impl AuthenticEvidence {
-    /// What made the evidence.
+impl AuthenticQuote {
+    /// What made the quote.
     pub const fn tee(&self) -> Tee {
         self.tee
     }
 
+    /// The signed report.
+    pub const fn report(&self) -> &TdReport {
+        &self.report
+    }
+
+    /// MRTD, RTMR0-2 and MRCONFIGID.
+    pub const fn launch(&self) -> LaunchRegisters {
+        self.report.launch()
+    }
+
+    /// RTMR3.
+    pub const fn rtmr3(&self) -> Register {
+        self.report.rtmr3()
+    }
+
+    /// What the guest put into the quote.
+    pub const fn report_data(&self) -> &[u8; 64] {
+        &self.report.report_data
+    }
+
+    /// How current the platform is. Never `Revoked`.
+    pub const fn tcb_status(&self) -> TcbStatus {
+        self.tcb_status
+    }
+
+    /// The advisories of the collateral's signer that apply to the platform.
+    pub fn advisory_ids(&self) -> &[String] {
+        &self.advisory_ids
+    }
+
+    /// When the first piece of the collateral that this rests on expires, Unix seconds.
+    pub const fn collateral_expires(&self) -> u64 {
+        self.collateral_expires
+    }
+}
+
+/// An authentic quote with the event log that leads to its RTMR3. Says who is there, not whether that is acceptable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticEvidence {
+    pub(crate) quote: AuthenticQuote,
+    pub(crate) app_id: AppId,
+    pub(crate) compose_hash: ComposeHash,
+    pub(crate) instance_id: Option<InstanceId>,
+    pub(crate) key_provider: String,
+}
+
+impl AuthenticEvidence {
     /// The app.
     pub const fn app_id(&self) -> AppId {
         self.app_id
@@ -57,35 +100,13 @@ impl AuthenticEvidence {
     pub fn key_provider(&self) -> &str {
         &self.key_provider
     }
+}
 
-    /// MRTD, RTMR0-2 and MRCONFIGID.
-    pub const fn launch(&self) -> &LaunchRegisters {
-        &self.launch
-    }
+impl Deref for AuthenticEvidence {
+    type Target = AuthenticQuote;
 
-    /// RTMR3, equal to the replay of the event log.
-    pub const fn rtmr3(&self) -> Register {
-        self.rtmr3
-    }
-
-    /// The quote's report data.
-    pub const fn report_data(&self) -> &[u8; 64] {
-        &self.report_data
-    }
-
-    /// How current the platform is.
-    pub const fn tcb_status(&self) -> TcbStatus {
-        self.tcb_status
-    }
-
-    /// Intel's advisories that apply to the platform.
-    pub fn advisory_ids(&self) -> &[String] {
-        &self.advisory_ids
-    }
-
-    /// When the first piece of the collateral that this rests on expires, Unix seconds.
-    pub const fn collateral_expires(&self) -> u64 {
-        self.collateral_expires
+    fn deref(&self) -> &AuthenticQuote {
+        &self.quote
     }
 }
 

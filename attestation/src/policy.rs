@@ -176,3 +176,72 @@ impl PolicyImage {
         Image::Explicit { mrtd: self.mrtd, rtmr0: self.rtmr0, rtmr1: self.rtmr1, rtmr2: self.rtmr2 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> serde_json::Value {
+        serde_json::json!({
+            "version": 1,
+            "images": [{ "mrtd": null, "rtmr2": "aa".repeat(48) }],
+            "apps": [{
+                "name": "web",
+                "app_id": "11".repeat(20),
+                "compose_hash": "11".repeat(32),
+                "tags": ["tag:internal-only"]
+            }]
+        })
+    }
+
+    fn refusal(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let mut policy = valid();
+        change(&mut policy);
+        Policy::from_json("p.json", policy.to_string().as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_policy_survives_writing_and_reading() {
+        let policy = Policy::from_json("p.json", valid().to_string().as_bytes()).unwrap();
+        assert_eq!(policy.apps()[0].tags, ["tag:internal-only"]);
+        assert_eq!(policy.images()[0].mrtd, None);
+        let written = serde_json::to_vec(&policy).unwrap();
+        assert_eq!(Policy::from_json("p.json", &written).unwrap(), policy);
+    }
+
+    #[test]
+    fn unknown_and_doubled_keys_are_refused_at_every_level() {
+        assert!(refusal(|p| p["allow_simulator"] = true.into()).contains("unknown field `allow_simulator`"));
+        assert!(refusal(|p| p["images"][0]["rtmr3"] = "".into()).contains("unknown field `rtmr3`"));
+        assert!(refusal(|p| p["apps"][0]["tag"] = "".into()).contains("unknown field `tag`"));
+        let doubled = valid().to_string().replacen('{', "{\"version\":1,", 1);
+        let error = Policy::from_json("p.json", doubled.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("duplicate field `version`"), "{error}");
+    }
+
+    #[test]
+    fn each_error_names_file_place_expectation_and_finding() {
+        assert_eq!(refusal(|p| p["version"] = 2.into()), "p.json: version: expected 1, found 2");
+        assert_eq!(
+            refusal(|p| p["images"] = serde_json::json!([])),
+            "p.json: images: expected at least one acceptable image, found none"
+        );
+        assert_eq!(
+            refusal(|p| p["apps"] = serde_json::json!([])),
+            "p.json: apps: expected at least one acceptable app, found none"
+        );
+        assert!(refusal(|p| p["images"][0]["mrtd"] = "00".repeat(48).into()).starts_with(
+            "p.json: images[0].mrtd: expected a measured register or null, found zero"
+        ));
+        assert!(refusal(|p| p["images"][0]["rtmr2"] = "00".repeat(48).into())
+            .starts_with("p.json: images[0].rtmr2: expected a measured register, found zero"));
+        assert!(refusal(|p| p["images"][0]["rtmr2"] = "aa".into()).contains("expected 96 hex digits, found \"aa\""));
+        assert!(refusal(|p| p["images"][0] = serde_json::json!({})).contains("missing field `rtmr2`"));
+        assert!(refusal(|p| p["apps"][0]["app_id"] = "22".repeat(20).into()).starts_with("p.json: apps[0].app_id"));
+        assert!(refusal(|p| {
+            let app = p["apps"][0].clone();
+            p["apps"] = serde_json::json!([app.clone(), app]);
+        })
+        .starts_with("p.json: apps[1]: expected each app once"));
+    }
+}

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::anchor::TrustAnchor;
 use crate::boot_events::{self, BootFacts};
 use crate::error::{VerifyError, printable};
-use crate::peer::{AuthenticEvidence, AuthenticPeer};
+use crate::peer::{AuthenticEvidence, AuthenticPeer, AuthenticQuote};
 use crate::quote::{self, TdReport};
 use crate::ratls::{self, Attestation};
 
@@ -76,43 +76,34 @@ impl Verifier {
     pub fn verify_attestation(
         &self, attestation: &Attestation, now_unix: u64,
     ) -> Result<AuthenticEvidence, VerifyError> {
-        let (anchor, claims) = self.verify_quote(&attestation.quote, now_unix)?;
-        let report = signed_report(&claims)?;
-
+        let quote = self.verify_quote(&attestation.quote, now_unix)?;
         let replayed = attestation.events.replay();
-        if replayed != report.rtmr3() {
+        if replayed != quote.rtmr3() {
             return Err(VerifyError::Rtmr3 {
-                quoted: report.rtmr3().to_string(),
+                quoted: quote.rtmr3().to_string(),
                 replayed: replayed.to_string(),
             });
         }
-        if report.report_data != attestation.report_data {
+        if *quote.report_data() != attestation.report_data {
             return Err(VerifyError::ReportDataNotQuoted {
                 attestation: hex::encode(attestation.report_data),
-                quote: hex::encode(report.report_data),
+                quote: hex::encode(quote.report_data()),
             });
         }
         let facts = boot_events::read(&attestation.events)?;
         facts.require_no_key_provider()?;
-        check_identity(&facts, &report)?;
+        check_identity(&facts, quote.report())?;
 
-        Ok(AuthenticEvidence {
-            tee: anchor.tee(),
-            app_id: facts.app_id,
-            compose_hash: facts.compose_hash,
-            instance_id: facts.instance_id,
-            key_provider: facts.key_provider,
-            launch: report.launch(),
-            rtmr3: report.rtmr3(),
-            report_data: report.report_data,
-            tcb_status: claims.tcb.status,
-            advisory_ids: claims.tcb.advisory_ids,
-            collateral_expires: claims.earliest_expiration_date,
-        })
+        let BootFacts { app_id, compose_hash, instance_id, key_provider } = facts;
+        Ok(AuthenticEvidence { quote, app_id, compose_hash, instance_id, key_provider })
     }
 
-    /// Signature chain, revocation, TCB and attributes, by the root that the quote's own chain names.
-    fn verify_quote(&self, raw: &[u8], now_unix: u64) -> Result<(TrustAnchor, QuoteClaims), VerifyError> {
+    /// Verifies a quote alone: signature chain, revocation, TCB and attributes, by the root that the quote's own chain
+    /// names. Its RTMR3 means nothing without the event log.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub fn verify_quote(&self, raw: &[u8], now_unix: u64) -> Result<AuthenticQuote, VerifyError> {
         let [_, _, root] = quote::certificate_chain(raw)?;
         let fingerprint: [u8; 32] = Sha256::digest(&root).into();
         let Some(trusted) = self.trusted.iter().find(|t| t.anchor.fingerprint() == fingerprint) else {
@@ -125,7 +116,13 @@ impl Verifier {
             .verifier
             .verify_with_policy(raw, collateral, now_unix, &ClaimsForAppraisal)
             .map_err(|error| VerifyError::Quote(printable(&format!("{error:#}"))))?;
-        Ok((anchor, claims))
+        Ok(AuthenticQuote {
+            tee: anchor.tee(),
+            report: signed_report(&claims)?,
+            tcb_status: claims.tcb.status,
+            advisory_ids: claims.tcb.advisory_ids,
+            collateral_expires: claims.earliest_expiration_date,
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! Evidence of every kind against the verifier: real quotes, the simulated TEE's, forged ones, and whole handshakes.
 
-mod acceptable;
 mod certificates;
 mod handshake;
 #[path = "../../examples/simulator_pki/files.rs"]

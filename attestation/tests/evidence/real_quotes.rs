@@ -1,1 +1,114 @@
-//! In the making.
+//! Quotes from real machines, under Intel's root.
+
+use casemate_measure::{EventLog, Register, RuntimeEvent};
+use casemate_verify::quote::TdReport;
+use casemate_verify::ratls::Attestation;
+use casemate_verify::{QuoteCollateralV3, TcbStatus, Tee, TrustAnchor, Verifier, VerifyError};
+
+const QUOTE: &[u8] = include_bytes!("../fixtures/tdx_quote");
+const COLLATERAL: &str = include_str!("../fixtures/tdx_quote_collateral.json");
+/// 2025-06-19T10:40:00Z, when [`COLLATERAL`] is valid.
+const VALID: u64 = 1_750_329_600;
+
+const VERSION_5: &[u8] = include_bytes!("../fixtures/tdx_quote_td15ex");
+const VERSION_5_COLLATERAL: &str = include_str!("../fixtures/tdx_quote_td15ex_collateral.json");
+/// 2026-10-20T00:00:00Z, when [`VERSION_5_COLLATERAL`] is valid.
+const VERSION_5_VALID: u64 = 1_792_454_400;
+
+const DSTACK: &str = include_str!("../fixtures/dstack_quote_report.json");
+
+fn intel(collateral: &str) -> Verifier {
+    let collateral: QuoteCollateralV3 = serde_json::from_str(collateral).unwrap();
+    Verifier::new(vec![(TrustAnchor::Intel, Some(collateral))])
+}
+
+#[test]
+fn a_quote_verifies_while_its_collateral_is_valid() {
+    let quote = intel(COLLATERAL).verify_quote(QUOTE, VALID).unwrap();
+    assert_eq!(quote.tee(), Tee::Tdx);
+    assert_eq!(quote.tcb_status(), TcbStatus::UpToDate);
+    assert_eq!(*quote.report(), TdReport::of_quote(QUOTE).unwrap());
+    assert!(!quote.launch().rtmr2.is_zero());
+    // The earliest next update of all the collateral.
+    assert!((VALID..VALID + 31 * 86_400).contains(&quote.collateral_expires()));
+
+    let error = intel(COLLATERAL).verify_quote(QUOTE, VALID + 365 * 86_400).unwrap_err();
+    assert!(matches!(&error, VerifyError::Quote(text) if text.contains("xpired")), "{error}");
+}
+
+#[test]
+fn a_version_5_quote_verifies() {
+    let quote = intel(VERSION_5_COLLATERAL).verify_quote(VERSION_5, VERSION_5_VALID).unwrap();
+    assert_eq!(quote.tee(), Tee::Tdx);
+    assert_eq!(quote.tcb_status(), TcbStatus::UpToDate);
+    assert_eq!(*quote.report(), TdReport::of_quote(VERSION_5).unwrap());
+}
+
+#[test]
+fn another_platforms_collateral_does_not_fit() {
+    let error = intel(VERSION_5_COLLATERAL).verify_quote(QUOTE, VERSION_5_VALID).unwrap_err();
+    assert!(matches!(error, VerifyError::Quote(_)), "{error}");
+}
+
+#[test]
+fn without_collateral_there_is_no_verdict() {
+    let verifier = Verifier::new(vec![(TrustAnchor::Intel, None)]);
+    let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
+    assert_eq!(error, VerifyError::NoCollateral { anchor: "an Intel TDX module" });
+}
+
+#[test]
+fn a_verifier_of_the_simulator_alone_refuses_intels() {
+    let verifier = Verifier::new(vec![(TrustAnchor::Simulator, None)]);
+    let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
+    assert_eq!(error, VerifyError::AnchorNotTrusted { found: "an Intel TDX module" });
+}
+
+#[test]
+fn a_changed_register_breaks_the_signature() {
+    let mut changed = QUOTE.to_vec();
+    changed[casemate_verify::quote::offset::RTMR0 + 2 * 48] ^= 1;
+    let error = intel(COLLATERAL).verify_quote(&changed, VALID).unwrap_err();
+    assert_eq!(error, VerifyError::Quote("ISV enclave report signature is invalid".into()));
+}
+
+/// The quote of this fixture verifies, and an empty log is not its log: no event was looked at.
+#[test]
+fn a_log_that_does_not_replay_is_refused_before_it_is_read() {
+    let attestation = Attestation {
+        quote: QUOTE.to_vec(),
+        events: EventLog::new(vec![RuntimeEvent::new("no boot event", [])]),
+        report_data: TdReport::of_quote(QUOTE).unwrap().report_data,
+        config: String::new(),
+    };
+    let error = intel(COLLATERAL).verify_attestation(&attestation, VALID).unwrap_err();
+    assert!(matches!(error, VerifyError::Rtmr3 { .. }), "{error}");
+}
+
+#[test]
+fn a_real_dstack_log_replays_to_its_quotes_rtmr3() {
+    #[derive(serde::Deserialize)]
+    struct Report {
+        #[serde(with = "hex::serde")]
+        quote: Vec<u8>,
+        event_log: Vec<Event>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Event {
+        event: String,
+        #[serde(with = "hex::serde")]
+        event_payload: Vec<u8>,
+    }
+    let Report { quote, event_log } = serde_json::from_str(DSTACK).unwrap();
+    let report = TdReport::of_quote(&quote).unwrap();
+    let log = EventLog::new(
+        event_log.into_iter().map(|e| RuntimeEvent::new(e.event, e.event_payload)).collect(),
+    );
+    assert_eq!(log.replay(), report.rtmr3());
+    let rtmr3 = "0f787c3877f3e95095d5a4d13dd0fe0233803b30120d8469866719dc28f519ce021fe1e53459121e7a5a4443147185a8";
+    assert_eq!(report.rtmr3(), Register::from_hex(rtmr3).unwrap());
+    let mrtd = "b24d3b24e9e3c16012376b52362ca09856c4adecb709d5fac33addf1c47e193da075b125b6c364115771390a5461e217";
+    assert_eq!(report.mrtd, Register::from_hex(mrtd).unwrap());
+    assert_eq!(report.td_attributes, [0, 0, 0, 0x10, 0, 0, 0, 0]);
+    assert_eq!(report.report_data[..3], [0x12, 0x34, 0]);
+}

@@ -34,7 +34,7 @@ fn a_simulated_quote_verifies() {
     let machine = Machine::boot(b"{}", image());
     let evidence = trusting_verifier().verify_attestation(&machine.attest([5; 64]), NOW).unwrap();
     assert_eq!(evidence.tee(), Tee::Simulator);
-    assert_eq!(*evidence.launch(), image());
+    assert_eq!(evidence.launch(), image());
     assert_eq!(evidence.rtmr3(), machine.log.replay());
     assert_eq!(evidence.report_data(), &[5; 64]);
     assert_eq!(evidence.tcb_status(), TcbStatus::UpToDate);
