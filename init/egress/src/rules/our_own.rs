@@ -1,0 +1,138 @@
+//! What our own processes and our own kernel send: `output`, and again `postrouting`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::from_outside::{ICMP_ERRORS, NEIGHBOUR};
+use super::{chain, lo, to};
+use crate::names::{JUDGED, flow, process};
+use crate::policy::{Policy, Proto, Service};
+use crate::ruleset::Rule;
+use crate::term::{Network, State, Term, host, protocol};
+
+pub(super) fn output() -> Vec<Rule> {
+    vec![Rule::jump([], chain::DHCP), Rule::goto([], chain::OUR_OWN)]
+}
+
+/// Judges everything that leaves a second time, and marks it as judged for the link's own chain. DHCP keeps its mark.
+pub(super) fn postrouting() -> Vec<Rule> {
+    vec![
+        Rule::jump([Term::MadeHere], chain::DHCP),
+        Rule::then([Term::SetMark(JUDGED)]),
+        Rule::goto([Term::MadeHere], chain::OUR_OWN),
+        Rule::goto([], chain::FORWARDED),
+    ]
+}
+
+/// The DHCP child's socket, known by its mark: PID 1 opened it. A request goes to everybody from no address (RFC 2131
+/// section 4.1), a renewal from ours to the server (section 4.4.5).
+pub(super) fn dhcp(policy: &Policy) -> Vec<Rule> {
+    let rule = |mark| {
+        Rule::accept([
+            to(&policy.link),
+            Term::Mark(mark),
+            Term::Network(Network::Ipv4),
+            Term::SourcePort(Proto::Udp, 68),
+            Term::DestinationPort(Proto::Udp, 67),
+        ])
+    };
+    policy.dhcp_mark.into_iter().map(rule).collect()
+}
+
+/// First who it is, then what it may do.
+pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
+    let mut rules =
+        vec![Rule::goto([to(&lo())], chain::LOOPBACK), Rule::goto([Term::HasSocket], chain::SOCKETS)];
+    // From here on there is no socket that anybody holds: resets, acknowledgements in TIME_WAIT, what a closed socket
+    // has left to send, and the kernel's own ICMP. Only for flows that were allowed.
+    rules.push(Rule::accept([
+        to(&policy.link),
+        Term::Transport(protocol::TCP),
+        Term::CtState(State::Established),
+        Term::CtMarkAny(flow::OUTBOUND | flow::INBOUND),
+    ]));
+    for service in &policy.services {
+        let there = || {
+            let destination = Term::Destination(host(Service::address(service.number)));
+            [to(&Service::interface(service.number)), destination]
+        };
+        let [out, destination] = there();
+        rules.push(Rule::accept([
+            out,
+            destination,
+            Term::Transport(protocol::TCP),
+            Term::CtState(State::Established),
+            Term::CtMarkAny(flow::BACKEND),
+        ]));
+        // "Fragmentation needed" about what the service itself sends to the outside.
+        for kind in ICMP_ERRORS {
+            let [out, destination] = there();
+            let related = Term::CtState(State::Related);
+            rules.push(Rule::accept([
+                out,
+                destination,
+                Term::IcmpType(kind),
+                related,
+                Term::CtMarkAny(flow::SERVICE),
+            ]));
+        }
+    }
+    // For whom, the link's own chain decides: it knows the gateway.
+    rules.extend(
+        NEIGHBOUR.map(|kind| Rule::accept([to(&policy.link), Term::Icmp6Type(kind), Term::Icmp6OnLink])),
+    );
+    rules.push(Rule::drop([], process("none")));
+    rules
+}
+
+/// By who created the socket.
+pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
+    let uids = policy.uids;
+    let silent = [
+        (uids.agent, "agent"),
+        (uids.vpn, "vpn"),
+        (uids.vpc, "vpc"),
+        (uids.dhcp, "dhcp"),
+        // PID 1 sends nothing; a socket that it opened for somebody has a mark, and was judged before.
+        (0, "init"),
+    ];
+    let mut rules = vec![Rule::goto([Term::SocketUid(uids.mesh)], chain::MESH)];
+    rules.extend(silent.map(|(uid, name)| Rule::drop([Term::SocketUid(uid)], process(name))));
+    rules.push(Rule::drop([], process("other")));
+    rules
+}
+
+/// The measured targets on the link, the measured ports of services, and answers on the ports that it serves.
+pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for target in &policy.mesh_targets {
+        let address = target.ip().to_canonical();
+        rules.push(Rule::accept([
+            to(&policy.link),
+            Term::Destination(host(address)),
+            Term::DestinationPort(Proto::Tcp, target.port()),
+            Term::CtOriginal,
+            Term::SetCtMark(flow::OUTBOUND),
+        ]));
+    }
+    for backend in &policy.backends {
+        let ours: Ipv4Addr = Service::our_address(backend.service);
+        rules.push(Rule::accept([
+            to(&Service::interface(backend.service)),
+            Term::Source(host(IpAddr::V4(ours))),
+            Term::Destination(host(Service::address(backend.service))),
+            Term::DestinationPort(Proto::Tcp, backend.port),
+            Term::CtOriginal,
+            Term::SetCtMark(flow::BACKEND),
+        ]));
+    }
+    for &port in &policy.inbound {
+        rules.push(Rule::accept([
+            to(&policy.link),
+            Term::SourcePort(Proto::Tcp, port),
+            Term::CtReply,
+            Term::CtMarkAny(flow::INBOUND),
+        ]));
+    }
+    rules.push(Rule::drop([], process("mesh")));
+    rules
+}
