@@ -192,8 +192,11 @@ mod tests {
             let Some(driver) = driver else { continue };
             fs::create_dir(interface.join("device")).unwrap();
             if !driver.is_empty() {
-                symlink(Path::new("../../../bus/virtio/drivers").join(driver), interface.join("device/driver"))
-                    .unwrap();
+                symlink(
+                    Path::new("../../../bus/virtio/drivers").join(driver),
+                    interface.join("device/driver"),
+                )
+                .unwrap();
             }
         }
         dir
@@ -208,10 +211,7 @@ mod tests {
     #[test]
     fn none_several_or_another_driver_is_an_error_that_names_them() {
         for (devices, message) in [
-            (
-                &[("lo", None)][..],
-                "/sys/class/net: expected exactly one network device, found none",
-            ),
+            (&[("lo", None)][..], "/sys/class/net: expected exactly one network device, found none"),
             (
                 &[("lo", None), ("eth1", Some("virtio_net")), ("eth0", Some("virtio_net"))],
                 "/sys/class/net: expected exactly one network device, found eth0, eth1",

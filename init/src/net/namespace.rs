@@ -116,7 +116,8 @@ fn furnish(number: u8, outbound_port: u16) -> Result<OwnedFd, NetError> {
 /// A new, empty namespace. Made on a thread that then ends, so that PID 1 itself never leaves its own.
 fn new_namespace(subject: &str) -> Result<OwnedFd, NetError> {
     on_thread(subject, || {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(NetError::system("make a network namespace for", subject))?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(NetError::system("make a network namespace for", subject))?;
         // Of this thread: /proc/self/ns is the first thread's.
         let path = "/proc/thread-self/ns/net";
         Ok(File::open(path).map_err(NetError::system("open", path))?.into())

@@ -112,16 +112,19 @@ impl Netlink {
         far: &str,
         namespace: BorrowedFd<'_>,
     ) -> Result<(), NetError> {
-        let peer: LinkMessage = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(far)
-            .setns_by_fd(namespace.as_raw_fd())
-            .build();
+        let peer: LinkMessage =
+            LinkMessageBuilder::<LinkUnspec>::new().name(far).setns_by_fd(namespace.as_raw_fd()).build();
         let message = LinkVeth::new(near, far).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
         self.0.link().add(message).execute().await.map_err(failed("create the veth pair", near))
     }
 
     /// Adds an IPv4 address, without the broadcast address that rtnetlink's own builder would invent.
-    pub(super) async fn add_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), NetError> {
+    pub(super) async fn add_address(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<(), NetError> {
         let index = self.link(name).await?.index;
         let mut request = self.0.address().add(index, IpAddr::V4(address), prefix).replace();
         let message: &mut AddressMessage = request.message_mut();
@@ -200,8 +203,14 @@ impl Netlink {
     async fn route_messages(&self, name: &str) -> Result<Vec<RouteMessage>, NetError> {
         let index = self.link(name).await?.index;
         let question = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all: Vec<RouteMessage> =
-            self.0.route().get(question).execute().try_collect().await.map_err(failed("list routes", name))?;
+        let all: Vec<RouteMessage> = self
+            .0
+            .route()
+            .get(question)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("list routes", name))?;
         let ours = |message: &RouteMessage| {
             message.header.kind == RouteType::Unicast
                 && message.header.table == RouteHeader::RT_TABLE_MAIN

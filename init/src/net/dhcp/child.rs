@@ -33,10 +33,12 @@ pub fn child(socket: OwnedFd, report: OwnedFd, mac: [u8; 6], seed: [u8; 32]) -> 
         // One message a turn, then time again: a flood cannot keep a renewal from being sent.
         match receive(&socket, client.deadline().saturating_sub(since_boot()?))? {
             None => {}
-            Some((message, len)) => match client.receive(since_boot()?, message.get(..len).unwrap_or(&message)) {
-                Ok(output) => act(&output, &socket, &report, &mut ignored)?,
-                Err(refusal) => ignored.note(refusal),
-            },
+            Some((message, len)) => {
+                match client.receive(since_boot()?, message.get(..len).unwrap_or(&message)) {
+                    Ok(output) => act(&output, &socket, &report, &mut ignored)?,
+                    Err(refusal) => ignored.note(refusal),
+                }
+            }
         }
     }
 }
@@ -86,7 +88,9 @@ fn act(output: &Output, socket: &UdpSocket, report: &OwnedFd, ignored: &mut Igno
 
 /// What time or the next try mends: nothing to read, a link that is down, a full queue, a message that the lock dropped.
 fn passes(error: &io::Error) -> bool {
-    use ErrorKind::{HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, PermissionDenied, WouldBlock};
+    use ErrorKind::{
+        HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, PermissionDenied, WouldBlock,
+    };
     matches!(
         error.kind(),
         WouldBlock | Interrupted | NetworkDown | NetworkUnreachable | HostUnreachable | PermissionDenied

@@ -102,7 +102,9 @@ impl Client {
                 self.deadline = now + self.back_off(sent);
                 self.send(now, Question::Take { address, server })
             }
-            State::Bound(held) | State::Renewing(held) | State::Rebinding { held, .. } if now >= held.expire => {
+            State::Bound(held) | State::Renewing(held) | State::Rebinding { held, .. }
+                if now >= held.expire =>
+            {
                 let output = self.discover(now);
                 Output { report: Some(Report::Lost), ..output }
             }
@@ -201,8 +203,11 @@ impl Client {
         self.deadline = half_way(now, held.expire);
         let address = held.address;
         // Both forms in turn: the first is the standard's, the second is answered by broadcast.
-        let question =
-            if sent.is_multiple_of(2) { Question::Confirm { address } } else { Question::Prolong { address } };
+        let question = if sent.is_multiple_of(2) {
+            Question::Confirm { address }
+        } else {
+            Question::Prolong { address }
+        };
         self.send(now, question)
     }
 

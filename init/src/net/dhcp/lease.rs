@@ -93,12 +93,7 @@ impl Lease {
     /// The first rule that is broken: prefix 8 to 30; address and gateway unicast, inside the prefix, neither its network
     /// nor its broadcast address, and not the same; nothing inside 198.18.0.0/15, which the services use; duration
     /// within [`Self::MIN_SECONDS`] and [`Self::MAX_SECONDS`].
-    pub fn new(
-        address: Ipv4Addr,
-        prefix: u8,
-        gateway: Ipv4Addr,
-        seconds: u32,
-    ) -> Result<Self, LeaseRefused> {
+    pub fn new(address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, seconds: u32) -> Result<Self, LeaseRefused> {
         let network = Ipv4Net::new(address, prefix).map_err(|_| LeaseRefused::Prefix(prefix))?.trunc();
         if !(8..=30).contains(&prefix) {
             return Err(LeaseRefused::Prefix(prefix));
@@ -229,7 +224,13 @@ mod tests {
             ([10, 0, 0, 2], 32, [10, 0, 0, 1], 60, "prefix: expected 8 to 30, found 32"),
             ([10, 0, 0, 2], 255, [10, 0, 0, 1], 60, "prefix: expected 8 to 30, found 255"),
             ([0, 0, 0, 0], 8, [0, 0, 0, 1], 60, "address: expected a unicast host address, found 0.0.0.0"),
-            ([127, 0, 0, 5], 8, [127, 0, 0, 1], 60, "address: expected a unicast host address, found 127.0.0.5"),
+            (
+                [127, 0, 0, 5],
+                8,
+                [127, 0, 0, 1],
+                60,
+                "address: expected a unicast host address, found 127.0.0.5",
+            ),
             (
                 [169, 254, 3, 4],
                 16,
@@ -237,14 +238,62 @@ mod tests {
                 60,
                 "address: expected a unicast host address, found 169.254.3.4",
             ),
-            ([224, 0, 0, 5], 24, [224, 0, 0, 1], 60, "address: expected a unicast host address, found 224.0.0.5"),
-            ([255, 255, 255, 255], 8, [255, 0, 0, 1], 60, "address: expected a unicast host address, found 255.255.255.255"),
-            ([10, 0, 0, 255], 24, [10, 0, 0, 1], 60, "address: expected a unicast host address, found 10.0.0.255"),
-            ([10, 0, 0, 0], 24, [10, 0, 0, 1], 60, "address: expected a unicast host address, found 10.0.0.0"),
-            ([10, 0, 0, 2], 24, [10, 0, 1, 1], 60, "gateway: expected one inside 10.0.0.0/24, found 10.0.1.1"),
-            ([10, 0, 0, 2], 24, [10, 0, 0, 255], 60, "gateway: expected a unicast host address, found 10.0.0.255"),
-            ([10, 0, 0, 2], 24, [10, 0, 0, 0], 60, "gateway: expected a unicast host address, found 10.0.0.0"),
-            ([10, 0, 0, 2], 24, [10, 0, 0, 2], 60, "gateway: expected another address than our own, found 10.0.0.2"),
+            (
+                [224, 0, 0, 5],
+                24,
+                [224, 0, 0, 1],
+                60,
+                "address: expected a unicast host address, found 224.0.0.5",
+            ),
+            (
+                [255, 255, 255, 255],
+                8,
+                [255, 0, 0, 1],
+                60,
+                "address: expected a unicast host address, found 255.255.255.255",
+            ),
+            (
+                [10, 0, 0, 255],
+                24,
+                [10, 0, 0, 1],
+                60,
+                "address: expected a unicast host address, found 10.0.0.255",
+            ),
+            (
+                [10, 0, 0, 0],
+                24,
+                [10, 0, 0, 1],
+                60,
+                "address: expected a unicast host address, found 10.0.0.0",
+            ),
+            (
+                [10, 0, 0, 2],
+                24,
+                [10, 0, 1, 1],
+                60,
+                "gateway: expected one inside 10.0.0.0/24, found 10.0.1.1",
+            ),
+            (
+                [10, 0, 0, 2],
+                24,
+                [10, 0, 0, 255],
+                60,
+                "gateway: expected a unicast host address, found 10.0.0.255",
+            ),
+            (
+                [10, 0, 0, 2],
+                24,
+                [10, 0, 0, 0],
+                60,
+                "gateway: expected a unicast host address, found 10.0.0.0",
+            ),
+            (
+                [10, 0, 0, 2],
+                24,
+                [10, 0, 0, 2],
+                60,
+                "gateway: expected another address than our own, found 10.0.0.2",
+            ),
             (
                 [198, 18, 1, 2],
                 30,
@@ -252,7 +301,13 @@ mod tests {
                 60,
                 "network: expected one apart from 198.18.0.0/15, found 198.18.1.0/30",
             ),
-            ([198, 0, 0, 5], 8, [198, 0, 0, 1], 60, "network: expected one apart from 198.18.0.0/15, found 198.0.0.0/8"),
+            (
+                [198, 0, 0, 5],
+                8,
+                [198, 0, 0, 1],
+                60,
+                "network: expected one apart from 198.18.0.0/15, found 198.0.0.0/8",
+            ),
             ([10, 0, 0, 2], 24, [10, 0, 0, 1], 0, "lease: expected 60 to 86400 seconds, found 0"),
             ([10, 0, 0, 2], 24, [10, 0, 0, 1], 59, "lease: expected 60 to 86400 seconds, found 59"),
             ([10, 0, 0, 2], 24, [10, 0, 0, 1], 86_401, "lease: expected 60 to 86400 seconds, found 86401"),
@@ -277,7 +332,10 @@ mod tests {
         assert_eq!(Report::decode(&lost), Err(ReportRefused::Form(2)));
         let mut outside = report.encode();
         outside[8] = 11;
-        assert!(matches!(Report::decode(&outside), Err(ReportRefused::Lease(LeaseRefused::GatewayOutside { .. }))));
+        assert!(matches!(
+            Report::decode(&outside),
+            Err(ReportRefused::Lease(LeaseRefused::GatewayOutside { .. }))
+        ));
     }
 
     proptest! {

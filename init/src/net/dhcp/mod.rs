@@ -41,7 +41,8 @@ pub fn open_socket(link: &str, mark: u32) -> Result<OwnedFd, NetError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Inet, SockType::Datagram, flags, None)
         .map_err(system("open the DHCP socket"))?;
-    setsockopt(&fd, sockopt::BindToDevice, &link.into()).map_err(system("bind the DHCP socket to the link"))?;
+    setsockopt(&fd, sockopt::BindToDevice, &link.into())
+        .map_err(system("bind the DHCP socket to the link"))?;
     setsockopt(&fd, sockopt::Mark, &mark).map_err(system("mark the DHCP socket"))?;
     setsockopt(&fd, sockopt::Broadcast, &true).map_err(system("let the DHCP socket broadcast"))?;
     setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(system("bound the DHCP socket's queue"))?;

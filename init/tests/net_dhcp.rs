@@ -1,0 +1,247 @@
+//! The DHCP child as it runs in the machine: another process, uid 105, no capabilities, on a socket that PID 1's part
+//! opened, against a server in another network namespace.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's rig: what fails here fails the test")]
+
+mod net_rig;
+mod net_server;
+
+use std::net::UdpSocket;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use casemate_init::net::dhcp::{self, Lease, Report};
+use casemate_init::net::{NetError, links};
+use net_rig::{HOST, LINK, Rig, addresses, ip, routes, run, skip, sysctl};
+use net_server::{ACK, Answer, NAK, OFFER, Seen, Server};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+
+const MARK: u32 = 0x0da1;
+const CHILD_UID: u32 = 105;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// PID 1's side, in the guest's namespace.
+struct Guest {
+    child: Child,
+    reports: OwnedFd,
+}
+
+impl Guest {
+    fn start(rig: &Rig) -> Self {
+        rig.in_guest(|| {
+            links::prepare_sysctls(LINK).unwrap();
+            links::up(LINK).unwrap();
+            let socket = dhcp::open_socket(LINK, MARK).unwrap();
+            let (reports, theirs) = dhcp::report_channel().unwrap();
+            let mac = links::hardware_address(LINK).unwrap();
+            // Not by path: the child's uid may not be able to walk to it.
+            let child = Command::new("/proc/self/exe")
+                .args(["--exact", "the_child_process", "--ignored", "--nocapture"])
+                .env(
+                    "CHILD_MAC",
+                    u64::from_be_bytes(std::array::from_fn(|i| if i < 2 { 0 } else { mac[i - 2] }))
+                        .to_string(),
+                )
+                .stdin(Stdio::from(socket))
+                .stderr(Stdio::from(theirs))
+                .stdout(Stdio::null())
+                .uid(CHILD_UID)
+                .gid(CHILD_UID)
+                .spawn()
+                .unwrap();
+            Self { child, reports }
+        })
+    }
+
+    fn next_report(&self) -> Result<Report, NetError> {
+        let wait = PollTimeout::try_from(PATIENCE).unwrap();
+        let ready = poll(&mut [PollFd::new(self.reports.as_fd(), PollFlags::POLLIN)], wait).unwrap();
+        assert_eq!(ready, 1, "no report within {PATIENCE:?}");
+        Ok(dhcp::read_report(&self.reports)?.expect("poll said so"))
+    }
+
+    fn lease(&self) -> Lease {
+        match self.next_report() {
+            Ok(Report::Lease(lease)) => lease,
+            other => panic!("expected a lease, found {other:?}"),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _gone = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Not a test: the process that [`Guest::start`] makes of this binary.
+#[test]
+#[ignore = "the DHCP child's process, started by the tests"]
+fn the_child_process() {
+    let Some(mac) = std::env::var("CHILD_MAC").ok().and_then(|text| text.parse::<u64>().ok()) else { return };
+    let [_, _, mac @ ..] = mac.to_be_bytes();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let report = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+    assert_eq!(nix::unistd::getuid().as_raw(), CHILD_UID);
+    // Neither mark nor link is the child's to change.
+    assert_eq!(setsockopt(&socket, sockopt::Mark, &1), Err(nix::Error::EPERM));
+    assert_eq!(setsockopt(&socket, sockopt::BindToDevice, &"lo".into()), Err(nix::Error::EPERM));
+    let Err(error) = dhcp::child(socket, report, mac, [42; 32]);
+    panic!("{error}");
+}
+
+/// The control, and the whole way: discover, address, traffic, no packet socket.
+#[test]
+fn a_lease_becomes_the_links_address() {
+    let Some(rig) = Rig::new() else { return };
+    let server = Server::start(&rig, |seen| match seen {
+        Seen::Discover(m) => vec![Answer::to(m, OFFER).bytes()],
+        Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
+    });
+    let guest = Guest::start(&rig);
+    let lease = guest.lease();
+    assert_eq!((lease.address().octets(), lease.prefix()), ([10, 9, 0, 50], 24));
+    assert_eq!((lease.gateway(), lease.seconds()), (HOST, 3600));
+    rig.in_guest(|| {
+        links::set_address(LINK, lease.address(), lease.gateway()).unwrap();
+        assert_eq!(addresses(LINK), ["10.9.0.50/32"]);
+        assert_eq!(
+            routes(),
+            ["10.9.0.1 dev eth0 src 10.9.0.50", "default via 10.9.0.1 dev eth0 src 10.9.0.50"]
+        );
+        assert_eq!(sysctl("ipv4/conf/eth0/rp_filter"), "1");
+        assert_eq!(links::packet_sockets().unwrap(), 0, "while the child runs");
+    });
+    let listener = rig.in_host(|| UdpSocket::bind((HOST, 7000)).unwrap());
+    listener.set_read_timeout(Some(PATIENCE)).unwrap();
+    rig.in_guest(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"hello", (HOST, 7000)).unwrap());
+    assert_eq!(listener.recv_from(&mut [0; 9]).unwrap().1.ip(), lease.address());
+    // Every message came from 0.0.0.0:68, as the egress lock expects.
+    assert!(server.sources().iter().all(|from| from.to_string() == "0.0.0.0:68"), "{:?}", server.sources());
+}
+
+#[test]
+fn hostile_answers_are_ignored_and_hostile_options_change_nothing() {
+    let Some(rig) = Rig::new() else { return };
+    let server = Server::start(&rig, |seen| match seen {
+        Seen::Discover(m) => {
+            let good = Answer::to(m, OFFER);
+            let mut all: Vec<Vec<u8>> = (0..500).map(|n| vec![b'x'; n * 2]).collect();
+            all.extend(net_server::hostile_variants(&good));
+            all.push(net_server::with_hostile_options(good).bytes());
+            all
+        }
+        Seen::Request(m) => {
+            let good = Answer::to(m, ACK);
+            let mut all = net_server::hostile_variants(&good);
+            // Endless, with every option that would give the host more than an address.
+            all.push(net_server::with_hostile_options(good.with(51, Some(&[255; 4]))).bytes());
+            // And what comes after it is late.
+            all.push(Answer::to(m, ACK).with(3, Some(&[10, 9, 0, 66])).bytes());
+            all.push(Answer::to(m, NAK).bytes());
+            all
+        }
+    });
+    let guest = Guest::start(&rig);
+    let before = rig.in_guest(|| ip("-o link show dev eth0"));
+    let lease = guest.lease();
+    assert_eq!((lease.address().octets(), lease.gateway()), ([10, 9, 0, 50], HOST));
+    assert_eq!((lease.prefix(), lease.seconds()), (24, Lease::MAX_SECONDS));
+    rig.in_guest(|| {
+        links::set_address(LINK, lease.address(), lease.gateway()).unwrap();
+        assert_eq!(addresses(LINK), ["10.9.0.50/32"]);
+        assert_eq!(routes().len(), 2, "{:?}", routes());
+        assert_eq!(ip("-o link show dev eth0"), before, "MTU and the rest of the link");
+    });
+    // Nothing of it made a second report, neither a lease nor a loss.
+    assert!(matches!(dhcp::read_report(&guest.reports), Ok(None)));
+    assert!(server.requests() > 0);
+}
+
+#[test]
+fn a_nak_makes_it_start_over_after_a_pause() {
+    let Some(rig) = Rig::new() else { return };
+    let mut naks = 0;
+    let server = Server::start(&rig, move |seen| match seen {
+        Seen::Discover(m) => vec![Answer::to(m, OFFER).bytes()],
+        Seen::Request(m) if naks < 2 => {
+            naks += 1;
+            // Twice each: the second belongs to no request any more.
+            vec![Answer::to(m, NAK).bytes(), Answer::to(m, NAK).bytes()]
+        }
+        Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
+    });
+    let started = std::time::Instant::now();
+    let guest = Guest::start(&rig);
+    assert_eq!(guest.lease().address().octets(), [10, 9, 0, 50]);
+    assert!(server.requests() >= 3, "two refused, one granted");
+    // 1 s and 2 s, each at least three quarters.
+    assert!(started.elapsed() > Duration::from_millis(2200), "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_first_message_may_be_lost() {
+    let Some(rig) = Rig::new() else { return };
+    let mut heard = 0;
+    let _server = Server::start(&rig, move |seen| match seen {
+        Seen::Discover(m) => {
+            heard += 1;
+            if heard == 1 { Vec::new() } else { vec![Answer::to(m, OFFER).bytes()] }
+        }
+        Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
+    });
+    assert_eq!(Guest::start(&rig).lease().gateway(), HOST);
+}
+
+/// What the egress lock does: everything is dropped but the mark, and a socket of the child's own would not have it.
+#[test]
+fn the_handed_over_socket_is_judged_by_its_mark() {
+    let Some(rig) = Rig::new() else { return };
+    if Command::new("nft").arg("-v").output().is_err() {
+        return skip("needs the nft command");
+    }
+    let _server = Server::start(&rig, |seen| match seen {
+        Seen::Discover(m) => vec![Answer::to(m, OFFER).bytes()],
+        Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
+    });
+    rig.in_guest(|| {
+        run("nft", "add table inet lock");
+        run("nft", "add chain inet lock out { type filter hook output priority 0 ; policy drop ; }");
+        run(
+            "nft",
+            "add rule inet lock out meta mark 0xda1 ip daddr 255.255.255.255 udp dport 67 counter accept",
+        );
+    });
+    let guest = Guest::start(&rig);
+    guest.lease();
+    rig.in_guest(|| {
+        let ruleset = run("nft", "list ruleset");
+        assert!(ruleset.contains("counter packets 2 "), "{ruleset}");
+        let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+        own.set_broadcast(true).unwrap();
+        let error = own.send_to(b"x", ("255.255.255.255", 67)).unwrap_err();
+        // Dropped, or there is no route for a socket that is not bound to the link.
+        assert!(matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENETUNREACH)), "{error}");
+    });
+}
+
+#[test]
+fn a_child_that_dies_or_babbles_is_an_error_and_not_a_lease() {
+    let (ours, theirs) = dhcp::report_channel().unwrap();
+    assert!(matches!(dhcp::read_report(&ours), Ok(None)));
+    let send = |bytes: &[u8]| nix::unistd::write(&theirs, bytes).unwrap();
+    send(&[1; 17]);
+    assert!(matches!(dhcp::read_report(&ours), Err(NetError::Report(_))));
+    // A lease that a taken-over child made up: our own services' network.
+    send(&[1, 30, 0, 0, 198, 18, 1, 2, 198, 18, 1, 1, 0, 0, 14, 16]);
+    let error = dhcp::read_report(&ours).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "report of the DHCP child: network: expected one apart from 198.18.0.0/15, found 198.18.1.0/30"
+    );
+    drop(theirs);
+    assert!(matches!(dhcp::read_report(&ours), Err(NetError::ReportClosed)));
+}
