@@ -1,0 +1,6 @@
+//! Where the library touches the machine it runs on.
+
+pub mod monitor;
+pub mod probe;
+pub mod run;
+mod spawn;
