@@ -3,8 +3,6 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::dhcp::{LeaseRefused, ReportRefused};
-
 /// Why a step of the network set-up failed. PID 1 decides what follows (design section 5).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,15 +72,6 @@ pub enum NetError {
     /// Service numbers count from 1.
     #[error("service number: expected 1 to 255, found 0")]
     ServiceNumber,
-    /// The DHCP child sent something that is no report.
-    #[error("report of the DHCP child: {0}")]
-    Report(#[from] ReportRefused),
-    /// The DHCP child sent a lease that must not be used.
-    #[error("lease from the DHCP child: {0}")]
-    Lease(#[from] LeaseRefused),
-    /// The other end of the report channel is gone.
-    #[error("the other end of the DHCP report channel is closed")]
-    ReportClosed,
     /// A helper thread ended without a result.
     #[error("{subject}: the helper thread ended without a result")]
     Thread {

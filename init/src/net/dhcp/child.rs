@@ -18,7 +18,8 @@ use crate::net::NetError;
 /// Runs the client for ever on the socket that PID 1 opened, and reports on the channel. Needs no capability, no file and
 /// no other system call than poll, recv, sendto, send, clock_gettime and what logging takes.
 ///
-/// `mac` is the link's hardware address, `seed` 32 random bytes.
+/// `report` is a socket of type SOCK_SEQPACKET: each message is one [`Report`]. `mac` is the link's hardware address, `seed`
+/// 32 random bytes.
 ///
 /// # Errors
 /// When it cannot go on: the channel or the socket is broken. The caller exits and PID 1 starts another.

@@ -48,8 +48,8 @@ enum State {
     Bound(Held),
     /// Asks the server of the lease for more.
     Renewing(Held),
-    /// Asks any server for more, this often.
-    Rebinding { held: Held, sent: u32 },
+    /// Asks any server for more.
+    Rebinding(Held),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,22 +102,20 @@ impl Client {
                 self.deadline = now + self.back_off(sent);
                 self.send(now, Question::Take { address, server })
             }
-            State::Bound(held) | State::Renewing(held) | State::Rebinding { held, .. }
-                if now >= held.expire =>
-            {
+            State::Bound(held) | State::Renewing(held) | State::Rebinding(held) if now >= held.expire => {
                 let output = self.discover(now);
                 Output { report: Some(Report::Lost), ..output }
             }
             State::Bound(held) | State::Renewing(held) if now >= held.rebind => {
                 self.begin(now);
-                self.rebind(now, held, 0)
+                self.rebind(now, held)
             }
             State::Bound(held) => {
                 self.begin(now);
                 self.renew(now, held)
             }
             State::Renewing(held) => self.renew(now, held),
-            State::Rebinding { held, sent } => self.rebind(now, held, sent),
+            State::Rebinding(held) => self.rebind(now, held),
         }
     }
 
@@ -149,7 +147,7 @@ impl Client {
                 same_server(&reply, held.server)?;
                 self.prolonged(now, &reply, kind, held)
             }
-            (State::Rebinding { held, .. }, kind @ (Kind::Ack | Kind::Nak)) if now < held.expire => {
+            (State::Rebinding(held), kind @ (Kind::Ack | Kind::Nak)) if now < held.expire => {
                 self.prolonged(now, &reply, kind, held)
             }
             _ => Err(Refusal::OutOfTurn),
@@ -198,17 +196,10 @@ impl Client {
         self.send(now, Question::Prolong { address: held.address })
     }
 
-    fn rebind(&mut self, now: Duration, held: Held, sent: u32) -> Output {
-        self.state = State::Rebinding { held, sent: sent.saturating_add(1) };
+    fn rebind(&mut self, now: Duration, held: Held) -> Output {
+        self.state = State::Rebinding(held);
         self.deadline = half_way(now, held.expire);
-        let address = held.address;
-        // Both forms in turn: the first is the standard's, the second is answered by broadcast.
-        let question = if sent.is_multiple_of(2) {
-            Question::Confirm { address }
-        } else {
-            Question::Prolong { address }
-        };
-        self.send(now, question)
+        self.send(now, Question::Prolong { address: held.address })
     }
 
     /// Starts over after a pause that grows with each failure, so that offers and NAKs in turn make no storm.

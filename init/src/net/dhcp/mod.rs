@@ -1,7 +1,7 @@
 //! The DHCP client, RFC 2131: a pure state machine, and the thin loop that runs it in a child without privileges.
 //!
 //! PID 1 opens the socket and marks it, because the child could not, and because the egress lock matches the mark. The
-//! child answers with fixed-size reports ([`Report`]), which PID 1 checks again before it believes them.
+//! child answers with fixed-size reports ([`Report`]), which PID 1 checks again ([`Report::decode`]) before it believes them.
 
 mod child;
 mod client;
@@ -10,10 +10,10 @@ mod reply;
 mod request;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
+    self, AddressFamily, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
 };
 
 use super::NetError;
@@ -59,44 +59,6 @@ pub fn open_socket(link: &str, mark: u32) -> Result<OwnedFd, NetError> {
         });
     }
     Ok(fd)
-}
-
-/// Makes the channel for reports: (PID 1's end, non-blocking; the child's end). Both are close-on-exec. One message is one
-/// report, so that a child cannot make PID 1 read half of one.
-///
-/// # Errors
-/// What the kernel says.
-pub fn report_channel() -> Result<(OwnedFd, OwnedFd), NetError> {
-    let (ours, theirs) =
-        socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(NetError::system::<nix::Error>("make", "DHCP report channel"))?;
-    set_non_blocking(&ours)?;
-    Ok((ours, theirs))
-}
-
-/// Takes the next report from PID 1's end, with every check of [`Lease::new`]; `None` if there is none now.
-///
-/// # Errors
-/// A message that is no report or carries a lease that must not be used; a channel whose other end is closed.
-pub fn read_report(channel: &OwnedFd) -> Result<Option<Report>, NetError> {
-    // One byte more than a report, so that a longer message is seen as such.
-    let mut message = [0; Report::LEN + 1];
-    let len = match socket::recv(channel.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
-        Ok(0) => return Err(NetError::ReportClosed),
-        Ok(len) => len,
-        Err(nix::Error::EAGAIN) => return Ok(None),
-        Err(errno) => return Err(NetError::system("read", "DHCP report channel")(errno)),
-    };
-    Ok(Some(Report::decode(message.get(..len).unwrap_or_default())?))
-}
-
-fn set_non_blocking(fd: &impl AsFd) -> Result<(), NetError> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let system = NetError::system::<nix::Error>("make non-blocking", "DHCP report channel");
-    fcntl(fd, FcntlArg::F_GETFL)
-        .and_then(|flags| fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK)))
-        .map(drop)
-        .map_err(system)
 }
 
 /// Bytes of queue on the DHCP socket: some dozens of messages, so that a flood costs no memory.

@@ -17,9 +17,6 @@ pub(super) enum Question {
     Take { address: Ipv4Addr, server: Ipv4Addr },
     /// DHCPREQUEST for more time, from the address itself (RENEWING, REBINDING).
     Prolong { address: Ipv4Addr },
-    /// DHCPREQUEST for more time, with the answer to be broadcast (the form of INIT-REBOOT). A server that is not our
-    /// gateway cannot reach us by unicast: the egress lock lets our ARP answers through to the gateway only.
-    Confirm { address: Ipv4Addr },
 }
 
 /// Length of every message, in bytes: BOOTP's minimum (RFC 951 section 3), which some servers insist on.
@@ -29,7 +26,7 @@ pub(super) const MESSAGE_LEN: usize = 300;
 pub(super) fn encode(question: Question, xid: u32, secs: u16, mac: [u8; 6]) -> [u8; MESSAGE_LEN] {
     let (kind, client, broadcast) = match question {
         Question::Discover => (DISCOVER, Ipv4Addr::UNSPECIFIED, true),
-        Question::Take { .. } | Question::Confirm { .. } => (REQUEST, Ipv4Addr::UNSPECIFIED, true),
+        Question::Take { .. } => (REQUEST, Ipv4Addr::UNSPECIFIED, true),
         Question::Prolong { address } => (REQUEST, address, false),
     };
     let flags: u16 = if broadcast { BROADCAST } else { 0 };
@@ -48,7 +45,6 @@ pub(super) fn encode(question: Question, xid: u32, secs: u16, mac: [u8; 6]) -> [
     let (asked, server) = match question {
         Question::Discover | Question::Prolong { .. } => (None, None),
         Question::Take { address, server } => (Some(address), Some(server)),
-        Question::Confirm { address } => (Some(address), None),
     };
     for (code, address) in [(REQUESTED_ADDRESS, asked), (SERVER_ID, server)] {
         if let Some(address) = address {

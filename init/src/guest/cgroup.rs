@@ -1,0 +1,90 @@
+//! One cgroup v2 leaf per process tree.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+/// Limits of a leaf; `None` leaves the kernel's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes.
+    pub(super) memory_max: Option<u64>,
+    /// Tasks.
+    pub(super) pids_max: Option<u32>,
+    /// Percent of one CPU.
+    pub(super) cpu_max: Option<u32>,
+}
+
+/// A leaf below /sys/fs/cgroup.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    path: PathBuf,
+    directory: File,
+}
+
+/// Lets leaves have limits.
+pub(super) fn enable_controllers(root: &Path) -> io::Result<()> {
+    fs::write(root.join("cgroup.subtree_control"), "+cpu +memory +pids")
+}
+
+impl Leaf {
+    /// Makes it and sets its limits, each read back.
+    pub(super) fn create(root: &Path, name: &str, limits: Limits) -> io::Result<Self> {
+        let path = root.join(name);
+        fs::create_dir(&path)?;
+        if let Some(bytes) = limits.memory_max {
+            // The kernel rounds down to pages.
+            set(&path, "memory.max", &bytes.to_string(), |found| {
+                found.parse::<u64>().is_ok_and(|f| f <= bytes && bytes.saturating_sub(f) < 4096)
+            })?;
+            set(&path, "memory.swap.max", "0", |found| found == "0").or_else(ignore_absent)?;
+            // The whole tree dies together, so that no half service lives on.
+            set(&path, "memory.oom.group", "1", |found| found == "1")?;
+        }
+        if let Some(tasks) = limits.pids_max {
+            let text = tasks.to_string();
+            set(&path, "pids.max", &text, |found| found == text)?;
+        }
+        if let Some(percent) = limits.cpu_max {
+            /// Microseconds; the kernel's default period.
+            const PERIOD: u64 = 100_000;
+            let quota = u64::from(percent).saturating_mul(PERIOD / 100);
+            let text = format!("{quota} {PERIOD}");
+            set(&path, "cpu.max", &text, |found| found == text)?;
+        }
+        Ok(Self { directory: File::open(&path)?, path })
+    }
+
+    /// Kills everything in it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Whether nothing runs in it.
+    pub(super) fn is_empty(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 0"))
+    }
+}
+
+impl AsFd for Leaf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+fn set(path: &Path, file: &str, value: &str, good: impl Fn(&str) -> bool) -> io::Result<()> {
+    let file = path.join(file);
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    fs::write(&file, value).map_err(named)?;
+    let found = fs::read_to_string(&file).map_err(named)?;
+    if good(found.trim_end()) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{}: expected {value}, found {}", file.display(), found.trim_end())))
+}
+
+fn ignore_absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,135 @@
+//! From the measured document to the egress lock.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use casemate_egress::{Allow, Backend, Ifname, Lock, LockError, Mode, Policy, Proto, Service, Uids};
+use casemate_measure::MeasuredConfig;
+use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol};
+use casemate_measure::status::Reason;
+
+use super::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID};
+use crate::boot::Failure;
+use crate::status;
+
+/// The physical link's name: with `net.ifnames=0` the kernel counts, and there is one.
+pub(super) const LINK: &str = "eth0";
+/// Reserved for the VPN process and the VPC server (design section 5).
+const VPN_UID: u32 = 102;
+const VPC_UID: u32 = 104;
+
+/// The word of the document.
+pub(super) fn mode_word(config: &MeasuredConfig) -> &'static str {
+    match config.section().egress.mode {
+        EgressMode::InternalOnly => "internal-only",
+        EgressMode::Allowlist => "allowlist",
+        EgressMode::ExternalAllowed => "external-allowed",
+    }
+}
+
+/// Sets the lock, reads it back and compares.
+pub(super) fn install(config: &MeasuredConfig) -> Result<Lock, Failure> {
+    let mut lock = Lock::install(&casemate_egress::ruleset(&policy(config)?)).map_err(|e| failure(&e))?;
+    lock.verify().map_err(|e| failure(&e))?;
+    Ok(lock)
+}
+
+/// Puts the link behind the lock, before it is up.
+pub(super) fn attach(lock: &mut Lock, config: &MeasuredConfig, link: &str) -> Result<(), Failure> {
+    if link != LINK {
+        return Err(Failure::new(
+            Reason::LockFailed,
+            format!("physical link: expected {LINK}, found {link}"),
+        ));
+    }
+    lock.attach_link(&ifname()?, dhcp_mark(config)).map_err(|e| failure(&e))?;
+    lock.verify().map_err(|e| failure(&e))
+}
+
+/// From now on the link may send from this address.
+pub(super) fn set_address(lock: &mut Lock, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), Failure> {
+    lock.set_own_addresses(&ifname()?, &[IpAddr::V4(address)], Some(IpAddr::V4(gateway)))
+        .map_err(|e| failure(&e))
+}
+
+/// From now on the link may send from no address.
+pub(super) fn clear_address(lock: &mut Lock) -> Result<(), Failure> {
+    lock.set_own_addresses(&ifname()?, &[], None).map_err(|e| failure(&e))
+}
+
+/// Reads everything back and compares.
+pub(super) fn verify(lock: &mut Lock) -> Result<(), Failure> {
+    lock.verify().map_err(|e| failure(&e))
+}
+
+/// All counters.
+pub(super) fn counters(lock: &mut Lock) -> Result<Vec<status::Counter>, Failure> {
+    let counters = lock.counters().map_err(|e| failure(&e))?;
+    let one =
+        |c: casemate_egress::Counter| status::Counter { name: c.name, packets: c.packets, bytes: c.bytes };
+    Ok(counters.into_iter().map(one).collect())
+}
+
+fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
+    let refused = |error: &dyn std::fmt::Display| Failure::new(Reason::LockFailed, error.to_string());
+    let section = config.section();
+    let mut services = Vec::new();
+    for (number, service) in (1_u8..).zip(&section.services) {
+        services.push(Service {
+            number,
+            name: service.name.as_str().parse().map_err(|e: casemate_egress::NameError| refused(&e))?,
+        });
+    }
+    let mut backends = Vec::new();
+    for backend in &section.mesh.backends {
+        let number = backend.to.service.checked_add(1).and_then(|n| u8::try_from(n).ok());
+        let service = number.ok_or_else(|| refused(&"a backend of a service beyond 255"))?;
+        backends.push(Backend { service, port: backend.to.port });
+    }
+    Ok(Policy {
+        mode: mode(config)?,
+        link: ifname()?,
+        services,
+        inbound: section.mesh.backends.iter().map(|backend| backend.listen).collect(),
+        mesh_targets: section.mesh.targets.values().copied().collect(),
+        backends,
+        uids: Uids { agent: AGENT_UID, vpn: VPN_UID, mesh: MESH_UID, vpc: VPC_UID, dhcp: DHCP_UID },
+        dhcp_mark: dhcp_mark(config),
+    })
+}
+
+fn ifname() -> Result<Ifname, Failure> {
+    LINK.parse()
+        .map_err(|error: casemate_egress::NameError| Failure::new(Reason::LockFailed, error.to_string()))
+}
+
+/// A static address leaves DHCP shut.
+fn dhcp_mark(config: &MeasuredConfig) -> Option<u32> {
+    matches!(config.section().network, Network::Dhcp).then_some(DHCP_MARK)
+}
+
+fn mode(config: &MeasuredConfig) -> Result<Mode, Failure> {
+    let egress = &config.section().egress;
+    let allow = egress.allow.iter().map(|allow| match &allow.to {
+        EgressDestination::Cidr(cidr) => Ok(Allow {
+            cidr: *cidr,
+            port: allow.port,
+            proto: match allow.protocol {
+                Protocol::Tcp => Proto::Tcp,
+                Protocol::Udp => Proto::Udp,
+            },
+        }),
+        EgressDestination::Host(host) => Err(Failure::new(
+            Reason::LockFailed,
+            format!("not implemented in this version: casemate.egress.allow host {host:?}"),
+        )),
+    });
+    Ok(match egress.mode {
+        EgressMode::InternalOnly => Mode::InternalOnly,
+        EgressMode::Allowlist => Mode::Allowlist(allow.collect::<Result<_, _>>()?),
+        EgressMode::ExternalAllowed => Mode::ExternalAllowed,
+    })
+}
+
+fn failure(error: &LockError) -> Failure {
+    Failure::new(Reason::LockFailed, error.to_string()).numbered(u64::try_from(error.errno()).unwrap_or(0))
+}

@@ -1,0 +1,422 @@
+//! The real [`Host`]: a Linux guest.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use casemate_measure::manifest::{DOCUMENT_PATH, ModuleGroup};
+use casemate_measure::section::{Network, Restart};
+use casemate_measure::status::{Reason, Stage};
+use casemate_measure::{MeasuredConfig, MrConfigId, Register};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::boot::{Document, Failure, Host, Measured};
+use crate::net;
+use crate::net::dhcp::Report;
+use crate::status;
+use crate::supervise::Restarts;
+use processes::{Happening, Processes, Recipe};
+
+mod cgroup;
+mod initramfs;
+mod lock;
+mod modules;
+mod mounts;
+mod power;
+mod processes;
+mod settings;
+mod steady;
+mod tee;
+mod watchdog;
+mod workload;
+
+/// The guest agent's uid (design section 5).
+pub const AGENT_UID: u32 = 101;
+/// The mesh proxy's uid.
+pub const MESH_UID: u32 = 103;
+/// The DHCP client's uid.
+pub const DHCP_UID: u32 = 105;
+/// The mark of the DHCP client's socket, which PID 1 opens.
+pub const DHCP_MARK: u32 = 0x0da1;
+
+const INIT: &str = "/init";
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where the agent's socket is; /run/dstack.sock and so /var/run/dstack.sock lead there.
+pub const AGENT_SOCKET: &str = "/run/dstack/dstack.sock";
+
+/// The machine.
+#[derive(Debug)]
+pub struct Guest {
+    stage: Stage,
+    deadline: Duration,
+    watchdog: watchdog::Watchdog,
+    signals: SignalFd,
+    buttons: Vec<File>,
+    processes: Option<Processes>,
+    tee: Option<tee::GuestTee>,
+    lock: Option<casemate_egress::Lock>,
+    link: Option<String>,
+    lease: Option<Report>,
+    namespaces: Vec<net::namespace::ServiceNet>,
+    shutdown: bool,
+    document: status::Document,
+    printed: status::Document,
+}
+
+/// Boots, runs and powers off. Never returns.
+pub fn run() -> ! {
+    power::install_panic_hook();
+    let mut guest = match Guest::new() {
+        Ok(guest) => guest,
+        Err(error) => {
+            let failure = Failure::errno(Reason::EarlyFailed, "PID 1", &error);
+            power::off_because(Stage::Early, failure.reason, failure.detail, failure.digest);
+        }
+    };
+    match crate::boot::run(&mut guest) {
+        Ok(measured) => guest.run_steady(&measured),
+        Err((stage, failure)) => {
+            crate::log::print("casemate", &format!("{}: {failure}", stage.words()));
+            power::off_because(stage, failure.reason, failure.detail, failure.digest)
+        }
+    }
+}
+
+impl Guest {
+    fn new() -> io::Result<Self> {
+        // Blocked before any thread starts, so that every signal comes through the descriptor.
+        let mut mask = SigSet::empty();
+        mask.extend([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
+        SigSet::all().thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let document = status::Document {
+            version: 1,
+            flavor: if cfg!(feature = "dev") { "dev" } else { "prod" },
+            casemate_version: env!("CARGO_PKG_VERSION"),
+            tee: if cfg!(feature = "dev") { "simulator" } else { "tdx" },
+            trust: if cfg!(feature = "dev") { "simulator" } else { "intel" },
+            time: "host (unauthenticated)",
+            ..Default::default()
+        };
+        Ok(Self {
+            stage: Stage::Early,
+            deadline: Duration::ZERO,
+            watchdog: watchdog::Watchdog::start()?,
+            signals,
+            buttons: Vec::new(),
+            processes: None,
+            tee: None,
+            lock: None,
+            link: None,
+            lease: None,
+            namespaces: Vec::new(),
+            shutdown: false,
+            printed: document.clone(),
+            document,
+        })
+    }
+
+    fn processes(&mut self) -> Result<&mut Processes, Failure> {
+        self.processes.as_mut().ok_or_else(|| Failure::new(Reason::EarlyFailed, "processes before mounts"))
+    }
+
+    fn tee(&mut self) -> Result<&mut tee::GuestTee, Failure> {
+        self.tee.as_mut().ok_or_else(|| Failure::new(Reason::NoTee, "no TEE was found"))
+    }
+
+    /// Waits once for anything to happen, at most `timeout`, and takes it in.
+    fn turn(&mut self, timeout: Duration) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        watched.extend(self.buttons.iter().map(|b| PollFd::new(b.as_fd(), PollFlags::POLLIN)));
+        let children = self.processes.iter().flat_map(Processes::watched);
+        watched.extend(children.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // A failed poll is a turn in which nothing was seen to happen; everything is tried below all the same.
+        _ = poll(&mut watched, timeout);
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+            self.shutdown |= number == libc::SIGTERM || number == libc::SIGINT;
+        }
+        for button in &mut self.buttons {
+            self.shutdown |= power::pressed(button);
+        }
+        if let Some(processes) = &mut self.processes {
+            processes.after_poll(&mut happenings);
+            processes.restart_due();
+        }
+        power::retell();
+        for happening in &happenings {
+            self.take_in(happening);
+        }
+        happenings
+    }
+
+    fn take_in(&mut self, happening: &Happening) {
+        match happening {
+            Happening::Reported { name, bytes } if name == "dhcp" => {
+                // The client reads what the network sends, so what it says is judged again.
+                match Report::decode(bytes) {
+                    Ok(report) => self.lease = Some(report),
+                    Err(error) => crate::log::print("casemate", &format!("DHCP report: {error}")),
+                }
+            }
+            Happening::Reported { .. } => {}
+            Happening::Ended { exit, .. } => {
+                if !self.shutdown {
+                    power::tell(self.stage, Reason::Restarting, exit.number(), [0; 32]);
+                }
+            }
+        }
+    }
+
+    /// Turns until `done`, a shutdown request, or the stage's deadline.
+    fn wait_for(&mut self, reason: Reason, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        while !done(self) {
+            if power::uptime() > self.deadline {
+                return Err(Failure::new(reason, format!("{what}: not in time")));
+            }
+            if self.shutdown {
+                return Err(Failure::new(Reason::Stopping, format!("{what}: shutdown was asked for")));
+            }
+            self.turn(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    fn leaf(name: &str, limits: cgroup::Limits, reason: Reason) -> Result<cgroup::Leaf, Failure> {
+        cgroup::Leaf::create(Path::new(CGROUPS), name, limits)
+            .map_err(|error| Failure::errno(reason, format!("cgroup {name}"), &error))
+    }
+
+    /// Starts one of our own processes and waits until it says that it is ready.
+    fn start_own(&mut self, recipe: Recipe, reason: Reason) -> Result<(), Failure> {
+        let name = recipe.name.clone();
+        self.processes()?.start(recipe).map_err(|error| Failure::errno(reason, &name, &error))?;
+        self.wait_for(reason, &name, |guest| guest.processes.as_ref().is_some_and(|p| p.is_ready(&name)))
+    }
+}
+
+impl Host for Guest {
+    fn enter(&mut self, stage: Stage, deadline: Duration) {
+        self.stage = stage;
+        let now = power::uptime();
+        self.deadline = now.saturating_add(deadline);
+        self.watchdog.arm(stage, deadline);
+        self.document.stage = stage.words();
+        let entered_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.document.stages.push(status::StageTime { stage: stage.words(), entered_ms });
+        power::tell(stage, Reason::Entered, 0, [0; 32]);
+    }
+
+    fn early(&mut self) -> Result<(), Failure> {
+        let failed = |what: &str, error: nix::Error| Failure::errno(Reason::EarlyFailed, what, &error.into());
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        nix::unistd::sethostname("casemate").map_err(|e| failed("sethostname", e))?;
+        let none = nix::sys::resource::Resource::RLIMIT_CORE;
+        nix::sys::resource::setrlimit(none, 0, 0).map_err(|e| failed("setrlimit", e))?;
+        // Ctrl-Alt-Del becomes SIGINT to us instead of an immediate reset.
+        nix::sys::reboot::set_cad_enabled(false).map_err(|e| failed("reboot", e))
+    }
+
+    fn mounts(&mut self) -> Result<(), Failure> {
+        mounts::mount_all()?;
+        standard_streams()
+            .map_err(|error| Failure::errno(Reason::EarlyFailed, "standard streams", &error))?;
+        cgroup::enable_controllers(Path::new(CGROUPS))
+            .map_err(|error| Failure::errno(Reason::MountFailed, "cgroup controllers", &error))?;
+        self.processes =
+            Some(Processes::new().map_err(|e| Failure::errno(Reason::EarlyFailed, "/proc/self/exe", &e))?);
+        Ok(())
+    }
+
+    fn check_manifest(&mut self) -> Result<(), Failure> {
+        initramfs::check(Path::new("/"), Path::new(INIT))
+    }
+
+    fn sysctls(&mut self) -> Result<(), Failure> {
+        settings::apply(Path::new("/proc/sys"))?;
+        settings::advance_clock(Path::new(INIT))
+    }
+
+    fn entropy(&mut self) -> Result<(), Failure> {
+        settings::wait_for_entropy()
+    }
+
+    fn find_tee(&mut self) -> Result<(), Failure> {
+        self.tee = Some(tee::GuestTee::find()?);
+        Ok(())
+    }
+
+    fn document(&mut self) -> Result<Document, Failure> {
+        let path = Path::new("/").join(DOCUMENT_PATH);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Document { name: path.display().to_string(), bytes, baked: true }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(
+                Reason::NoDocument,
+                "the image carries no document, and reading one from the host share is not implemented in this version",
+            )),
+            Err(error) => Err(Failure::errno(Reason::NoDocument, path.display(), &error)),
+        }
+    }
+
+    fn extend(&mut self, digest: &Register) -> Result<(), Failure> {
+        self.tee()?.extend(digest)
+    }
+
+    fn mr_config_id(&mut self) -> Result<MrConfigId, Failure> {
+        Ok(self.tee()?.mr_config_id())
+    }
+
+    fn instance_seed(&mut self) -> Result<[u8; 20], Failure> {
+        settings::random_seed()
+    }
+
+    fn load_modules(&mut self, group: ModuleGroup) -> Result<(), Failure> {
+        let before = power::uptime();
+        modules::load(Path::new("/"), group)?;
+        let took = power::uptime().saturating_sub(before);
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.document.module_ms = self.document.module_ms.saturating_add(ms);
+        Ok(())
+    }
+
+    fn disable_modules(&mut self) -> Result<(), Failure> {
+        settings::disable_modules(Path::new("/proc/sys"))?;
+        self.buttons = power::buttons();
+        Ok(())
+    }
+
+    fn lock(&mut self, config: &MeasuredConfig) -> Result<(), Failure> {
+        self.document.egress.mode = lock::mode_word(config);
+        if cfg!(feature = "danger-without-lock") {
+            return Ok(());
+        }
+        self.lock = Some(lock::install(config)?);
+        self.document.egress.locked = true;
+        Ok(())
+    }
+
+    fn links(&mut self, config: &MeasuredConfig) -> Result<(), Failure> {
+        let failed = |error: net::NetError| Failure::new(Reason::LinkFailed, error.to_string());
+        net::links::bring_up_loopback().map_err(failed)?;
+        let link = net::links::physical_link().map_err(failed)?;
+        net::links::prepare_sysctls(&link).map_err(failed)?;
+        if let Some(lock) = &mut self.lock {
+            lock::attach(lock, config, &link)?;
+        }
+        net::links::enable_forwarding().map_err(failed)?;
+        net::links::up(&link).map_err(failed)?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    fn address(&mut self, config: &MeasuredConfig) -> Result<(), Failure> {
+        match &config.section().network {
+            Network::Static { address, gateway } => self.apply_address(address.addr(), *gateway),
+            Network::Dhcp => {
+                let recipe = self.dhcp_recipe()?;
+                self.processes()?
+                    .start(recipe)
+                    .map_err(|error| Failure::errno(Reason::NoAddress, "DHCP client", &error))?;
+                self.wait_for(Reason::NoAddress, "DHCP", |guest| {
+                    matches!(guest.lease, Some(Report::Lease(_)))
+                })?;
+                self.apply_lease()
+            }
+        }
+    }
+
+    fn agent(&mut self, measured: &Measured) -> Result<(), Failure> {
+        let recipe = self.agent_recipe(measured)?;
+        self.start_own(recipe, Reason::AgentFailed)
+    }
+
+    fn services(&mut self, measured: &Measured) -> Result<(), Failure> {
+        self.start_services(measured)
+    }
+
+    fn mesh(&mut self, measured: &Measured) -> Result<(), Failure> {
+        let recipe = self.mesh_recipe(measured)?;
+        self.start_own(recipe, Reason::MeshFailed)
+    }
+
+    fn ready(&mut self, measured: &Measured) {
+        self.watchdog.disarm();
+        self.stage = Stage::Ready;
+        self.document.stage = Stage::Ready.words();
+        let entered_ms = u64::try_from(power::uptime().as_millis()).unwrap_or(u64::MAX);
+        self.document.stages.push(status::StageTime { stage: Stage::Ready.words(), entered_ms });
+        power::tell(Stage::Ready, Reason::Ready, 0, measured.config.compose_hash().0);
+    }
+}
+
+impl Guest {
+    /// Takes a lease, or a renewed one, to the lock and the link.
+    fn apply_lease(&mut self) -> Result<(), Failure> {
+        match self.lease.take() {
+            Some(Report::Lease(lease)) => self.apply_address(lease.address(), lease.gateway()),
+            Some(Report::Lost) => self.drop_address(),
+            None => Ok(()),
+        }
+    }
+
+    fn apply_address(
+        &mut self,
+        address: std::net::Ipv4Addr,
+        gateway: std::net::Ipv4Addr,
+    ) -> Result<(), Failure> {
+        let link = self.link.clone().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
+        if let Some(lock) = &mut self.lock {
+            lock::set_address(lock, address, gateway)?;
+        }
+        net::links::set_address(&link, address, gateway)
+            .map_err(|error| Failure::new(Reason::LinkFailed, error.to_string()))
+    }
+
+    /// The address is no longer ours: the link stays up and silent until there is another.
+    fn drop_address(&mut self) -> Result<(), Failure> {
+        let link = self.link.clone().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
+        if let Some(lock) = &mut self.lock {
+            lock::clear_address(lock)?;
+        }
+        net::links::clear_address(&link).map_err(|error| Failure::new(Reason::LinkFailed, error.to_string()))
+    }
+
+    fn dhcp_recipe(&self) -> Result<Recipe, Failure> {
+        let failed = |error: net::NetError| Failure::new(Reason::NoAddress, error.to_string());
+        let link = self.link.as_deref().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
+        let socket = net::dhcp::open_socket(link, DHCP_MARK).map_err(failed)?;
+        let mac = net::links::hardware_address(link).map_err(failed)?;
+        let handover = serde_json::to_vec(&crate::roles::DhcpHandover { mac })
+            .map_err(|error| Failure::new(Reason::NoAddress, error.to_string()))?;
+        Ok(Recipe {
+            name: "dhcp".into(),
+            role: crate::roles::DHCP,
+            handover,
+            extra: vec![socket],
+            uid: Some(DHCP_UID),
+            namespaces: crate::sys::Namespaces::Shared,
+            leaf: Self::leaf("dhcp", OWN_LIMITS, Reason::NoAddress)?,
+            restarts: Restarts::new(Restart::Always),
+        })
+    }
+}
+
+/// Our own unprivileged processes: enough for thousands of connections, not enough to starve PID 1.
+const OWN_LIMITS: cgroup::Limits =
+    cgroup::Limits { memory_max: Some(256 << 20), pids_max: Some(64), cpu_max: None };
+
+/// Development: the console. Production: nothing.
+fn standard_streams() -> io::Result<()> {
+    let path = if cfg!(feature = "dev") { "/dev/console" } else { "/dev/null" };
+    let stream = File::options().read(true).write(true).open(path)?;
+    nix::unistd::dup2_stdin(&stream)?;
+    nix::unistd::dup2_stdout(&stream)?;
+    nix::unistd::dup2_stderr(&stream)?;
+    Ok(())
+}

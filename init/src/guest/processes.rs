@@ -1,0 +1,287 @@
+//! PID 1's children: started, watched, started again, stopped. PID 1 is the only one that waits for them.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::cgroup::Leaf;
+use super::power::uptime;
+use crate::log::{self, LineReader};
+use crate::status;
+use crate::supervise::{Exit, Next, Restarts};
+use crate::sys::{self, Namespaces, Spawn};
+
+/// How a process is started, each time anew.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// In logs and status.
+    pub(super) name: String,
+    /// `argv[0]`.
+    pub(super) role: &'static std::ffi::CStr,
+    /// JSON for descriptor 3.
+    pub(super) handover: Vec<u8>,
+    /// Descriptors from 5 on; they outlive restarts.
+    pub(super) extra: Vec<OwnedFd>,
+    /// uid before the exec.
+    pub(super) uid: Option<u32>,
+    /// Its namespaces.
+    pub(super) namespaces: Namespaces,
+    /// Its cgroup.
+    pub(super) leaf: Leaf,
+    /// When it is started again.
+    pub(super) restarts: Restarts,
+}
+
+#[derive(Debug)]
+struct Process {
+    recipe: Recipe,
+    state: State,
+    output: Option<LineReader>,
+    report: Option<File>,
+    ready: bool,
+    last_exit: Option<Exit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running { pid: Pid, since: Duration },
+    Waiting { until: Duration },
+    Done,
+}
+
+/// Something that happened to a process.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// Bytes on its report descriptor.
+    Reported {
+        /// Which.
+        name: String,
+        /// What it wrote; at most [`REPORT_MAX`].
+        bytes: Vec<u8>,
+    },
+    /// It ended, and is started again unless its policy says otherwise.
+    Ended {
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// The longest report in one read: a lease is 16 bytes, readiness is one.
+pub(super) const REPORT_MAX: usize = 64;
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Processes {
+    binary: File,
+    null: File,
+    list: Vec<Process>,
+    stopping: bool,
+}
+
+impl Processes {
+    /// None yet.
+    pub(super) fn new() -> io::Result<Self> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        Ok(Self { binary: File::open("/proc/self/exe")?, null, list: Vec::new(), stopping: false })
+    }
+
+    /// Starts one, for as long as the machine runs.
+    pub(super) fn start(&mut self, recipe: Recipe) -> io::Result<()> {
+        let mut process =
+            Process { recipe, state: State::Done, output: None, report: None, ready: false, last_exit: None };
+        launch(&self.binary, &self.null, &mut process)?;
+        self.list.push(process);
+        Ok(())
+    }
+
+    /// Whether it has said that it is ready, in this run of it.
+    pub(super) fn is_ready(&self, name: &str) -> bool {
+        self.list.iter().any(|process| process.recipe.name == name && process.ready)
+    }
+
+    /// What [`Processes::after_poll`] needs polled, in its order.
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let outputs = self.list.iter().filter_map(|p| p.output.as_ref().map(LineReader::as_fd));
+        let reports = self.list.iter().filter_map(|p| p.report.as_ref().map(File::as_fd));
+        outputs.chain(reports)
+    }
+
+    /// Reads what the processes wrote, and reaps. Descriptors do not block, so all are tried.
+    pub(super) fn after_poll(&mut self, happenings: &mut Vec<Happening>) {
+        for process in &mut self.list {
+            let name = &process.recipe.name;
+            if process.output.as_mut().is_some_and(|output| !output.drain(|line| log::print(name, line))) {
+                process.output = None;
+            }
+            read_report(process, happenings);
+        }
+        self.reap(happenings);
+    }
+
+    /// The single owner of `wait`: children of ours, and orphans that the kernel gave us.
+    fn reap(&mut self, happenings: &mut Vec<Happening>) {
+        loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(_) => continue,
+            };
+            let now = uptime();
+            let stopping = self.stopping;
+            for process in &mut self.list {
+                let State::Running { pid: running, since } = process.state else { continue };
+                if running != pid {
+                    continue;
+                }
+                // What it left behind must not meet its successor.
+                if let Err(error) = process.recipe.leaf.kill() {
+                    log::print("casemate", &format!("{}: cgroup.kill: {error}", process.recipe.name));
+                }
+                read_report(process, happenings);
+                process.report = None;
+                process.ready = false;
+                process.last_exit = Some(exit);
+                process.state = match process.recipe.restarts.ended(exit, since, now) {
+                    Next::RestartAt(until) if !stopping => State::Waiting { until },
+                    Next::RestartAt(_) | Next::Stay => State::Done,
+                };
+                log::print("casemate", &format!("{} ended with {exit}", process.recipe.name));
+                happenings.push(Happening::Ended { exit });
+            }
+        }
+    }
+
+    /// Starts what is due again.
+    pub(super) fn restart_due(&mut self) {
+        let now = uptime();
+        for process in &mut self.list {
+            let due = matches!(process.state, State::Waiting { until } if until <= now);
+            if !due || !process.recipe.leaf.is_empty() {
+                continue;
+            }
+            if let Err(error) = launch(&self.binary, &self.null, process) {
+                log::print("casemate", &format!("{}: could not be started: {error}", process.recipe.name));
+                let again = process.recipe.restarts.ended(Exit::Code(127), now, now);
+                process.state = match again {
+                    Next::RestartAt(until) => State::Waiting { until },
+                    Next::Stay => State::Done,
+                };
+            }
+        }
+    }
+
+    /// When the next restart is due.
+    pub(super) fn next_restart(&self) -> Option<Duration> {
+        let times = self.list.iter().filter_map(|process| match process.state {
+            State::Waiting { until } => Some(until),
+            State::Running { .. } | State::Done => None,
+        });
+        times.min()
+    }
+
+    /// From now on nothing is started again.
+    pub(super) fn begin_stop(&mut self) {
+        self.stopping = true;
+        for process in &mut self.list {
+            if matches!(process.state, State::Waiting { .. }) {
+                process.state = State::Done;
+            }
+        }
+    }
+
+    /// Asks processes to end.
+    pub(super) fn terminate(&self, which: impl Fn(&str) -> bool) {
+        for process in self.list.iter().filter(|process| which(&process.recipe.name)) {
+            if let State::Running { pid, .. } = process.state {
+                // It may have ended meanwhile.
+                _ = kill(pid, Signal::SIGTERM);
+            }
+        }
+    }
+
+    /// Ends them.
+    pub(super) fn kill(&self, which: impl Fn(&str) -> bool) {
+        for process in self.list.iter().filter(|process| which(&process.recipe.name)) {
+            if let Err(error) = process.recipe.leaf.kill() {
+                log::print("casemate", &format!("{}: cgroup.kill: {error}", process.recipe.name));
+            }
+        }
+    }
+
+    /// Whether any of them runs.
+    pub(super) fn any_running(&self, which: impl Fn(&str) -> bool) -> bool {
+        self.list.iter().any(|p| which(&p.recipe.name) && matches!(p.state, State::Running { .. }))
+    }
+
+    /// For the status document.
+    pub(super) fn describe(&self) -> Vec<status::Process> {
+        let pid = |process: &Process| match process.state {
+            State::Running { pid, .. } => pid.as_raw(),
+            State::Waiting { .. } | State::Done => 0,
+        };
+        let one = |process: &Process| status::Process {
+            name: process.recipe.name.clone(),
+            pid: pid(process),
+            network_namespace: network_namespace(pid(process)),
+            restarts: process.recipe.restarts.total(),
+            last_exit: process.last_exit.map(|exit| exit.to_string()),
+        };
+        self.list.iter().map(one).collect()
+    }
+}
+
+/// What /proc says; `None` for a process that does not run.
+pub(super) fn network_namespace(pid: i32) -> Option<String> {
+    let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    Some(link.to_string_lossy().into_owned())
+}
+
+fn read_report(process: &mut Process, happenings: &mut Vec<Happening>) {
+    let Some(report) = &mut process.report else { return };
+    let mut buffer = [0; REPORT_MAX];
+    match report.read(&mut buffer) {
+        Ok(0) => process.report = None,
+        Ok(length) => {
+            process.ready = true;
+            let bytes = buffer.get(..length).unwrap_or_default().to_vec();
+            happenings.push(Happening::Reported { name: process.recipe.name.clone(), bytes });
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(_) => process.report = None,
+    }
+}
+
+fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
+    let recipe = &process.recipe;
+    let (output, output_end) = LineReader::new()?;
+    // Whole messages, so that a process cannot make PID 1 read half of one.
+    let (report, report_end) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    sys::non_blocking(&report)?;
+    let handover = sys::memfd("handover", &recipe.handover)?;
+    let mut descriptors = vec![handover.as_fd(), report_end.as_fd()];
+    descriptors.extend(recipe.extra.iter().map(OwnedFd::as_fd));
+    let pid = sys::spawn(&Spawn {
+        binary: binary.as_fd(),
+        role: recipe.role,
+        stdin: null.as_fd(),
+        output: output_end.as_fd(),
+        descriptors: &descriptors,
+        cgroup: recipe.leaf.as_fd(),
+        namespaces: recipe.namespaces,
+        uid: recipe.uid,
+    })?;
+    process.state = State::Running { pid, since: uptime() };
+    process.output = Some(output);
+    process.report = Some(File::from(report));
+    process.ready = false;
+    Ok(())
+}

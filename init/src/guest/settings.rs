@@ -1,0 +1,110 @@
+//! Kernel settings, entropy and the clock.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use casemate_measure::status::Reason;
+
+use crate::boot::Failure;
+use crate::sys;
+
+/// images.md 2.1 step 4, under /proc/sys. Network settings belong to [`crate::net`].
+const SETTINGS: &[(&str, &str)] = &[
+    ("kernel/kptr_restrict", "2"),
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/yama/ptrace_scope", "3"),
+    ("kernel/kexec_load_disabled", "1"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    ("kernel/io_uring_disabled", "2"),
+    ("kernel/perf_event_paranoid", "3"),
+    ("kernel/sysrq", "0"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/core_pattern", "|/bin/false"),
+    ("kernel/randomize_va_space", "2"),
+    ("kernel/modprobe", ""),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_symlinks", "1"),
+    ("fs/protected_fifos", "2"),
+    ("fs/protected_regular", "2"),
+    ("fs/suid_dumpable", "0"),
+    ("user/max_user_namespaces", "0"),
+    ("net/core/bpf_jit_harden", "2"),
+];
+
+/// How long the kernel may take to seed its generator: with `random.trust_cpu=on` it is ready before PID 1.
+const ENTROPY_WAIT: Duration = Duration::from_secs(20);
+
+/// Writes each setting and reads it back.
+pub(super) fn apply(proc_sys: &Path) -> Result<(), Failure> {
+    SETTINGS.iter().try_for_each(|(name, value)| set(&proc_sys.join(name), value))
+}
+
+/// Forbids module loading for good, and reads that back.
+pub(super) fn disable_modules(proc_sys: &Path) -> Result<(), Failure> {
+    set(&proc_sys.join("kernel/modules_disabled"), "1")
+        .map_err(|failure| Failure { reason: Reason::ModuleFailed, ..failure })
+}
+
+fn set(path: &Path, value: &str) -> Result<(), Failure> {
+    let failed = |error: &std::io::Error| Failure::errno(Reason::SysctlFailed, path.display(), error);
+    fs::write(path, format!("{value}\n")).map_err(|e| failed(&e))?;
+    let found = fs::read_to_string(path).map_err(|e| failed(&e))?;
+    if found.trim_end() == value {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::SysctlFailed,
+        format!("{}: expected {value:?}, found {:?}", path.display(), found.trim_end()),
+    ))
+}
+
+/// Waits for the kernel's generator, within bounds.
+pub(super) fn wait_for_entropy() -> Result<(), Failure> {
+    let start = Instant::now();
+    loop {
+        let mut byte = [0_u8; 1];
+        match sys::random(&mut byte, true) {
+            Ok(()) => return Ok(()),
+            Err(error) if start.elapsed() > ENTROPY_WAIT => {
+                return Err(Failure::errno(Reason::NoEntropy, "getrandom", &error));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Random bytes from the kernel, which [`wait_for_entropy`] has found ready.
+pub(super) fn random_seed() -> Result<[u8; 20], Failure> {
+    let mut seed = [0; 20];
+    sys::random(&mut seed, false).map_err(|error| Failure::errno(Reason::NoEntropy, "getrandom", &error))?;
+    Ok(seed)
+}
+
+/// The clock is the later of the host's and the image's epoch, which the builder wrote as `/init`'s own time stamp.
+pub(super) fn advance_clock(init: &Path) -> Result<(), Failure> {
+    let failed = |error: &std::io::Error| Failure::errno(Reason::SysctlFailed, "clock", error);
+    let epoch = fs::metadata(init).and_then(|meta| meta.modified()).map_err(|e| failed(&e))?;
+    if SystemTime::now() >= epoch {
+        return Ok(());
+    }
+    let since = epoch.duration_since(UNIX_EPOCH).unwrap_or_default();
+    sys::set_clock(since).map_err(|e| failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_does_not_read_back_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        set(&path, "1").unwrap();
+        let missing = set(&dir.path().join("no/such"), "1").unwrap_err();
+        assert_eq!((missing.reason, missing.detail), (Reason::SysctlFailed, 2));
+        // /dev/null takes every byte and gives none back.
+        let lost = set(Path::new("/dev/null"), "1").unwrap_err();
+        assert!(lost.text.contains("expected \"1\", found \"\""), "{lost}");
+    }
+}

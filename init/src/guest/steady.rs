@@ -1,0 +1,138 @@
+//! After the boot: watch, restart, renew, report, and go down in order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use casemate_measure::status::{Reason, Stage};
+
+use super::{Guest, lock, power};
+use crate::boot::Measured;
+use crate::status;
+use crate::supervise::STOP_GRACE;
+
+/// How often counters are read and the status document is renewed.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often the lock is read back and compared as a whole.
+const VERIFY_EVERY: Duration = Duration::from_secs(30);
+
+const STATUS_PATH: &str = "/run/casemate/status.json";
+
+impl Guest {
+    /// Runs until shutdown is asked for. Never returns.
+    pub(super) fn run_steady(&mut self, measured: &Measured) -> ! {
+        self.document.identity = Some(identity(measured));
+        self.document.network_namespace = super::processes::network_namespace(1);
+        let mut next_report = Duration::ZERO;
+        let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
+        while !self.shutdown {
+            let now = power::uptime();
+            if now >= next_report {
+                self.report();
+                next_report = now.saturating_add(REPORT_EVERY);
+            }
+            if now >= next_verify {
+                self.verify_lock(measured);
+                next_verify = now.saturating_add(VERIFY_EVERY);
+            }
+            let due = self.processes.as_ref().and_then(super::Processes::next_restart).unwrap_or(next_report);
+            self.turn(due.min(next_report).saturating_sub(now));
+            if let Err(failure) = self.apply_lease() {
+                self.fail(measured, &failure);
+            }
+        }
+        self.go_down(measured)
+    }
+
+    fn fail(&mut self, measured: &Measured, failure: &crate::boot::Failure) -> ! {
+        crate::log::print("casemate", &format!("{failure}"));
+        power::off_because(self.stage, failure.reason, failure.detail, measured.config.compose_hash().0)
+    }
+
+    fn verify_lock(&mut self, measured: &Measured) {
+        let verified = self.lock.as_mut().map_or(Ok(()), lock::verify);
+        if let Err(failure) = verified {
+            self.document.egress.locked = false;
+            self.fail(measured, &failure);
+        }
+    }
+
+    /// Renews the status document; the development image prints it when it changed.
+    fn report(&mut self) {
+        if let Some(lock) = &mut self.lock {
+            match lock::counters(lock) {
+                Ok(counters) => self.document.egress.counters = counters,
+                Err(failure) => crate::log::print("casemate", &format!("{failure}")),
+            }
+        }
+        if let Some(processes) = &self.processes {
+            self.document.processes = processes.describe();
+        }
+        if self.document == self.printed {
+            return;
+        }
+        if let Err(error) = self.document.store(Path::new(STATUS_PATH)) {
+            crate::log::print("casemate", &format!("{STATUS_PATH}: {error}"));
+        }
+        if cfg!(feature = "dev") {
+            let line = serde_json::to_string(&self.document).unwrap_or_default();
+            crate::log::print("casemate", &format!("status {line}"));
+        }
+        self.printed = self.document.clone();
+    }
+
+    /// Mesh first, so that no new request comes; then the workload; then what both stood on.
+    fn go_down(&mut self, measured: &Measured) -> ! {
+        let hash = measured.config.compose_hash().0;
+        self.stage = Stage::Shutdown;
+        power::tell(Stage::Shutdown, Reason::Stopping, 0, hash);
+        // Each of the three groups has its grace; twice their sum is the end of all patience.
+        self.watchdog.arm(Stage::Shutdown, STOP_GRACE.saturating_mul(6));
+        if let Some(processes) = &mut self.processes {
+            processes.begin_stop();
+        }
+        type Group = fn(&str) -> bool;
+        let groups: [Group; 3] = [
+            |name| name == "mesh",
+            |name| !matches!(name, "mesh" | "agent" | "dhcp"),
+            |name| matches!(name, "agent" | "dhcp"),
+        ];
+        for group in groups {
+            self.stop_group(group);
+        }
+        self.report();
+        crate::log::print("casemate", "powered off in order");
+        power::off_because(Stage::Shutdown, Reason::PoweredOff, 0, hash)
+    }
+
+    fn stop_group(&mut self, group: fn(&str) -> bool) {
+        let until = power::uptime().saturating_add(STOP_GRACE);
+        let mut killed = false;
+        if let Some(processes) = &self.processes {
+            processes.terminate(group);
+        }
+        while self.processes.as_ref().is_some_and(|processes| processes.any_running(group)) {
+            let now = power::uptime();
+            if now >= until && !killed {
+                killed = true;
+                if let Some(processes) = &self.processes {
+                    processes.kill(group);
+                }
+            } else if now >= until.saturating_add(STOP_GRACE) {
+                crate::log::print("casemate", "a process outlived its cgroup's kill");
+                return;
+            }
+            self.turn(Duration::from_millis(100));
+        }
+    }
+}
+
+fn identity(measured: &Measured) -> status::Identity {
+    status::Identity {
+        name: measured.config.name().to_owned(),
+        node: measured.config.section().node.name.to_string(),
+        app_id: measured.app_id.to_string(),
+        compose_hash: measured.config.compose_hash().to_string(),
+        instance_id: measured.instance_id.to_string(),
+        tags: vec![measured.config.section().egress.mode.tag()],
+    }
+}

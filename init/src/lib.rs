@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod boot;
+pub mod guest;
+pub mod handover;
+pub mod log;
+pub mod net;
+pub mod roles;
+pub mod status;
+pub mod supervise;
+pub mod sys;

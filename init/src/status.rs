@@ -1,0 +1,217 @@
+//! What the machine says of itself: frames to the host, a document inside.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use casemate_measure::status::{Flavour, Frame, PORT_NAME, Reason, Stage};
+use serde::Serialize;
+
+/// Which binary this is.
+pub const FLAVOUR: Flavour = if cfg!(feature = "dev") { Flavour::Dev } else { Flavour::Prod };
+
+/// The status port: frames that find no room are dropped and counted, the latest is tried again.
+#[derive(Debug, Default)]
+pub struct Port {
+    file: Option<File>,
+    sequence: u32,
+    dropped: u32,
+    waiting: Option<Frame>,
+}
+
+impl Port {
+    /// Nothing sent yet.
+    pub const fn new() -> Self {
+        Self { file: None, sequence: 0, dropped: 0, waiting: None }
+    }
+
+    /// Sends a frame, or keeps it for [`Port::retry`].
+    pub fn send(&mut self, stage: Stage, reason: Reason, detail: u64, digest: [u8; 32], uptime: Duration) {
+        if self.waiting.is_some() {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+        let uptime_ms = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let frame = Frame {
+            flavour: FLAVOUR,
+            stage,
+            reason,
+            sequence,
+            dropped: self.dropped,
+            uptime_ms,
+            detail,
+            digest,
+        };
+        self.waiting = Some(frame);
+        self.retry();
+    }
+
+    /// Tries the waiting frame again. The port may not exist yet, and a host that does not read it must not stop us, so
+    /// neither is an error.
+    pub fn retry(&mut self) {
+        let Some(mut frame) = self.waiting else { return };
+        frame.dropped = self.dropped;
+        if self.file.is_none() {
+            self.file = open_port(Path::new("/sys/class/virtio-ports"), Path::new("/dev"));
+        }
+        let Some(file) = &mut self.file else { return };
+        // A frame is shorter than a page: the port takes all of it or nothing.
+        if file.write(&frame.encode()).is_ok() {
+            self.waiting = None;
+        }
+    }
+
+    /// Whether a frame waits for room.
+    pub const fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+}
+
+fn open_port(class: &Path, dev: &Path) -> Option<File> {
+    let ports = std::fs::read_dir(class).ok()?;
+    let device = ports.flatten().find(|port| {
+        std::fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim_end() == PORT_NAME)
+    })?;
+    let path = dev.join(device.file_name());
+    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+}
+
+/// `/run/casemate/status.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Document {
+    /// Format version, 1.
+    pub version: u32,
+    /// `dev` or `prod`.
+    pub flavor: &'static str,
+    /// This binary's version.
+    pub casemate_version: &'static str,
+    /// Where the boot is.
+    pub stage: &'static str,
+    /// `tdx` or `simulator`.
+    pub tee: &'static str,
+    /// Whose root the mesh trusts: `intel`, or `simulator` exactly when our own TEE is one.
+    pub trust: &'static str,
+    /// Whose clock this is.
+    pub time: &'static str,
+    /// PID 1's own network namespace, as /proc/1/ns/net says it.
+    pub network_namespace: Option<String>,
+    /// Who we are.
+    pub identity: Option<Identity>,
+    /// The egress lock.
+    pub egress: Egress,
+    /// The VPN.
+    pub vpn: &'static str,
+    /// Our processes and the workload, by name.
+    pub processes: Vec<Process>,
+    /// When each stage was entered, in ms since the kernel started.
+    pub stages: Vec<StageTime>,
+    /// How long modules took to load, in ms, all groups together.
+    pub module_ms: u64,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// dstack's `name`.
+    pub name: String,
+    /// The node's name.
+    pub node: String,
+    /// 40 hex digits.
+    pub app_id: String,
+    /// 64 hex digits.
+    pub compose_hash: String,
+    /// 40 hex digits.
+    pub instance_id: String,
+    /// Tags that follow from the document.
+    pub tags: Vec<&'static str>,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Egress {
+    /// The measured mode.
+    pub mode: &'static str,
+    /// Whether the lock stands as it was set, when it was last read back.
+    pub locked: bool,
+    /// Every counter of the lock.
+    pub counters: Vec<Counter>,
+}
+
+/// Part of [`Egress`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counter {
+    /// Which rule.
+    pub name: String,
+    /// Packets it matched.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// `agent`, `mesh`, `dhcp`, or a service's name.
+    pub name: String,
+    /// Its pid as PID 1 sees it; 0 while it does not run.
+    pub pid: i32,
+    /// The network namespace it is in, as /proc/PID/ns/net says it; a service's is not ours.
+    pub network_namespace: Option<String>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How it last ended.
+    pub last_exit: Option<String>,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StageTime {
+    /// Which.
+    pub stage: &'static str,
+    /// Since the kernel started.
+    pub entered_ms: u64,
+}
+
+impl Document {
+    /// Replaces the file, never half.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn store(&self, path: &Path) -> io::Result<()> {
+        let mut next: PathBuf = path.to_owned();
+        next.set_extension("next");
+        std::fs::write(&next, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(next, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_without_a_port_waits_and_the_next_one_counts_it_as_dropped() {
+        let mut port = Port::default();
+        port.send(Stage::Early, Reason::Entered, 0, [0; 32], Duration::from_millis(3));
+        assert!(port.is_waiting());
+        port.send(Stage::Mounts, Reason::Entered, 0, [0; 32], Duration::from_millis(4));
+        assert_eq!((port.dropped, port.sequence), (1, 2));
+    }
+
+    #[test]
+    fn the_port_is_found_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (class, dev) = (dir.path().join("class"), dir.path().join("dev"));
+        for (port, name) in [("vport0p1", "other\n"), ("vport0p2", "casemate.status\n")] {
+            std::fs::create_dir_all(class.join(port)).unwrap();
+            std::fs::write(class.join(port).join("name"), name).unwrap();
+        }
+        std::fs::create_dir(&dev).unwrap();
+        assert!(open_port(&class, &dev).is_none(), "no device node yet");
+        std::fs::write(dev.join("vport0p2"), "").unwrap();
+        assert!(open_port(&class, &dev).is_some());
+    }
+}

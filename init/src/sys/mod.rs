@@ -1,0 +1,10 @@
+//! The system calls that have no safe wrapper; the only `unsafe` of this package.
+#![allow(unsafe_code, reason = "this module is the package's one address for it")]
+
+mod descriptors;
+mod kernel;
+mod spawn;
+
+pub use descriptors::{inherited, memfd, non_blocking};
+pub use kernel::{finit_module, power_off, random, set_clock};
+pub use spawn::{Namespaces, Spawn, drop_privileges, fork, spawn};
