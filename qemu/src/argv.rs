@@ -80,9 +80,10 @@ pub fn argv(shape: &VmShape, files: &BootFiles, wiring: &Wiring) -> Vec<String> 
     args.pair("-initrd", plain(&files.initramfs));
     args.pair("-append", files.cmdline.as_str());
     args.pair("-chardev", format!("socket,id=control,{}", wiring.control.options()));
-    args.pair("-mon", "chardev=control,mode=control");
+    // Not -mon, which QEMU 11.1 calls deprecated for an object that 7.2 does not have.
+    args.pair("-qmp", "chardev:control");
     args.pair("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", escaped(&wiring.qmp)));
-    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-qmp", "chardev:qmp");
     args.pair("-chardev", format!("socket,id=status,{}", wiring.status.options()));
     args.pair(
         "-device",
