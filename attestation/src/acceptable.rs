@@ -161,10 +161,8 @@ mod tests {
 
     /// The registers that differ, by name.
     fn refused(images: &[Image], tee: Tee, launch: LaunchRegisters) -> Vec<String> {
-        judge(images, &peer(tee, launch)).map_or_else(
-            |NotTrusted(reasons)| reasons.into_iter().map(|r| r.what).collect(),
-            |()| Vec::new(),
-        )
+        judge(images, &peer(tee, launch))
+            .map_or_else(|NotTrusted(reasons)| reasons.into_iter().map(|r| r.what).collect(), |()| Vec::new())
     }
 
     const fn explicit_rtmr2(rtmr2: Register) -> Image {
@@ -225,7 +223,7 @@ mod tests {
         assert!(refused(&[explicit_rtmr2(B), explicit_rtmr2(A)], Tee::Tdx, MEASURED).is_empty());
         assert_eq!(refused(&[explicit_rtmr2(B)], Tee::Tdx, MEASURED), ["images[0].rtmr2"]);
         let all = Image::Explicit { mrtd: Some(A), rtmr0: Some(A), rtmr1: Some(A), rtmr2: A };
-        assert!(refused(&[all.clone()], Tee::Tdx, MEASURED).is_empty());
+        assert!(refused(std::slice::from_ref(&all), Tee::Tdx, MEASURED).is_empty());
         assert_eq!(refused(&[all], Tee::Tdx, LaunchRegisters { rtmr1: B, ..MEASURED }), ["images[0].rtmr1"]);
     }
 
@@ -241,7 +239,8 @@ mod tests {
     #[test]
     fn reasons_say_what_was_there() {
         let NotTrusted(reasons) =
-            judge(&[Image::Same(MEASURED)], &peer(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED })).unwrap_err();
+            judge(&[Image::Same(MEASURED)], &peer(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED }))
+                .unwrap_err();
         let expected = format!("images[0].mrtd: expected our own, {A}, found zero (not measured)");
         assert_eq!(reasons[0].to_string(), expected);
     }

@@ -119,7 +119,8 @@ impl BootFacts {
 }
 
 fn find<'a>(
-    seen: &[(usize, &'a RuntimeEvent)], name: &str,
+    seen: &[(usize, &'a RuntimeEvent)],
+    name: &str,
 ) -> Result<(usize, &'a RuntimeEvent), VerifyError> {
     let found = seen.iter().find(|(_, event)| event.event == name).copied();
     found.ok_or_else(|| refuse(seen.len(), name, "this event", "none"))
@@ -132,7 +133,10 @@ fn payload<const N: usize>(seen: &[(usize, &RuntimeEvent)], name: &str) -> Resul
 }
 
 fn out_of_place(
-    index: usize, event: &RuntimeEvent, seen: &[(usize, &RuntimeEvent)], expected: &str,
+    index: usize,
+    event: &RuntimeEvent,
+    seen: &[(usize, &RuntimeEvent)],
+    expected: &str,
 ) -> VerifyError {
     if seen.iter().any(|(_, earlier)| earlier.event == event.event) {
         return refuse(index, &event.event, "this event once", "it again");
@@ -141,12 +145,7 @@ fn out_of_place(
 }
 
 fn refuse(index: usize, name: &str, expected: &str, found: &str) -> VerifyError {
-    VerifyError::BootEvent {
-        index,
-        name: printable(name),
-        expected: expected.into(),
-        found: found.into(),
-    }
+    VerifyError::BootEvent { index, name: printable(name), expected: expected.into(), found: found.into() }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::fmt;
 #[non_exhaustive]
 pub enum EvidenceError {
     /// Neither the attestation extension nor the older pair is there.
-    #[error("certificate: expected the RA-TLS attestation extension (1.3.6.1.4.1.62397.1.8, or .1 with .2), found none")]
+    #[error(
+        "certificate: expected the RA-TLS attestation extension (1.3.6.1.4.1.62397.1.8, or .1 with .2), found none"
+    )]
     NoExtension,
     /// The older form's quote came without its event log.
     #[error("certificate: expected the event log (1.3.6.1.4.1.62397.1.2) beside the quote (.1), found none")]
@@ -48,7 +50,9 @@ pub enum EvidenceError {
 
 impl EvidenceError {
     pub(crate) fn malformed(
-        what: impl Into<String>, expected: impl Into<String>, found: impl fmt::Display,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl fmt::Display,
     ) -> Self {
         Self::Malformed { what: what.into(), expected: expected.into(), found: printable(&found.to_string()) }
     }
@@ -78,7 +82,9 @@ pub enum VerifyError {
         now: u64,
     },
     /// The evidence was made for another key.
-    #[error("report data: expected {expected} (SHA-512 of \"ratls-cert:\" and the certificate's key), found {found}")]
+    #[error(
+        "report data: expected {expected} (SHA-512 of \"ratls-cert:\" and the certificate's key), found {found}"
+    )]
     ReportDataNotForKey {
         /// What this key's evidence would carry, hex.
         expected: String,
@@ -143,7 +149,9 @@ pub enum VerifyError {
         provider: String,
     },
     /// Without a KMS an app id is the start of the compose hash; this one is not.
-    #[error("app id: expected {expected} (the start of the compose hash, since there is no KMS), found {found}")]
+    #[error(
+        "app id: expected {expected} (the start of the compose hash, since there is no KMS), found {found}"
+    )]
     AppIdNotOfDocument {
         /// From the compose hash, hex.
         expected: String,
@@ -181,7 +189,9 @@ pub struct Reason {
 
 impl Reason {
     pub(crate) fn new(
-        what: impl Into<String>, expected: impl fmt::Display, found: impl fmt::Display,
+        what: impl Into<String>,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
     ) -> Self {
         Self { what: what.into(), expected: expected.to_string(), found: found.to_string() }
     }

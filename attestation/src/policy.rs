@@ -77,9 +77,7 @@ impl Policy {
     /// # Errors
     /// As [`Policy::from_json`], less the syntax.
     pub fn new(file: &str, images: Vec<PolicyImage>, apps: Vec<PolicyApp>) -> Result<Self, PolicyError> {
-        let refuse = |path: String, problem: String| {
-            Err(PolicyError { file: file.into(), path, problem })
-        };
+        let refuse = |path: String, problem: String| Err(PolicyError { file: file.into(), path, problem });
         if images.is_empty() {
             return refuse("images".into(), "expected at least one acceptable image, found none".into());
         }
@@ -95,7 +93,8 @@ impl Policy {
             ];
             let zero = named.iter().find(|(_, register)| register.is_some_and(|r| r.is_zero()));
             if let Some((name, _)) = zero {
-                let expected = if *name == "rtmr2" { "a measured register" } else { "a measured register or null" };
+                let expected =
+                    if *name == "rtmr2" { "a measured register" } else { "a measured register or null" };
                 return refuse(
                     format!("images[{index}].{name}"),
                     format!("expected {expected}, found zero (not measured: nothing satisfies it)"),
@@ -111,7 +110,10 @@ impl Policy {
                 );
             }
             if apps.iter().take(index).any(|earlier| earlier.compose_hash == app.compose_hash) {
-                return refuse(format!("apps[{index}]"), format!("expected each app once, found {} again", app.app_id));
+                return refuse(
+                    format!("apps[{index}]"),
+                    format!("expected each app once, found {} again", app.app_id),
+                );
             }
         }
         Ok(Self { version: VERSION, images, apps })
@@ -230,18 +232,29 @@ mod tests {
             refusal(|p| p["apps"] = serde_json::json!([])),
             "p.json: apps: expected at least one acceptable app, found none"
         );
-        assert!(refusal(|p| p["images"][0]["mrtd"] = "00".repeat(48).into()).starts_with(
-            "p.json: images[0].mrtd: expected a measured register or null, found zero"
-        ));
-        assert!(refusal(|p| p["images"][0]["rtmr2"] = "00".repeat(48).into())
-            .starts_with("p.json: images[0].rtmr2: expected a measured register, found zero"));
-        assert!(refusal(|p| p["images"][0]["rtmr2"] = "aa".into()).contains("expected 96 hex digits, found \"aa\""));
+        assert!(
+            refusal(|p| p["images"][0]["mrtd"] = "00".repeat(48).into())
+                .starts_with("p.json: images[0].mrtd: expected a measured register or null, found zero")
+        );
+        assert!(
+            refusal(|p| p["images"][0]["rtmr2"] = "00".repeat(48).into())
+                .starts_with("p.json: images[0].rtmr2: expected a measured register, found zero")
+        );
+        assert!(
+            refusal(|p| p["images"][0]["rtmr2"] = "aa".into())
+                .contains("expected 96 hex digits, found \"aa\"")
+        );
         assert!(refusal(|p| p["images"][0] = serde_json::json!({})).contains("missing field `rtmr2`"));
-        assert!(refusal(|p| p["apps"][0]["app_id"] = "22".repeat(20).into()).starts_with("p.json: apps[0].app_id"));
-        assert!(refusal(|p| {
-            let app = p["apps"][0].clone();
-            p["apps"] = serde_json::json!([app.clone(), app]);
-        })
-        .starts_with("p.json: apps[1]: expected each app once"));
+        assert!(
+            refusal(|p| p["apps"][0]["app_id"] = "22".repeat(20).into())
+                .starts_with("p.json: apps[0].app_id")
+        );
+        assert!(
+            refusal(|p| {
+                let app = p["apps"][0].clone();
+                p["apps"] = serde_json::json!([app.clone(), app]);
+            })
+            .starts_with("p.json: apps[1]: expected each app once")
+        );
     }
 }

@@ -74,7 +74,9 @@ impl Verifier {
     /// # Errors
     /// The first check that does not hold.
     pub fn verify_attestation(
-        &self, attestation: &Attestation, now_unix: u64,
+        &self,
+        attestation: &Attestation,
+        now_unix: u64,
     ) -> Result<AuthenticEvidence, VerifyError> {
         let quote = self.verify_quote(&attestation.quote, now_unix)?;
         let replayed = attestation.events.replay();
@@ -110,8 +112,9 @@ impl Verifier {
             return Err(unknown_root(&root, fingerprint));
         };
         let anchor = trusted.anchor;
-        let collateral =
-            trusted.collateral.as_ref().ok_or(VerifyError::NoCollateral { anchor: anchor.name() })?;
+        let Some(collateral) = &trusted.collateral else {
+            return Err(VerifyError::NoCollateral { anchor: anchor.name() });
+        };
         let claims = trusted
             .verifier
             .verify_with_policy(raw, collateral, now_unix, &ClaimsForAppraisal)

@@ -9,7 +9,8 @@ use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
-    DnType, DnValue, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber,
+    DnType, DnValue, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
+    SerialNumber,
 };
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -193,7 +194,10 @@ fn end_entity(role: &str, serial: u64) -> CertificateParams {
 
 fn certificate(role: &str, serial: u64) -> CertificateParams {
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, DnValue::Utf8String(format!("Casemate Simulated TEE {role}, key is public")));
+    name.push(
+        DnType::CommonName,
+        DnValue::Utf8String(format!("Casemate Simulated TEE {role}, key is public")),
+    );
     name.push(DnType::OrganizationName, DnValue::Utf8String("Casemate".into()));
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
@@ -205,7 +209,9 @@ fn certificate(role: &str, serial: u64) -> CertificateParams {
 }
 
 fn revocation_list(
-    issuer: &Issuer<'_, &Key>, number: u64, revoked_certs: Vec<RevokedCertParams>,
+    issuer: &Issuer<'_, &Key>,
+    number: u64,
+    revoked_certs: Vec<RevokedCertParams>,
 ) -> Result<Vec<u8>> {
     let list = CertificateRevocationListParams {
         this_update: NOT_BEFORE,

@@ -29,8 +29,7 @@ pub(crate) fn encode(platform: &Platform) -> Vec<u8> {
         (1..=17).flat_map(|component| entry(&[2, component], &der(INTEGER, &[platform.svn]))).collect();
     tcb.extend(entry(&[2, 18], &der(OCTET_STRING, &[platform.svn; 16])));
     // Dynamic platform, cached keys, SMT enabled.
-    let configuration: Vec<u8> =
-        (1..=3).flat_map(|flag| entry(&[7, flag], &der(BOOLEAN, &[0]))).collect();
+    let configuration: Vec<u8> = (1..=3).flat_map(|flag| entry(&[7, flag], &der(BOOLEAN, &[0]))).collect();
     let entries = [
         entry(&[1], &der(OCTET_STRING, &platform.ppid)),
         entry(&[2], &der(SEQUENCE, &tcb)),

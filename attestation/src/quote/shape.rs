@@ -29,11 +29,7 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], EvidenceError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or_else(|| {
-            EvidenceError::malformed(
-                format!("quote: {what}"),
-                format!("{length} more bytes"),
-                self.0.len(),
-            )
+            EvidenceError::malformed(format!("quote: {what}"), format!("{length} more bytes"), self.0.len())
         })?;
         self.0 = rest;
         Ok(taken)
@@ -99,7 +95,9 @@ pub(crate) fn certificate_chain(quote: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], Ev
     let kind = data.u16("PCK certification data type")?;
     if kind != PCK_CHAIN {
         return Err(EvidenceError::NotImplemented {
-            what: format!("quote: PCK certification data type {kind} (only {PCK_CHAIN}, a certificate chain)"),
+            what: format!(
+                "quote: PCK certification data type {kind} (only {PCK_CHAIN}, a certificate chain)"
+            ),
         });
     }
     let pem = data.part("PCK certificate chain")?;
@@ -116,7 +114,11 @@ fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
         .map_err(|error| EvidenceError::malformed(WHAT, "PEM certificates", error))?;
     let found = certificates.len();
     certificates.try_into().map_err(|_| {
-        EvidenceError::malformed(WHAT, "3 certificates (leaf, intermediate, root)", format_args!("{found} or more"))
+        EvidenceError::malformed(
+            WHAT,
+            "3 certificates (leaf, intermediate, root)",
+            format_args!("{found} or more"),
+        )
     })
 }
 

@@ -70,7 +70,11 @@ fn unique<'a>(certificate: &'a X509Certificate<'_>, oid: &[u64]) -> Result<Optio
         return Err(EvidenceError::DuplicateExtension { oid: dotted() });
     }
     let content = der::read_octet_string(extension.value).ok_or_else(|| {
-        EvidenceError::malformed(format!("certificate: extension {}", dotted()), "a DER OCTET STRING", "something else")
+        EvidenceError::malformed(
+            format!("certificate: extension {}", dotted()),
+            "a DER OCTET STRING",
+            "something else",
+        )
     })?;
     Ok(Some(content))
 }

@@ -24,11 +24,7 @@ pub(super) fn octet_string(content: &[u8]) -> Vec<u8> {
 pub(super) fn read_octet_string(der: &[u8]) -> Option<&[u8]> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
-    let content = if first < 0x80 {
-        rest
-    } else {
-        rest.split_at_checked(usize::from(first & 0x7f))?.1
-    };
+    let content = if first < 0x80 { rest } else { rest.split_at_checked(usize::from(first & 0x7f))?.1 };
     // Encoding again and comparing refuses every longer form at once.
     (tag == OCTET_STRING && octet_string(content) == der).then_some(content)
 }
@@ -51,8 +47,16 @@ mod tests {
     #[test]
     fn other_forms_are_refused() {
         let bad: &[&[u8]] = &[
-            &[], &[4], &[5, 0], &[4, 1], &[4, 1, 2, 3], &[4, 0x81, 1, 7], &[4, 0x80, 0, 0], &[0x24, 0x80, 0, 0],
-            &[4, 0x82, 0, 1, 7], &[4, 0xff],
+            &[],
+            &[4],
+            &[5, 0],
+            &[4, 1],
+            &[4, 1, 2, 3],
+            &[4, 0x81, 1, 7],
+            &[4, 0x80, 0, 0],
+            &[0x24, 0x80, 0, 0],
+            &[4, 0x82, 0, 1, 7],
+            &[4, 0xff],
         ];
         for der in bad {
             assert_eq!(read_octet_string(der), None, "{der:?}");

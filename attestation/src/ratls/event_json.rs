@@ -34,7 +34,9 @@ pub(super) fn decode(json: &[u8]) -> Result<EventLog, EvidenceError> {
             ));
         }
         if let Some(version @ (0 | 2..)) = event.version {
-            return Err(EvidenceError::NotImplemented { what: format!("event log: [{index}].version {version}") });
+            return Err(EvidenceError::NotImplemented {
+                what: format!("event log: [{index}].version {version}"),
+            });
         }
         let payload = hex::decode(&event.event_payload).map_err(|error| {
             EvidenceError::malformed(format!("event log: [{index}].event_payload"), "hex digits", error)
@@ -63,8 +65,10 @@ mod tests {
             error(r#"[{"imr":3,"event_type":5,"event":"","event_payload":""}]"#),
             "event log: [0].event_type: expected 134217729, found 5"
         );
-        assert!(error(r#"[{"imr":3,"event_type":134217729,"event":"","event_payload":"0"}]"#)
-            .starts_with("event log: [0].event_payload: expected hex digits"));
+        assert!(
+            error(r#"[{"imr":3,"event_type":134217729,"event":"","event_payload":"0"}]"#)
+                .starts_with("event log: [0].event_payload: expected hex digits")
+        );
         assert_eq!(
             error(r#"[{"imr":3,"event_type":134217729,"event":"","event_payload":"","version":2}]"#),
             "not implemented in this version: event log: [0].version 2"

@@ -91,7 +91,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Attestation, EvidenceError> {
             return Err(EvidenceError::NotImplemented { what: "attestation version 1 (MessagePack)".into() });
         }
         [version, ..] => {
-            return Err(EvidenceError::malformed("attestation", "version 0 (SCALE)", format_args!("byte {version:#04x}")));
+            return Err(EvidenceError::malformed(
+                "attestation",
+                "version 0 (SCALE)",
+                format_args!("byte {version:#04x}"),
+            ));
         }
         [] => return Err(EvidenceError::malformed("attestation", "version 0 (SCALE)", "nothing")),
     }
@@ -132,8 +136,12 @@ mod tests {
     /// The attestation at the end of dstack's `test_csr_v2_scale_encoding_stable_with_tdx_quote` (reference 2.7).
     #[test]
     fn bytes_are_dstacks() {
-        let attestation =
-            Attestation { quote: vec![9], events: EventLog::default(), report_data: [0; 64], config: String::new() };
+        let attestation = Attestation {
+            quote: vec![9],
+            events: EventLog::default(),
+            report_data: [0; 64],
+            config: String::new(),
+        };
         let expected = hex::decode(format!("000004090000{}00", "00".repeat(64))).unwrap();
         assert_eq!(attestation.encode_v0(), expected);
         assert_eq!(Attestation::decode(&expected).unwrap(), attestation);
@@ -144,7 +152,8 @@ mod tests {
         // imr 3, type 0x08000001, empty digest, "app-id", payload; then the runtime event.
         let event = format!("0300000001000008{}18{}50{}", "00", hex::encode("app-id"), "07".repeat(20));
         let runtime = format!("18{}50{}", hex::encode("app-id"), "07".repeat(20));
-        let expected = format!("00000409{}{event}{}{runtime}{}08{}", "04", "04", "03".repeat(64), hex::encode("{}"));
+        let expected =
+            format!("00000409{}{event}{}{runtime}{}08{}", "04", "04", "03".repeat(64), hex::encode("{}"));
         assert_eq!(hex::encode(sample().encode_v0()), expected);
     }
 

@@ -40,7 +40,11 @@ impl PeerVerifier {
     /// A verifier that accepts peers of these images, and of that app only if one is given. `client_mandatory`: whether a
     /// client must send a certificate; one that is sent must verify in any case.
     pub fn new(
-        verifier: Verifier, clock: Clock, images: Vec<Image>, expected_app: Option<AppId>, client_mandatory: bool,
+        verifier: Verifier,
+        clock: Clock,
+        images: Vec<Image>,
+        expected_app: Option<AppId>,
+        client_mandatory: bool,
     ) -> Self {
         Self {
             verifier,
@@ -94,20 +98,30 @@ impl fmt::Debug for PeerVerifier {
 
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
-        &self, end_entity: &CertificateDer<'_>, _intermediates: &[CertificateDer<'_>], _name: &ServerName<'_>,
-        _ocsp_response: &[u8], _now: UnixTime,
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.accept(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
-        &self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct,
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
-        &self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct,
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
@@ -127,19 +141,28 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn verify_client_cert(
-        &self, end_entity: &CertificateDer<'_>, _intermediates: &[CertificateDer<'_>], _now: UnixTime,
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         self.accept(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
-        &self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct,
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
-        &self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct,
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }

@@ -198,7 +198,8 @@ fn malformed_certificates_are_refused() {
 
     // Without the inner OCTET STRING.
     let mut params = CertificateParams::default();
-    params.custom_extensions = vec![CustomExtension::from_oid_content(ratls::ATTESTATION_OID, encoded.clone())];
+    params.custom_extensions =
+        vec![CustomExtension::from_oid_content(ratls::ATTESTATION_OID, encoded.clone())];
     let unwrapped = params.self_signed(&key).unwrap();
     assert_eq!(
         refusal(unwrapped.der()).to_string(),
@@ -208,7 +209,10 @@ fn malformed_certificates_are_refused() {
     let good = certificate(&key, &[(ratls::ATTESTATION_OID, &encoded)]);
     let mut longer = good.clone();
     longer.push(0);
-    assert_eq!(refusal(&longer).to_string(), "certificate: expected nothing after it, found 1 trailing bytes");
+    assert_eq!(
+        refusal(&longer).to_string(),
+        "certificate: expected nothing after it, found 1 trailing bytes"
+    );
     for length in (0..good.len()).step_by(97) {
         assert!(matches!(refusal(&good[..length]), VerifyError::Evidence(_)), "{length}");
     }

@@ -1,7 +1,5 @@
 //! Whole TLS handshakes in memory, with [`PeerVerifier`] on both sides.
 
-#![expect(clippy::unwrap_used, reason = "a test connection has nobody to hand an error to")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +11,8 @@ use casemate_verify::{TrustAnchor, Verifier, VerifyError};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    CertificateError, ClientConfig, ClientConnection, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
 };
 
 use crate::machine::{Machine, NOW, certificate, image, trusting_verifier};
@@ -44,7 +43,9 @@ fn peer_verifier(expected_app: Option<AppId>, client_mandatory: bool) -> Arc<Pee
 }
 
 fn client(
-    verifier: Arc<PeerVerifier>, own: Option<&End>, versions: &[&'static SupportedProtocolVersion],
+    verifier: Arc<PeerVerifier>,
+    own: Option<&End>,
+    versions: &[&'static SupportedProtocolVersion],
 ) -> ClientConnection {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -75,7 +76,10 @@ fn server(verifier: Arc<PeerVerifier>, own: &End) -> ServerConnection {
 }
 
 /// Carries bytes both ways until both are done; the first error, with the side that found it.
-fn shake(client: &mut ClientConnection, server: &mut ServerConnection) -> Result<(), (&'static str, rustls::Error)> {
+fn shake(
+    client: &mut ClientConnection,
+    server: &mut ServerConnection,
+) -> Result<(), (&'static str, rustls::Error)> {
     for _ in 0..16 {
         let mut bytes = Vec::new();
         while client.wants_write() {
@@ -230,8 +234,13 @@ fn an_identity_ends_with_its_certificate() {
     let now = Arc::new(AtomicU64::new(NOW));
     let clock = Arc::clone(&now);
     let images = vec![Image::Same(image())];
-    let verifier =
-        PeerVerifier::new(trusting_verifier(), Arc::new(move || clock.load(Ordering::Relaxed)), images, None, true);
+    let verifier = PeerVerifier::new(
+        trusting_verifier(),
+        Arc::new(move || clock.load(Ordering::Relaxed)),
+        images,
+        None,
+        true,
+    );
     let end = End::of(SERVER, image());
     let peer = verifier.identify(&end.certificate).unwrap();
     now.store(peer.not_after() + 1, Ordering::Relaxed);

@@ -1,8 +1,6 @@
 //! A simulated machine: registers, a boot's event log, quotes and certificates. Written from the README beside the
 //! simulator's keys, not from the agent's code, so that the two check each other.
 
-#![expect(clippy::unwrap_used, reason = "a test machine has nobody to hand an error to")]
-
 use casemate_measure::{
     ComposeHash, EventLog, InstanceId, KeyProvider, LaunchRegisters, MrConfigId, Register, RuntimeEvent,
 };
@@ -128,7 +126,10 @@ pub(crate) fn certificate(key: &KeyPair, extensions: &[(&[u64], &[u8])]) -> Vec<
 }
 
 pub(crate) fn certificate_valid(
-    key: &KeyPair, extensions: &[(&[u64], &[u8])], not_before: OffsetDateTime, not_after: OffsetDateTime,
+    key: &KeyPair,
+    extensions: &[(&[u64], &[u8])],
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
 ) -> Vec<u8> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     (params.not_before, params.not_after) = (not_before, not_after);

@@ -1,12 +1,15 @@
 //! Evidence of every kind against the verifier: real quotes, the simulated TEE's, forged ones, and whole handshakes.
 
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests a panic is the report")]
+
 mod certificates;
-mod handshake;
+mod command;
 #[path = "../../examples/simulator_pki/files.rs"]
 mod files;
+mod handshake;
+mod machine;
 #[path = "../../examples/simulator_pki/pki.rs"]
 mod pki;
-mod machine;
 mod policy;
 mod real_quotes;
 mod simulator;

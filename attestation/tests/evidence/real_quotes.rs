@@ -101,13 +101,14 @@ fn a_real_dstack_log_replays_to_its_quotes_rtmr3() {
     }
     let Report { quote, event_log } = serde_json::from_str(DSTACK).unwrap();
     let report = TdReport::of_quote(&quote).unwrap();
-    let log = EventLog::new(
-        event_log.into_iter().map(|e| RuntimeEvent::new(e.event, e.event_payload)).collect(),
-    );
+    let log =
+        EventLog::new(event_log.into_iter().map(|e| RuntimeEvent::new(e.event, e.event_payload)).collect());
     assert_eq!(log.replay(), report.rtmr3());
-    let rtmr3 = "0f787c3877f3e95095d5a4d13dd0fe0233803b30120d8469866719dc28f519ce021fe1e53459121e7a5a4443147185a8";
+    let rtmr3 =
+        "0f787c3877f3e95095d5a4d13dd0fe0233803b30120d8469866719dc28f519ce021fe1e53459121e7a5a4443147185a8";
     assert_eq!(report.rtmr3(), Register::from_hex(rtmr3).unwrap());
-    let mrtd = "b24d3b24e9e3c16012376b52362ca09856c4adecb709d5fac33addf1c47e193da075b125b6c364115771390a5461e217";
+    let mrtd =
+        "b24d3b24e9e3c16012376b52362ca09856c4adecb709d5fac33addf1c47e193da075b125b6c364115771390a5461e217";
     assert_eq!(report.mrtd, Register::from_hex(mrtd).unwrap());
     assert_eq!(report.td_attributes, [0, 0, 0, 0x10, 0, 0, 0, 0]);
     assert_eq!(report.report_data[..3], [0x12, 0x34, 0]);
