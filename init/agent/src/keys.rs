@@ -116,6 +116,11 @@ mod tests {
         let prk = hmac(&(0..=0x0c).collect::<Vec<u8>>(), &[0x0b; 22]);
         assert_eq!(hex::encode(prk), "077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5");
         let app = AppKey::from_scalar(&[7; 32]).unwrap();
+        // By Python's hmac and hashlib.
+        assert_eq!(
+            hex::encode(app.derive(&request("web/1", "", "")).unwrap().key),
+            "1bcb3d915e3a7e5c17a59b18c7b474cfa5259b9caafe7f51a761f93c1b69038f"
+        );
         for path in ["", "web/1", "vms", &"long".repeat(100)] {
             let expected = hkdf_by_hand(b"RATLS", &[7; 32], path.as_bytes());
             assert_eq!(app.derive(&request(path, "", "")).unwrap().key, expected, "{path}");

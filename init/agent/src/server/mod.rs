@@ -3,7 +3,7 @@
 
 mod limits;
 mod places;
-#[cfg(all(test, feature = "simulator"))]
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -136,6 +136,8 @@ async fn serve_connection(server: Arc<Server>, stream: UnixStream, place: Place)
         .timer(TokioTimer::new())
         .header_read_timeout(server.times.head)
         .max_buf_size(HEAD_MAX)
+        // A caller may close its side once it has asked; it is answered all the same.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -1,4 +1,5 @@
 //! Slow callers, with shorter times than the real ones.
+#![cfg(feature = "simulator")]
 
 use std::time::{Duration, Instant};
 
