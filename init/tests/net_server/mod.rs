@@ -188,9 +188,11 @@ impl Server {
                     }
                     other => panic!("the client sent {other:?}"),
                 };
+                // RFC 2131 section 4.1: to the client's own address if it has one.
+                let to = Some(message.ciaddr()).filter(|address| !address.is_unspecified());
                 for answer in answers(&seen) {
                     // Not faster than a small queue drains; the flood test is about content, not about loss.
-                    socket.send_to(&answer, (Ipv4Addr::BROADCAST, 68)).unwrap();
+                    socket.send_to(&answer, (to.unwrap_or(Ipv4Addr::BROADCAST), 68)).unwrap();
                     std::thread::sleep(Duration::from_micros(200));
                 }
             }

@@ -380,7 +380,8 @@ fn an_unanswered_lease_is_asked_of_all_and_then_lost() {
     assert_eq!(kind(&parsed(&lost)), MessageType::Discover);
     // T1 and T2 to the second, one transaction before T2 and another from then on.
     assert_eq!(sent[0].0, at(1800));
-    let (before, after): (Vec<_>, Vec<_>) = sent.iter().partition(|(when, _)| *when < at(3150));
+    let (before, after): (Vec<_>, Vec<_>) =
+        sent.iter().copied().partition::<Vec<_>, _>(|(when, _)| *when < at(3150));
     assert_eq!(after[0].0, at(3150));
     assert!(before.iter().all(|(_, xid)| *xid == before[0].1));
     assert!(after.iter().all(|(_, xid)| *xid == after[0].1));
