@@ -206,6 +206,8 @@ impl From<section::TlsVersion> for TlsMin {
 
 #[cfg(test)]
 mod tests {
+    use casemate_measure::{MeasuredConfig, Platform};
+
     use super::*;
 
     fn config() -> Config {
@@ -248,6 +250,43 @@ mod tests {
         json.as_object_mut().unwrap().insert("insecure".to_owned(), true.into());
         let error = serde_json::from_value::<Config>(json).unwrap_err();
         assert!(error.to_string().contains("insecure"), "{error}");
+    }
+
+    #[test]
+    fn a_document_becomes_a_configuration() {
+        let document = include_bytes!("../../../configs/node.app-compose.json");
+        let measured = MeasuredConfig::parse("node.app-compose.json", document, Platform::Appliance).unwrap();
+        let of = |section: &Section| {
+            let app = measured.app_id();
+            Config::of(section, LaunchRegisters::ZERO, app, measured.compose_hash(), Trust::Intel)
+        };
+        let config = of(measured.section()).unwrap();
+        let to: Vec<_> =
+            config.backends.iter().map(|b| (b.listen, b.to.to_string(), b.service.as_str())).collect();
+        let expected =
+            [(443, "198.18.1.2:8000".to_owned(), "web"), (8443, "198.18.2.2:9000".to_owned(), "api")];
+        assert_eq!(to, expected);
+        assert_eq!(config.backends[0].allow, [Caller::Any]);
+        assert!(matches!(config.backends[1].allow[..], [Caller::App(_)]));
+        assert!(matches!(config.images[..], [ImageRule::Same, ImageRule::Registers(_)]));
+        assert_eq!(config.tls_min, TlsMin::V1_3);
+        assert_eq!(config.targets.values().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.2.2:18443"]);
+        let services: Vec<_> = config.outbound.iter().map(|o| o.service.as_str()).collect();
+        assert_eq!(services, ["web", "api"]);
+
+        let refused = |change: fn(&mut Section)| {
+            let mut section = measured.section().clone();
+            change(&mut section);
+            of(&section).unwrap_err().to_string()
+        };
+        let bytes = refused(|s| s.mesh.backends[1].kind = section::BackendKind::Tcp);
+        assert_eq!(bytes, "not implemented in this version: casemate.mesh.backends[1].kind");
+        let tag = refused(|s| s.mesh.backends[0].allow = vec![section::Caller::Tag("tag:x".to_owned())]);
+        assert_eq!(tag, "not implemented in this version: casemate.mesh.backends[0].allow");
+        let service = refused(|s| s.mesh.backends[0].to.service = 2);
+        assert_eq!(service, "casemate.mesh.backends[0].to: no such service");
+        let verify = refused(|s| s.mesh.verify = section::Verify::CaAndQuote);
+        assert_eq!(verify, "not implemented in this version: casemate.mesh.verify");
     }
 
     #[test]

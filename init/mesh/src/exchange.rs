@@ -1,6 +1,7 @@
 //! One request to a backend or target, and its answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_measure::InstanceId;
 use hyper::body::{Body as _, Incoming};
@@ -45,7 +46,7 @@ impl Exchange {
                 return Err(Failure::OtherInstance);
             }
             let again = rested && attempt.spare.is_some();
-            match send(&mut connection, attempt.request, &progress).await {
+            match send(&mut connection, attempt.request, &progress, limits::RESPONSE).await {
                 Ok(response) => break response,
                 Err(Unsent::Failed(failure)) => return Err(failure),
                 Err(Unsent::Returned(request, _)) if rested => {
@@ -113,11 +114,12 @@ async fn send(
     connection: &mut Connection,
     request: Request<RequestBody>,
     progress: &Progress,
+    limit: Duration,
 ) -> Result<Response<Incoming>, Unsent> {
     let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
     loop {
         let before = progress.frames();
-        match timeout(limits::RESPONSE, &mut answer).await {
+        match timeout(limit, &mut answer).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
@@ -146,4 +148,53 @@ fn switched(
     message::returnable(&mut head);
     header::set_websocket(&mut head.headers);
     Ok(Response::from_parts(head, ResponseBody::empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::dial::Dial;
+
+    async fn silent_backend() -> (TcpListener, Arc<Upstream>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, Upstream::new(Dial::Service(address)))
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_never_answers_is_given_up() {
+        let (_listener, upstream) = silent_backend().await;
+        let mut connection = upstream.connect().await.unwrap();
+        let progress = Arc::new(Progress::default());
+        let request = Request::new(RequestBody::empty(Arc::clone(&progress)));
+        let answer = send(&mut connection, request, &progress, Duration::from_millis(50)).await;
+        assert!(matches!(answer, Err(Unsent::Failed(Failure::Slow))));
+        assert_eq!(Failure::Slow.status(), StatusCode::GATEWAY_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn dropping_a_connection_cuts_it() {
+        let (listener, upstream) = silent_backend().await;
+        let connection = upstream.connect().await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(connection);
+        let mut rest = Vec::new();
+        assert_eq!(tokio::io::AsyncReadExt::read_to_end(&mut accepted, &mut rest).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn requests_under_way_are_bounded() {
+        let upstream = Upstream::new(Dial::Service(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let mut places = Vec::new();
+        for _ in 0..limits::IN_FLIGHT {
+            places.push(upstream.place().await.unwrap());
+        }
+        assert!(matches!(upstream.place().await, Err(Failure::Busy)));
+        places.pop();
+        assert!(upstream.place().await.is_ok());
+    }
 }

@@ -122,3 +122,68 @@ async fn retry<T, F: Future<Output = Result<T, SourceError>>>(mut attempt: impl 
         pause = pause.saturating_mul(2).min(longest);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Fails every other time.
+    #[derive(Default)]
+    struct Moody(Arc<AtomicUsize>);
+
+    impl IdentitySource for Moody {
+        async fn certificate(&self) -> Result<CertificateKey, SourceError> {
+            if self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                return Err("not now".into());
+            }
+            let made = rcgen::generate_simple_self_signed(vec!["app".to_owned()])?;
+            CertificateKey::from_pem([made.cert.pem()], made.signing_key.serialize_pem().as_bytes())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_asked_for_until_it_comes_and_then_again() {
+        let source = Moody::default();
+        let asked = Arc::clone(&source.0);
+        let current = first(&source).await;
+        let before = current.current();
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        let renewal = tokio::spawn(renew(source, Arc::clone(&current), Duration::from_millis(20)));
+        while asked.load(Ordering::SeqCst) < 6 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_ne!(current.current().cert, before.cert);
+        assert!(!renewal.is_finished());
+        renewal.abort();
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_and_the_old_one_stays() {
+        let made = || rcgen::generate_simple_self_signed(vec!["app".to_owned()]).unwrap();
+        let (one, other) = (made(), made());
+        let pair = |certificate: String, key: String| {
+            CertificateKey::from_pem([certificate], key.as_bytes()).unwrap()
+        };
+        let good = pair(one.cert.pem(), one.signing_key.serialize_pem());
+        let current = CurrentCertificate::new(good).unwrap();
+        let mixed = pair(other.cert.pem(), one.signing_key.serialize_pem());
+        assert!(current.replace(mixed).is_err());
+        assert_eq!(current.current().cert, [one.cert.der().clone()]);
+    }
+
+    #[test]
+    fn a_chain_may_come_in_one_piece_or_in_several() {
+        let made = || rcgen::generate_simple_self_signed(vec!["app".to_owned()]).unwrap();
+        let (leaf, authority) = (made(), made());
+        let key = leaf.signing_key.serialize_pem();
+        let pieces = [leaf.cert.pem(), authority.cert.pem()];
+        let several = CertificateKey::from_pem(&pieces, key.as_bytes()).unwrap();
+        let one = CertificateKey::from_pem([pieces.concat()], key.as_bytes()).unwrap();
+        assert_eq!(several.chain, one.chain);
+        assert_eq!(one.chain.len(), 2);
+        assert!(CertificateKey::from_pem([""], key.as_bytes()).is_err());
+        assert!(CertificateKey::from_pem(&pieces, b"no key").is_err());
+    }
+}

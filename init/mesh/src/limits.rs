@@ -9,7 +9,7 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the end of the handshake, or of the last exchange, to the last byte of the next request's header section; so
 /// also how long a kept-alive HTTP/1.1 connection may rest. Above [`POOL_REST`], so that the side that opens
 /// connections gives them up first.
-pub const HEADER: Duration = Duration::from_secs(30);
+pub const HEADER: Duration = Duration::from_secs(20);
 
 /// The life of a connection without an identity, or of a caller that is not allowed, after its handshake: enough for
 /// `GET /health`.
@@ -51,7 +51,7 @@ pub const POOLED: usize = 64;
 
 /// How long such a connection is kept. Below [`HEADER`] of the mesh at the other end, and below the 60 seconds and
 /// more after which common servers close.
-pub const POOL_REST: Duration = Duration::from_secs(20);
+pub const POOL_REST: Duration = Duration::from_secs(15);
 
 /// The header section of a request or response, in bytes (HTTP/1.1: with its first line; HTTP/2: as RFC 9113 section
 /// 6.5.2 counts). Four times nginx's default, because tokens in headers grow.
