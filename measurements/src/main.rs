@@ -78,6 +78,8 @@ fn compose(path: &Path, platform: Where) -> anyhow::Result<MeasuredConfig> {
     File::open(path)
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .with_context(|| file.clone())?;
+    let most = document::MAX_BYTES;
+    anyhow::ensure!(bytes.len() <= most, "{file}: expected at most {most} bytes, found more");
     Ok(MeasuredConfig::parse(&file, &bytes, platform)?)
 }
 

@@ -79,7 +79,6 @@ fn keys_of_the_section() {
             json!(["tag:x"]),
             "casemate.mesh.backends[0].allow[0] \"tag:x\" (implemented: only \"any\" and app ids)",
         ),
-        ("/casemate/mesh/tls_min", json!("1.2"), "casemate.mesh.tls_min \"1.2\" (implemented: only \"1.3\")"),
         (
             "/casemate/logs",
             json!({"readers": ["operators"]}),

@@ -117,7 +117,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.images[].rtmr0", text(96, REGISTER), NULL, Yes, "RTMR0; absent: not compared"),
     key("mesh.images[].rtmr1", text(96, REGISTER), NULL, Yes, "RTMR1; absent: not compared"),
     key("mesh.images[].rtmr2", text(96, REGISTER), None, Yes, "RTMR2: command line and initramfs; not zero"),
-    key("mesh.tls_min", Word(&["1.2", "1.3"]), Some("\"1.3\""), Only(&["\"1.3\""]), "the lowest TLS version"),
+    key("mesh.tls_min", Word(&["1.2", "1.3"]), Some("\"1.3\""), Yes, "the lowest TLS version"),
     key("logs", Object, FIELDS, Yes, "the log rings"),
     key("logs.readers", list(0, 64), EMPTY, Only(&["[]"]), "who may read them; empty: nobody"),
     key("logs.readers[]", text(40, "\"operators\" or 40 hex digits"), None, No, "the operators, or an app"),
