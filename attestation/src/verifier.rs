@@ -129,7 +129,8 @@ impl Verifier {
     }
 }
 
-/// `dcap-qvl` refuses revoked platforms, debug and service TDs by itself; the TCB status is a value of the peer.
+/// `dcap-qvl` refuses revoked platforms, debug and service TDs by itself; the TCB status is a value of the peer. (Its trait
+/// asks for an `anyhow` result, which never leaves this impl.)
 struct ClaimsForAppraisal;
 
 impl QuotePolicy for ClaimsForAppraisal {

@@ -1,5 +1,7 @@
 //! From a certificate to the evidence in it.
 
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Extension};
 
 use super::{ATTESTATION_OID, Attestation, EVENT_LOG_OID, QUOTE_OID, der, event_json};
@@ -37,13 +39,27 @@ pub fn from_certificate(certificate_der: &[u8]) -> Result<CertificateEvidence, E
         Some(content) => Attestation::decode(content)?,
         None => older_form(&certificate)?,
     };
+    let spki_der = certificate.public_key().raw.to_vec();
+    check_same_key(certificate_der, &spki_der)?;
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
     Ok(CertificateEvidence {
         attestation,
-        spki_der: certificate.public_key().raw.to_vec(),
+        spki_der,
         not_before: seconds(certificate.validity().not_before),
         not_after: seconds(certificate.validity().not_after),
     })
+}
+
+/// The handshake's signature is checked with the key that rustls reads. Two parsers must not see two keys: evidence for the
+/// one would then speak for the other.
+fn check_same_key(certificate_der: &[u8], spki_der: &[u8]) -> Result<(), EvidenceError> {
+    let certificate = CertificateDer::from(certificate_der);
+    let parsed = ParsedCertificate::try_from(&certificate)
+        .map_err(|error| EvidenceError::malformed("certificate", "one that TLS accepts", error))?;
+    if parsed.subject_public_key_info().as_ref() != spki_der {
+        return Err(EvidenceError::malformed("certificate: public key", "one encoding", "two readings"));
+    }
+    Ok(())
 }
 
 /// The pair that dstack wrote up to 0.5.8. It says nothing about the report data but what the quote itself says.

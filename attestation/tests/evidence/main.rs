@@ -11,5 +11,6 @@ mod machine;
 #[path = "../../examples/simulator_pki/pki.rs"]
 mod pki;
 mod policy;
+mod properties;
 mod real_quotes;
 mod simulator;
