@@ -1,0 +1,8 @@
+//! Where the builder touches the machine: apt, cargo, the package cache, the output folder.
+
+pub mod apt;
+pub(crate) mod command;
+pub mod compile;
+pub mod directory;
+pub(crate) mod output;
+pub mod store;
