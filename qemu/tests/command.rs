@@ -210,3 +210,50 @@ fn argv_prints_a_line_that_a_shell_takes() {
     assert_eq!(String::from_utf8(through_shell.stdout).unwrap(), lines);
     assert!(lines.contains("\"qom-type\":\"tdx-guest\""), "{lines}");
 }
+
+#[test]
+fn outside_counts_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = dir.path().join("count");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut command = casemate_qemu(&["outside", "--listen", &address, "--count"]);
+    let mut child = command.arg(&count).spawn().unwrap();
+    let until = |wanted: &str| {
+        let begin = Instant::now();
+        while std::fs::read_to_string(&count).unwrap_or_default() != wanted {
+            assert!(begin.elapsed() < Duration::from_secs(20), "never {wanted:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("0\n");
+    drop(std::net::TcpStream::connect(&address).unwrap());
+    drop(std::net::TcpStream::connect(&address).unwrap());
+    until("2\n");
+    let taken = casemate_qemu(&["outside", "--listen", &address, "--count", "/dev/null"]).output().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&taken.stderr).contains(&address));
+}
+
+#[test]
+fn frames_counts_what_goes_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pcap");
+    // A pcap header, then one Ethernet frame with a TCP segment from 10.0.2.15 to 10.0.2.2 port 20202.
+    let header = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65536, 1];
+    let mut packet = vec![0x45, 0, 0, 24, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2];
+    packet.extend([0x30, 0x39, 0x4e, 0xea]);
+    let frame = [&[0; 12][..], &[8, 0], &packet].concat();
+    let length = u32::try_from(frame.len()).unwrap();
+    let words = header.into_iter().chain([0, 0, length, length]);
+    let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).chain(frame).collect();
+    std::fs::write(&path, bytes).unwrap();
+    for (to, expected) in [("10.0.2.2:20202", 1), ("10.0.2.2", 1), ("10.0.2.2:1", 0), ("10.0.2.15", 0)] {
+        let mut command = casemate_qemu(&["frames", "--to", to, "--pcap"]);
+        let output = command.arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{expected} of 1 frames\n"), "{to}");
+    }
+}

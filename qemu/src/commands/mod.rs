@@ -5,6 +5,7 @@ mod control;
 mod doctor;
 mod frames;
 mod machine;
+mod outside;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Count the frames of a packet dump, and those that go to an address
     Frames(frames::Frames),
+    /// Listen, and count the connections (the demo's outside)
+    Outside(outside::Outside),
 }
 
 /// Runs one command; an error becomes one line and the exit status of its kind.
@@ -43,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Stop(stop) => stop.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Frames(frames) => frames.run(),
+        Command::Outside(outside) => outside.run(),
     };
     match result {
         Ok(status) => ExitCode::from(status),
