@@ -17,8 +17,8 @@ use tokio_rustls::TlsConnector;
 use crate::body::RequestBody;
 use crate::failure::Failure;
 use crate::io::Idle;
-use crate::limits;
 use crate::peer::{PeerIdentity, PeerPolicy};
+use crate::{limits, tls};
 
 /// How to reach one place.
 #[derive(Debug)]
@@ -41,23 +41,23 @@ impl Dial {
     pub(crate) async fn open(&self) -> Result<Opened, Failure> {
         match self {
             Self::Service(address) => http(connect(*address).await?, None).await,
-            Self::App { address, app, tls, policy } => {
+            Self::App { address, app, tls: config, policy } => {
                 let stream = connect(*address).await?;
-                let connector = TlsConnector::from(Arc::clone(tls));
+                let connector = TlsConnector::from(Arc::clone(config));
                 // RA-TLS certificates name an app, not a host; the verifier does not look at this name.
                 let name = ServerName::IpAddress(address.ip().into());
                 let stream = timeout(limits::HANDSHAKE, connector.connect(name, stream))
                     .await
                     .map_err(|_| Failure::ConnectTimeout)?
-                    .map_err(Failure::Handshake)?;
+                    .map_err(|error| Failure::Handshake(tls::reason(&error)))?;
                 let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = leaf
                     .ok_or_else(|| "no certificate".to_owned())
                     .and_then(|leaf| policy.identify(leaf, Some(app)));
                 match peer {
                     Ok(peer) if peer.app == *app => http(stream, Some(peer)).await,
-                    Ok(peer) => Err(refused(format!("it is app {}, not {app}", peer.app))),
-                    Err(why) => Err(refused(why)),
+                    Ok(peer) => Err(Failure::Handshake(format!("it is app {}, not {app}", peer.app))),
+                    Err(why) => Err(Failure::Handshake(why)),
                 }
             }
         }
@@ -89,8 +89,4 @@ where
         }
     });
     Ok(Opened { sender, peer, driver })
-}
-
-fn refused(why: String) -> Failure {
-    Failure::Handshake(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why))
 }

@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     #[error("no connection in time")]
     ConnectTimeout,
     #[error("the TLS handshake failed: {0}")]
-    Handshake(io::Error),
+    Handshake(String),
     #[error("the peer has another instance id")]
     OtherInstance,
     #[error("the connection broke before the answer")]

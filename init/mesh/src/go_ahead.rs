@@ -63,3 +63,18 @@ impl Opener {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_go_ahead_keeps_the_body_back_for_good() {
+        let (mut gate, opener) = gate();
+        drop(opener);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..2 {
+            assert!(gate.poll_open(&mut cx).is_pending());
+        }
+    }
+}

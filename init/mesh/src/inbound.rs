@@ -49,7 +49,10 @@ impl Inbound {
         let service = self.service.as_str();
         let (stream, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
             Ok(Ok(done)) => done,
-            Ok(Err(error)) => return tracing::info!(%peer, service, %error, "handshake refused"),
+            Ok(Err(error)) => {
+                let why = tls::reason(&error);
+                return tracing::info!(%peer, service, why, "handshake refused");
+            }
             Err(_) => return tracing::info!(%peer, service, "handshake not completed in time"),
         };
         match standing {

@@ -7,7 +7,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::TlsMin;
 use crate::identity::CurrentCertificate;
@@ -49,6 +49,16 @@ pub(crate) fn client(
     Ok(Arc::new(config))
 }
 
+/// Why a handshake failed. rustls shows a verifier's own error in its debug form; this is its text.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
+            format!("the peer's certificate is not accepted: {why}")
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -62,3 +72,17 @@ fn versions(min: TlsMin) -> &'static [&'static SupportedProtocolVersion] {
 
 static FROM_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 static FROM_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_reason_is_told_in_its_own_words() {
+        let why: Arc<dyn std::error::Error + Send + Sync> = Arc::new(std::fmt::Error);
+        let refused = rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)));
+        let text = reason(&std::io::Error::other(refused));
+        assert_eq!(text, format!("the peer's certificate is not accepted: {}", std::fmt::Error));
+        assert_eq!(reason(&std::io::Error::other("plain")), "plain");
+    }
+}
