@@ -118,3 +118,121 @@ fn named<'a, T: PartialEq + std::fmt::Debug + 'a>(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Mode, Policy};
+    use crate::wire::{Expression, Object, Outgoing, Verdict};
+    use crate::{link_ruleset, ruleset};
+
+    const OWNER: u32 = 77;
+
+    /// What a faithful kernel would have.
+    fn faithful(meant: &Ruleset) -> Found {
+        let mut found = Found::default();
+        for change in meant.creation() {
+            match change {
+                Outgoing::Add(_, Object::Table(t)) => {
+                    found.tables.push(TableObject { owner: Some(OWNER), ..t });
+                }
+                Outgoing::Add(_, Object::Chain(c)) => found.chains.push(c),
+                Outgoing::Add(_, Object::Rule(r)) => found.rules.push(r),
+                Outgoing::Add(_, Object::Set(s)) => found.sets.push(s),
+                Outgoing::Add(_, Object::Elements(e)) => found.elements.push(e),
+                Outgoing::Add(_, Object::Counter(c)) => found.counters.push(c),
+                Outgoing::Empty(..) => panic!("a creation empties nothing"),
+            }
+        }
+        found
+    }
+
+    fn policy() -> Policy {
+        crate::rules::tests::policy(Mode::ExternalAllowed)
+    }
+
+    #[track_caller]
+    fn differs(meant: &Ruleset, change: impl FnOnce(&mut Found), place: &str) {
+        let mut found = faithful(meant);
+        change(&mut found);
+        assert_eq!(compare(meant, OWNER, &found).unwrap_err().place, place);
+    }
+
+    #[test]
+    fn the_same_is_the_same() {
+        for meant in [ruleset(&policy()), link_ruleset(&policy().link, None)] {
+            let mut found = faithful(&meant);
+            assert_eq!(compare(&meant, OWNER, &found), Ok(()));
+            // The kernel lists chains, sets and counters in its own order, and counts.
+            found.chains.reverse();
+            found.sets.reverse();
+            found.counters.reverse();
+            found.counters.iter_mut().for_each(|c| c.packets = 9);
+            assert_eq!(compare(&meant, OWNER, &found), Ok(()));
+        }
+    }
+
+    #[test]
+    fn every_single_rule_counts() {
+        let meant = ruleset(&policy());
+        for i in 0..meant.chains.iter().map(|c| c.rules.len()).sum() {
+            let mut missing = faithful(&meant);
+            missing.rules.remove(i);
+            assert!(compare(&meant, OWNER, &missing).is_err(), "rule {i} missing");
+            let mut opened = faithful(&meant);
+            let last = opened.rules[i].expressions.pop();
+            opened.rules[i].expressions.push(Expression::Verdict(Verdict::Accept));
+            if last != Some(Expression::Verdict(Verdict::Accept)) {
+                assert!(compare(&meant, OWNER, &opened).is_err(), "rule {i} opened");
+            }
+        }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let meant = ruleset(&policy());
+        differs(&meant, |f| f.tables.clear(), "table casemate");
+        differs(&meant, |f| f.tables[0].owner = None, "table casemate");
+        differs(&meant, |f| f.tables[0].owner = Some(78), "table casemate");
+        differs(
+            &meant,
+            |f| f.chains[3].base.as_mut().unwrap().policy = crate::wire::Policy::Accept,
+            "chain casemate output",
+        );
+        differs(&meant, |f| drop(f.chains.remove(3)), "chain casemate output");
+        let extra = |f: &mut Found| {
+            let mut chain = f.chains[3].clone();
+            chain.name = "zz".to_owned();
+            f.chains.push(chain);
+        };
+        differs(&meant, extra, "chain casemate zz");
+        differs(&meant, |f| drop(f.counters.pop()), "counters of casemate");
+        differs(&meant, |f| f.rules.swap(0, 1), "rule 1 of chain casemate prerouting");
+        differs(
+            &meant,
+            |f| f.rules.insert(0, f.rules[0].clone()),
+            "number of rules of chain casemate prerouting",
+        );
+
+        let link = link_ruleset(&policy().link, None);
+        differs(&link, |f| drop(f.sets.pop()), "set casemate_eth0 gateway6_eth0");
+        let stowaway = |f: &mut Found| {
+            f.elements.push(ElementsObject {
+                table: "casemate_eth0".to_owned(),
+                set: "own4_eth0".to_owned(),
+                keys: vec![vec![10, 9, 0, 3]],
+            });
+        };
+        differs(&link, stowaway, "elements of set casemate_eth0 own4_eth0");
+    }
+
+    #[test]
+    fn other_tables_are_not_read() {
+        let ours = TableObject { name: "casemate".to_owned(), owner: None }.write().unwrap();
+        // Something of another table that is no table of our kind.
+        let theirs =
+            ChainObject { table: "evil".to_owned(), name: "x".to_owned(), base: None }.write().unwrap();
+        assert_eq!(of_table("casemate", &[theirs.clone(), ours], TableObject::read).unwrap().len(), 1);
+        assert!(of_table("evil", &[theirs], TableObject::read).is_err());
+    }
+}

@@ -120,11 +120,12 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Adds the `netdev` table of a link that exists and is not up yet. Until [`Lock::set_own_addresses`] it lets only the
-    /// DHCP child's requests out, and nothing without `dhcp_mark`.
+    /// Adds the `netdev` table of a link, before the link is up. The kernel binds it by name, so it may be added before the
+    /// link exists (Linux 6.16 on; an older kernel answers `ENOENT`). Until [`Lock::set_own_addresses`] it lets only the DHCP
+    /// child's requests out, and nothing without `dhcp_mark`.
     ///
     /// # Errors
-    /// As [`Lock::install`]; `ENOENT` if there is no such link.
+    /// As [`Lock::install`].
     pub fn attach_link(&mut self, link: &Ifname, dhcp_mark: Option<u32>) -> Result<(), LockError> {
         self.add(link_ruleset(link, dhcp_mark))
     }

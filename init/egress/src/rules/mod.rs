@@ -6,7 +6,7 @@ mod our_own;
 mod services;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use link::link_ruleset;
 pub(crate) use link::{gateways, own_addresses};
@@ -41,7 +41,7 @@ pub fn ruleset(policy: &Policy) -> Ruleset {
     set.add("input", base(Hook::Input, priority::JUDGE), from_outside::input(policy));
     set.add("forward", base(Hook::Forward, priority::JUDGE), vec![Rule::goto([], chain::FORWARDED)]);
     set.add("output", base(Hook::Output, priority::JUDGE), our_own::output());
-    set.add("postrouting", base(Hook::Postrouting, priority::LAST), our_own::postrouting());
+    set.add("postrouting", base(Hook::Postrouting, priority::LAST), our_own::postrouting(policy));
     let srcnat = BaseChain {
         kind: ChainType::Nat,
         hook: Hook::Postrouting,

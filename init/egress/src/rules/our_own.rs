@@ -14,13 +14,19 @@ pub(super) fn output() -> Vec<Rule> {
 }
 
 /// Judges everything that leaves a second time, and marks it as judged for the link's own chain. DHCP keeps its mark.
-pub(super) fn postrouting() -> Vec<Rule> {
-    vec![
-        Rule::jump([Term::MadeHere], chain::DHCP),
-        Rule::then([Term::SetMark(JUDGED)]),
-        Rule::goto([Term::MadeHere], chain::OUR_OWN),
-        Rule::goto([], chain::FORWARDED),
-    ]
+pub(super) fn postrouting(policy: &Policy) -> Vec<Rule> {
+    let mut rules = vec![Rule::jump([Term::MadeHere], chain::DHCP), Rule::then([Term::SetMark(JUDGED)])];
+    // The kernel's own neighbour discovery shows this hook the link as the interface it came in by (`ndisc_alloc_skb`,
+    // net/ipv6/ndisc.c, sets the device). A forwarded packet cannot have hop limit 255.
+    rules.extend(neighbours(policy));
+    rules.extend([Rule::goto([Term::MadeHere], chain::OUR_OWN), Rule::goto([], chain::FORWARDED)]);
+    rules
+}
+
+/// For whom, the link's own chain decides: it knows the gateway.
+fn neighbours(policy: &Policy) -> impl Iterator<Item = Rule> {
+    let rule = |kind| Rule::accept([to(&policy.link), Term::Icmp6Type(kind), Term::Icmp6OnLink]);
+    NEIGHBOUR.into_iter().map(rule)
 }
 
 /// The DHCP child's socket, known by its mark: PID 1 opened it. A request goes to everybody from no address (RFC 2131
@@ -76,10 +82,7 @@ pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
             ]));
         }
     }
-    // For whom, the link's own chain decides: it knows the gateway.
-    rules.extend(
-        NEIGHBOUR.map(|kind| Rule::accept([to(&policy.link), Term::Icmp6Type(kind), Term::Icmp6OnLink])),
-    );
+    rules.extend(neighbours(policy));
     rules.push(Rule::drop([], process("none")));
     rules
 }

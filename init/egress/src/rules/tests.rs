@@ -1,4 +1,14 @@
-use crate::policy::{Mode, Policy, Service, Uids};
+//! Golden texts, and properties that every rule set has.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use crate::policy::{Allow, Backend, Mode, Policy, Proto, Service, Uids};
+use crate::ruleset::{Rule, Ruleset};
+use crate::term::Term;
+use crate::wire::{Policy as ChainPolicy, Verdict};
+use crate::{link_ruleset, ruleset};
 
 pub(crate) fn policy(mode: Mode) -> Policy {
     let service = |number, name: &str| Service { number, name: name.parse().unwrap() };
@@ -8,8 +18,122 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         services: vec![service(1, "web"), service(2, "db")],
         inbound: vec![443, 27017],
         mesh_targets: vec!["192.0.2.7:443".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap()],
-        backends: vec![crate::Backend { service: 1, port: 8000 }, crate::Backend { service: 2, port: 27017 }],
+        backends: vec![Backend { service: 1, port: 8000 }, Backend { service: 2, port: 27017 }],
         uids: Uids { agent: 101, vpn: 102, mesh: 103, vpc: 104, dhcp: 105 },
         dhcp_mark: Some(0x0da1),
     }
+}
+
+fn allow(cidr: &str, port: u16, proto: Proto) -> Allow {
+    Allow { cidr: cidr.parse().unwrap(), port, proto }
+}
+
+/// `UPDATE_GOLDEN=1 cargo test -p casemate-egress` writes them anew; read the difference before you commit it.
+fn golden(name: &str, rules: &Ruleset) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/golden").join(name);
+    let text = rules.to_string();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert!(text == expected, "{name} differs; ours:\n{text}");
+}
+
+#[test]
+fn the_three_modes_and_the_link() {
+    golden("internal-only.nft", &ruleset(&policy(Mode::InternalOnly)));
+    let list = vec![allow("203.0.113.0/24", 443, Proto::Tcp), allow("198.51.100.7/32", 123, Proto::Udp)];
+    golden("allowlist.nft", &ruleset(&policy(Mode::Allowlist(list))));
+    golden("external-allowed.nft", &ruleset(&policy(Mode::ExternalAllowed)));
+    golden("link-dhcp.nft", &link_ruleset(&"eth0".parse().unwrap(), Some(0x0da1)));
+    golden("link-static.nft", &link_ruleset(&"eth0".parse().unwrap(), None));
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    let proto = prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)];
+    let entry =
+        (any::<[u8; 4]>(), 0u8..=32, any::<u16>(), proto).prop_map(|(address, length, port, proto)| {
+            let cidr = ipnet::Ipv4Net::new(address.into(), length).unwrap().into();
+            Allow { cidr, port, proto }
+        });
+    prop_oneof![
+        Just(Mode::InternalOnly),
+        Just(Mode::ExternalAllowed),
+        proptest::collection::vec(entry, 0..8).prop_map(Mode::Allowlist),
+    ]
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let sockets = proptest::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..5);
+    let mark = proptest::option::of(1u32..);
+    (modes(), 0u8..6, proptest::collection::vec(any::<u16>(), 0..5), sockets, mark).prop_map(
+        |(mode, services, inbound, targets, dhcp_mark)| Policy {
+            services: (1..=services)
+                .map(|number| Service { number, name: format!("s{number}").parse().unwrap() })
+                .collect(),
+            inbound,
+            mesh_targets: targets.into_iter().map(|(address, port)| (address, port).into()).collect(),
+            backends: (1..=services).map(|service| Backend { service, port: 8000 }).collect(),
+            dhcp_mark,
+            ..policy(mode)
+        },
+    )
+}
+
+fn chains_end(set: &Ruleset) {
+    for chain in set.chains.iter().filter(|c| c.name != "dhcp" && c.name != "srcnat") {
+        let last = chain.rules.last().unwrap();
+        let certain = last.terms.iter().all(|t| matches!(t, Term::Count(_)));
+        let ends = matches!(last.verdict, Some(Verdict::Drop | Verdict::Goto(_)));
+        assert!(certain && ends, "chain {} can be fallen out of: {last}", chain.name);
+    }
+}
+
+proptest! {
+    /// No hook lets through by default, no chain is fallen out of, every drop is counted, every jump has a target.
+    #[test]
+    fn nothing_passes_by_accident(policy in policies()) {
+        for set in [ruleset(&policy), link_ruleset(&policy.link, policy.dhcp_mark)] {
+            for chain in &set.chains {
+                let open = chain.base.as_ref().is_some_and(|b| b.policy == ChainPolicy::Accept);
+                prop_assert_eq!(open, chain.name == "srcnat");
+                for rule in &chain.rules {
+                    let counted = rule.terms.iter().any(|t| matches!(t, Term::Count(_)));
+                    prop_assert_eq!(counted, rule.verdict == Some(Verdict::Drop), "{}", rule);
+                    let blind = rule.verdict == Some(Verdict::Accept) && rule.terms.is_empty();
+                    prop_assert!(!blind, "chain {} accepts everything", chain.name);
+                    if let Some(Verdict::Jump(to) | Verdict::Goto(to)) = &rule.verdict {
+                        prop_assert!(set.chains.iter().any(|c| c.name == *to && c.base.is_none()), "{}", to);
+                    }
+                }
+            }
+            chains_end(&set);
+        }
+    }
+
+    /// In internal-only mode no rule accepts anything that a service sends out, or marks a flow as a service's.
+    #[test]
+    fn internal_only_has_no_rule_for_services(mut policy in policies()) {
+        policy.mode = Mode::InternalOnly;
+        let set = ruleset(&policy);
+        let accepts = |r: &&Rule| r.verdict == Some(Verdict::Accept);
+        for chain in set.chains.iter().filter(|c| c.name.starts_with("service_") || c.name == "forwarded") {
+            prop_assert_eq!(chain.rules.iter().filter(accepts).count(), 0);
+        }
+        let text = set.to_string();
+        prop_assert!(!text.contains("masquerade"));
+        prop_assert!(!text.contains("ct mark set 0x00000008"));
+    }
+
+    #[test]
+    fn it_is_a_function_of_the_policy(policy in policies()) {
+        prop_assert_eq!(ruleset(&policy), ruleset(&policy.clone()));
+    }
+}
+
+#[test]
+fn an_ipv4_target_in_ipv6_clothes_is_ipv4() {
+    let mut policy = policy(Mode::InternalOnly);
+    policy.mesh_targets = vec!["[::ffff:192.0.2.9]:443".parse().unwrap()];
+    assert!(ruleset(&policy).to_string().contains("ip daddr 192.0.2.9 tcp dport 443"));
 }

@@ -59,8 +59,8 @@ pub(crate) enum Verdict {
     Goto(String),
 }
 
-const JUMP: u32 = -3i32 as u32;
-const GOTO: u32 = -4i32 as u32;
+const JUMP: u32 = (-3i32).cast_unsigned();
+const GOTO: u32 = (-4i32).cast_unsigned();
 
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]

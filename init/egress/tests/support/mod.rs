@@ -158,6 +158,9 @@ impl Bench {
         let services = [Netns::new()?, Netns::new()?];
         let mut lock = guest.run(|| Lock::install(&ruleset(policy))).unwrap();
         guest.sysctl("ipv4/ip_forward", "1");
+        // Its multicast chatter would be counted among what the tests count.
+        guest.sysctl("ipv6/conf/all/disable_ipv6", "1");
+        guest.sysctl("ipv6/conf/default/disable_ipv6", "1");
         guest.sysctl("ipv4/ip_unprivileged_port_start", "0");
 
         guest.ip(&format!("link add eth0 type veth peer name wan netns {}", outside.tid));
@@ -172,7 +175,8 @@ impl Bench {
 
         for (n, service) in (1..).zip(&services) {
             guest.ip(&format!("link add svc{n} type veth peer name eth0 netns {}", service.tid));
-            guest.ip(&format!("addr add 198.18.{n}.1/30 dev svc{n}"));
+            // Scope host: or the kernel would choose it as the source of a DHCP request on a link without address.
+            guest.ip(&format!("addr add 198.18.{n}.1/30 dev svc{n} scope host"));
             guest.ip(&format!("link set svc{n} up"));
             service.ip(&format!("addr add 198.18.{n}.2/30 dev eth0"));
             service.ip("link set eth0 up");

@@ -81,7 +81,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    (!(sum as u16)).to_be_bytes()
+    (!u16::try_from(sum).unwrap()).to_be_bytes()
 }
 
 /// An ICMP message of a type.
