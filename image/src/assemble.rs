@@ -11,7 +11,7 @@ use crate::cmdline;
 use crate::deb::Deb;
 use crate::error::{ImageError, Result};
 use crate::initramfs::Contents;
-use crate::io::output::Staged;
+use crate::io::output::{self, Staged};
 use crate::io::store::Store;
 use crate::json;
 use crate::kernel;
@@ -93,7 +93,7 @@ pub fn build(
     init: impl FnOnce(&Progress) -> Result<InitBinary>,
     progress: &Progress,
 ) -> Result<Built> {
-    let staged = Staged::beside(&plan.out, MANIFEST)?;
+    output::check(&plan.out, MANIFEST)?;
     let document = plan.document.as_deref().map(read_document).transpose()?;
     let workloads = read_workloads(plan, progress)?;
     if let Some(document) = &document {
@@ -156,6 +156,8 @@ pub fn build(
         outputs: outputs.iter().map(|(name, bytes)| ((*name).to_owned(), digest(bytes))).collect(),
         inputs,
     };
+    // Only now, so that a build that is interrupted leaves nothing beside the output either.
+    let staged = Staged::beside(&plan.out, MANIFEST)?;
     for (name, bytes) in outputs {
         staged.file(name, bytes)?;
     }

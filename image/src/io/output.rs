@@ -25,7 +25,7 @@ impl Staged {
     /// If it is something else, or its parent cannot be written.
     pub(crate) fn beside(target: &Path, marker: &'static str) -> Result<Self> {
         let target = std::path::absolute(target).map_err(ImageError::at(target))?;
-        check_replaceable(&target, marker)?;
+        check(&target, marker)?;
         let parent = target
             .parent()
             .ok_or_else(|| ImageError::Usage("the root directory cannot be an output folder".into()))?;
@@ -52,7 +52,7 @@ impl Staged {
 
     /// Moves it to its place; what was there goes away afterwards.
     pub(crate) fn commit(self) -> Result<PathBuf> {
-        check_replaceable(&self.target, self.marker)?;
+        check(&self.target, self.marker)?;
         fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755))
             .map_err(ImageError::at(self.path()))?;
         if self.target.exists() {
@@ -69,7 +69,11 @@ impl Staged {
     }
 }
 
-fn check_replaceable(target: &Path, marker: &str) -> Result<()> {
+/// Whether `target` is free, empty, or one of ours that may be replaced.
+///
+/// # Errors
+/// If it is something else.
+pub(crate) fn check(target: &Path, marker: &str) -> Result<()> {
     let mut entries = match fs::read_dir(target) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(ImageError::at(target))?,
