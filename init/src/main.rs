@@ -1,11 +1,10 @@
 //! `/init`: PID 1 of the guest, and, by the name it is called, the guest's other processes.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let name = std::env::args_os().next().unwrap_or_else(OsString::new);
+    let name = std::env::args_os().next().unwrap_or_default();
     if let Some(code) = casemate_init::roles::run(name.as_bytes()) {
         return code;
     }

@@ -61,6 +61,7 @@ pub struct Guest {
     lock: Option<casemate_egress::Lock>,
     link: Option<String>,
     lease: Option<Report>,
+    lease_ends: Option<Duration>,
     namespaces: Vec<net::namespace::ServiceNet>,
     shutdown: bool,
     document: status::Document,
@@ -113,6 +114,7 @@ impl Guest {
             lock: None,
             link: None,
             lease: None,
+            lease_ends: None,
             namespaces: Vec::new(),
             shutdown: false,
             printed: document.clone(),
@@ -332,6 +334,7 @@ impl Host for Guest {
     }
 
     fn agent(&mut self, measured: &Measured) -> Result<(), Failure> {
+        no_packet_sockets()?;
         let recipe = self.agent_recipe(measured)?;
         self.start_own(recipe, Reason::AgentFailed)
     }
@@ -358,9 +361,16 @@ impl Host for Guest {
 impl Guest {
     /// Takes a lease, or a renewed one, to the lock and the link.
     fn apply_lease(&mut self) -> Result<(), Failure> {
+        // PID 1 keeps the lease's end itself: a client that died cannot say that it is over.
+        let over = self.lease_ends.is_some_and(|end| power::uptime() > end);
         match self.lease.take() {
-            Some(Report::Lease(lease)) => self.apply_address(lease.address(), lease.gateway()),
+            Some(Report::Lease(lease)) => {
+                let seconds = Duration::from_secs(lease.seconds().into());
+                self.lease_ends = Some(power::uptime().saturating_add(seconds));
+                self.apply_address(lease.address(), lease.gateway())
+            }
             Some(Report::Lost) => self.drop_address(),
+            None if over => self.drop_address(),
             None => Ok(()),
         }
     }
@@ -380,6 +390,7 @@ impl Guest {
 
     /// The address is no longer ours: the link stays up and silent until there is another.
     fn drop_address(&mut self) -> Result<(), Failure> {
+        self.lease_ends = None;
         let link = self.link.clone().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
         if let Some(lock) = &mut self.lock {
             lock::clear_address(lock)?;
@@ -410,6 +421,18 @@ impl Guest {
 /// Our own unprivileged processes: enough for thousands of connections, not enough to starve PID 1.
 const OWN_LIMITS: cgroup::Limits =
     cgroup::Limits { memory_max: Some(256 << 20), pids_max: Some(64), cpu_max: None };
+
+/// Packet sockets pass below the lock's `inet` chains, and nothing of ours has one: the link is up, DHCP has run, and
+/// still there must be none.
+fn no_packet_sockets() -> Result<(), Failure> {
+    match net::links::packet_sockets() {
+        Ok(0) => Ok(()),
+        Ok(found) => {
+            Err(Failure::new(Reason::LinkFailed, format!("packet sockets: expected none, found {found}")))
+        }
+        Err(error) => Err(Failure::new(Reason::LinkFailed, error.to_string())),
+    }
+}
 
 /// Development: the console. Production: nothing.
 fn standard_streams() -> io::Result<()> {

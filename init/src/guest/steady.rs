@@ -15,6 +15,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often the lock is read back and compared as a whole.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
 
+/// The shortest wait of the main loop.
+const SHORTEST_TURN: Duration = Duration::from_millis(10);
+
 const STATUS_PATH: &str = "/run/casemate/status.json";
 
 impl Guest {
@@ -35,7 +38,8 @@ impl Guest {
                 next_verify = now.saturating_add(VERIFY_EVERY);
             }
             let due = self.processes.as_ref().and_then(super::Processes::next_restart).unwrap_or(next_report);
-            self.turn(due.min(next_report).saturating_sub(now));
+            // Never without a pause: a restart can be due while the last run's cgroup is still being emptied.
+            self.turn(due.min(next_report).saturating_sub(now).max(SHORTEST_TURN));
             if let Err(failure) = self.apply_lease() {
                 self.fail(measured, &failure);
             }
@@ -43,7 +47,7 @@ impl Guest {
         self.go_down(measured)
     }
 
-    fn fail(&mut self, measured: &Measured, failure: &crate::boot::Failure) -> ! {
+    fn fail(&self, measured: &Measured, failure: &crate::boot::Failure) -> ! {
         crate::log::print("casemate", &format!("{failure}"));
         power::off_because(self.stage, failure.reason, failure.detail, measured.config.compose_hash().0)
     }
@@ -74,8 +78,7 @@ impl Guest {
             crate::log::print("casemate", &format!("{STATUS_PATH}: {error}"));
         }
         if cfg!(feature = "dev") {
-            let line = serde_json::to_string(&self.document).unwrap_or_default();
-            crate::log::print("casemate", &format!("status {line}"));
+            crate::log::print("casemate", &format!("status {}", console_line(&self.document)));
         }
         self.printed = self.document.clone();
     }
@@ -124,6 +127,13 @@ impl Guest {
             self.turn(Duration::from_millis(100));
         }
     }
+}
+
+/// The document without the counters that have counted nothing: a serial console is slow.
+fn console_line(document: &status::Document) -> String {
+    let mut short = document.clone();
+    short.egress.counters.retain(|counter| counter.packets > 0);
+    serde_json::to_string(&short).unwrap_or_default()
 }
 
 fn identity(measured: &Measured) -> status::Identity {
