@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod guest;
 pub mod handover;
+pub mod layout;
 pub mod log;
 pub mod net;
 pub mod roles;

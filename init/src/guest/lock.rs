@@ -7,15 +7,12 @@ use casemate_measure::MeasuredConfig;
 use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol};
 use casemate_measure::status::Reason;
 
-use super::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID};
 use crate::boot::Failure;
+use crate::layout::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID, VPC_UID, VPN_UID};
 use crate::status;
 
 /// The physical link's name: with `net.ifnames=0` the kernel counts, and there is one.
 pub(super) const LINK: &str = "eth0";
-/// Reserved for the VPN process and the VPC server (design section 5).
-const VPN_UID: u32 = 102;
-const VPC_UID: u32 = 104;
 
 /// The word of the document.
 pub(super) fn mode_word(config: &MeasuredConfig) -> &'static str {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use casemate_measure::manifest::{DOCUMENT_PATH, ModuleGroup};
-use casemate_measure::section::{Network, Restart};
+use casemate_measure::section::Network;
 use casemate_measure::status::{Reason, Stage};
 use casemate_measure::{MeasuredConfig, MrConfigId, Register};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,9 +18,9 @@ use crate::boot::{Document, Failure, Host, Measured};
 use crate::net;
 use crate::net::dhcp::Report;
 use crate::status;
-use crate::supervise::Restarts;
 use processes::{Happening, Processes, Recipe};
 
+mod address;
 mod cgroup;
 mod initramfs;
 mod lock;
@@ -34,19 +34,8 @@ mod tee;
 mod watchdog;
 mod workload;
 
-/// The guest agent's uid (design section 5).
-pub const AGENT_UID: u32 = 101;
-/// The mesh proxy's uid.
-pub const MESH_UID: u32 = 103;
-/// The DHCP client's uid.
-pub const DHCP_UID: u32 = 105;
-/// The mark of the DHCP client's socket, which PID 1 opens.
-pub const DHCP_MARK: u32 = 0x0da1;
-
 const INIT: &str = "/init";
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Where the agent's socket is; /run/dstack.sock and so /var/run/dstack.sock lead there.
-pub const AGENT_SOCKET: &str = "/run/dstack/dstack.sock";
 
 /// The machine.
 #[derive(Debug)]
@@ -355,66 +344,6 @@ impl Host for Guest {
         let entered_ms = u64::try_from(power::uptime().as_millis()).unwrap_or(u64::MAX);
         self.document.stages.push(status::StageTime { stage: Stage::Ready.words(), entered_ms });
         power::tell(Stage::Ready, Reason::Ready, 0, measured.config.compose_hash().0);
-    }
-}
-
-impl Guest {
-    /// Takes a lease, or a renewed one, to the lock and the link.
-    fn apply_lease(&mut self) -> Result<(), Failure> {
-        // PID 1 keeps the lease's end itself: a client that died cannot say that it is over.
-        let over = self.lease_ends.is_some_and(|end| power::uptime() > end);
-        match self.lease.take() {
-            Some(Report::Lease(lease)) => {
-                let seconds = Duration::from_secs(lease.seconds().into());
-                self.lease_ends = Some(power::uptime().saturating_add(seconds));
-                self.apply_address(lease.address(), lease.gateway())
-            }
-            Some(Report::Lost) => self.drop_address(),
-            None if over => self.drop_address(),
-            None => Ok(()),
-        }
-    }
-
-    fn apply_address(
-        &mut self,
-        address: std::net::Ipv4Addr,
-        gateway: std::net::Ipv4Addr,
-    ) -> Result<(), Failure> {
-        let link = self.link.clone().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
-        if let Some(lock) = &mut self.lock {
-            lock::set_address(lock, address, gateway)?;
-        }
-        net::links::set_address(&link, address, gateway)
-            .map_err(|error| Failure::new(Reason::LinkFailed, error.to_string()))
-    }
-
-    /// The address is no longer ours: the link stays up and silent until there is another.
-    fn drop_address(&mut self) -> Result<(), Failure> {
-        self.lease_ends = None;
-        let link = self.link.clone().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
-        if let Some(lock) = &mut self.lock {
-            lock::clear_address(lock)?;
-        }
-        net::links::clear_address(&link).map_err(|error| Failure::new(Reason::LinkFailed, error.to_string()))
-    }
-
-    fn dhcp_recipe(&self) -> Result<Recipe, Failure> {
-        let failed = |error: net::NetError| Failure::new(Reason::NoAddress, error.to_string());
-        let link = self.link.as_deref().ok_or_else(|| Failure::new(Reason::LinkFailed, "no link"))?;
-        let socket = net::dhcp::open_socket(link, DHCP_MARK).map_err(failed)?;
-        let mac = net::links::hardware_address(link).map_err(failed)?;
-        let handover = serde_json::to_vec(&crate::roles::DhcpHandover { mac })
-            .map_err(|error| Failure::new(Reason::NoAddress, error.to_string()))?;
-        Ok(Recipe {
-            name: "dhcp".into(),
-            role: crate::roles::DHCP,
-            handover,
-            extra: vec![socket],
-            uid: Some(DHCP_UID),
-            namespaces: crate::sys::Namespaces::Shared,
-            leaf: Self::leaf("dhcp", OWN_LIMITS, Reason::NoAddress)?,
-            restarts: Restarts::new(Restart::Always),
-        })
     }
 }
 

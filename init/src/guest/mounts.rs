@@ -7,6 +7,7 @@ use casemate_measure::status::Reason;
 use nix::mount::{MsFlags, mount};
 
 use crate::boot::Failure;
+use crate::layout::AGENT_UID;
 
 struct Row {
     source: &'static str,
@@ -48,7 +49,7 @@ pub(super) fn mount_all() -> Result<(), Failure> {
 fn directories() -> io::Result<()> {
     std::fs::create_dir_all("/run/casemate")?;
     std::fs::create_dir_all("/run/dstack")?;
-    std::os::unix::fs::chown("/run/dstack", Some(super::AGENT_UID), Some(super::AGENT_UID))?;
+    std::os::unix::fs::chown("/run/dstack", Some(AGENT_UID), Some(AGENT_UID))?;
     std::fs::create_dir_all("/var")?;
     if Path::new("/var/run").symlink_metadata().is_err() {
         std::os::unix::fs::symlink("/run", "/var/run")?;

@@ -8,8 +8,9 @@ use casemate_measure::manifest::SERVICES_DIR;
 use casemate_measure::section::{Restart, Service};
 use casemate_measure::status::Reason;
 
-use super::{AGENT_UID, Guest, MESH_UID, OWN_LIMITS, Recipe, cgroup};
+use super::{Guest, OWN_LIMITS, Recipe, cgroup};
 use crate::boot::{Failure, Measured};
+use crate::layout::{AGENT_UID, MESH_UID};
 use crate::net;
 use crate::roles::{self, ServiceHandover};
 use crate::supervise::Restarts;

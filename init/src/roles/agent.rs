@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::{report_ready, trace};
-use crate::guest::AGENT_SOCKET;
 use crate::handover;
+use crate::layout::AGENT_SOCKET;
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
     trace();

@@ -10,7 +10,7 @@ use casemate_agent::client::AgentClient;
 use casemate_mesh::{CertificateKey, Config, IdentitySource, SourceError};
 
 use super::{report_ready, trace};
-use crate::guest::AGENT_SOCKET;
+use crate::layout::AGENT_SOCKET;
 use crate::{handover, sys};
 
 /// Twice the day after which the mesh asks for a new one.

@@ -1,0 +1,16 @@
+//! What PID 1 and the processes that it starts agree on (design section 5).
+
+/// The guest agent's uid.
+pub const AGENT_UID: u32 = 101;
+/// The VPN process's uid.
+pub const VPN_UID: u32 = 102;
+/// The mesh proxy's uid.
+pub const MESH_UID: u32 = 103;
+/// The VPC server's uid.
+pub const VPC_UID: u32 = 104;
+/// The DHCP client's uid.
+pub const DHCP_UID: u32 = 105;
+/// The mark of the DHCP client's socket, which PID 1 opens.
+pub const DHCP_MARK: u32 = 0x0da1;
+/// Where the agent's socket is; /run/dstack.sock and so /var/run/dstack.sock lead there.
+pub const AGENT_SOCKET: &str = "/run/dstack/dstack.sock";
