@@ -1,0 +1,20 @@
+//! A host that does not do its part.
+
+use crate::https::health;
+use crate::images::Image;
+use crate::machine::{Machine, Options, qemu};
+
+/// Nobody reads the status port, whose buffer is as small as the kernel makes one: the guest's frames have nowhere to go.
+#[test]
+fn that_never_reads_the_status_port_stops_nothing() {
+    if !qemu() {
+        return;
+    }
+    let machine = Machine::switch_on(Image::demo(), Options { status_read: false, ..Options::default() });
+    let mesh = machine.mesh.unwrap();
+    machine.wait("an answer of the mesh", || health(mesh).ok().filter(|status| *status == 200));
+    let ended = machine.power_off();
+    assert_eq!(ended.report.frames, 0, "{ended}");
+    assert_eq!(ended.exit_status, 0, "{ended}");
+    assert!(ended.console_says("powered off in order"), "{ended}");
+}

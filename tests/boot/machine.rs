@@ -1,0 +1,270 @@
+//! One machine: switched on, watched, asked to power off. Only one runs at a time.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use casemate_measure::MrConfigId;
+use casemate_measure::image::Flavor;
+use casemate_measure::status::{Frame, Reason, Stage};
+use casemate_qemu::host::{Choice, Runner};
+use casemate_qemu::image::CheckedImage;
+use casemate_qemu::io::monitor;
+use casemate_qemu::io::run::{Launch, Observer, run, settle_ports};
+use casemate_qemu::report::Report;
+use casemate_qemu::rundir::RunDir;
+use casemate_qemu::shape::{DevExtras, Firmware, Forward, Network, Platform, VmShape};
+use casemate_qemu::watch::Limits;
+use casemate_qemu::{Outcome, qmp};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::console;
+use crate::images::Image;
+
+const QEMU: &str = "qemu-system-x86_64";
+/// From power-on to ready, and for anything that a test waits for: ten times what it takes on an idle machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether machines can be booted here; said loudly where not, and under CI=true a failure.
+pub(crate) fn qemu() -> bool {
+    if Command::new(QEMU).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    let why = format!("no machine is booted: {QEMU} is not installed");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "SKIPPED under CI=true: {why}");
+    eprintln!("SKIPPED: {why}");
+    false
+}
+
+/// What a test may choose of a machine.
+pub(crate) struct Options {
+    pub(crate) firmware: Firmware,
+    pub(crate) mrconfigid: Option<MrConfigId>,
+    /// QEMU's user network with a forward to the mesh's port, unless a test brings its own.
+    pub(crate) network: Option<Network>,
+    pub(crate) status_read: bool,
+    /// A serial port where the shape has none.
+    pub(crate) serial: bool,
+    /// More arguments for QEMU.
+    pub(crate) extra: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            firmware: Firmware::Seabios,
+            mrconfigid: None,
+            network: None,
+            status_read: true,
+            serial: false,
+            extra: "",
+        }
+    }
+}
+
+/// A machine that is on.
+pub(crate) struct Machine {
+    dir: RunDir,
+    /// Where the mesh's port is reached from the host.
+    pub(crate) mesh: Option<SocketAddr>,
+    frames: Arc<Mutex<Vec<Frame>>>,
+    thread: Option<JoinHandle<Outcome>>,
+    _temp: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit status of `casemate-qemu boot`.
+    pub(crate) exit_status: u8,
+    /// The first frame of each stage and reason, in the order they came.
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) report: Report,
+    pub(crate) console: Vec<String>,
+}
+
+impl Machine {
+    pub(crate) fn switch_on(image: &Image, options: Options) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let temp = tempfile::Builder::new().prefix("casemate-boot.").tempdir().unwrap();
+        let checked = CheckedImage::open(&image.0).unwrap();
+        let mut registers = *checked.registers();
+        if let Some(id) = options.mrconfigid {
+            registers.mrconfigid = id;
+        }
+        let mut network = options.network.unwrap_or_else(|| {
+            let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+            Network::User(vec![Forward { host, guest: 443 }])
+        });
+        settle_ports(&mut network).unwrap();
+        let mesh = match &network {
+            Network::User(forwards) => forwards.first().map(|forward| forward.host.into()),
+            Network::Socket(_) => None,
+        };
+        let claim = RunDir::claim(&temp.path().join("run")).unwrap();
+        let dir = claim.dir.clone();
+        let serial = if options.serial {
+            format!("-chardev file,id=heard,path={} -device isa-serial,chardev=heard", dir.console().display())
+        } else {
+            String::new()
+        };
+        let launch = Launch {
+            program: program(temp.path(), &format!("{serial}{}", options.extra)),
+            shape: VmShape {
+                platform: Platform::Tcg(options.firmware),
+                memory_mib: 512,
+                cpus: NonZeroU16::MIN,
+                dev: (checked.flavor() == Flavor::Dev).then_some(DevExtras { registers }),
+                network,
+            },
+            files: checked.boot_files(),
+            choice: Choice { runner: Runner::Tcg, why: "tests run everywhere".into() },
+            claim,
+            pcap: None,
+            limits: Limits { ready: PATIENCE, stop: PATIENCE },
+            status_read: options.status_read,
+        };
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let mut seen = Seen(Arc::clone(&frames));
+        // QEMU ends with the thread that started it.
+        let thread = std::thread::spawn(move || run(&launch, None, &mut seen).unwrap());
+        Self { dir, mesh, frames, thread: Some(thread), _temp: temp, _alone: alone }
+    }
+
+    /// Waits for the frame that says so.
+    pub(crate) fn wait_ready(&self) {
+        self.wait("ready", || self.frames().iter().any(|frame| frame.reason == Reason::Ready).then_some(()));
+    }
+
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last status document on the console that satisfies the condition, once there is one.
+    pub(crate) fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait(what, || console::statuses(&self.log()).into_iter().rfind(&wanted))
+    }
+
+    pub(crate) fn wait_console(&self, text: &str) {
+        self.wait(text, || self.console().iter().any(|line| line.contains(text)).then_some(()));
+    }
+
+    pub(crate) fn console(&self) -> Vec<String> {
+        console::lines(&self.log())
+    }
+
+    fn log(&self) -> Vec<u8> {
+        fs::read(self.dir.console()).unwrap_or_default()
+    }
+
+    /// Waits until there is something, at most [`PATIENCE`]; the end of the machine ends it, too.
+    pub(crate) fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            if ended || begin.elapsed() > PATIENCE {
+                let how = if ended { "the machine ended" } else { "not in time" };
+                let report = self.dir.read_report();
+                panic!("{what}: {how}: {:?}; {report:?}\n{}", self.frames().last(), self.console().join("\n"));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Presses the power button through QMP, and waits.
+    pub(crate) fn power_off(self) -> Ended {
+        monitor::command(&self.dir, qmp::POWERDOWN).unwrap();
+        self.wait_end()
+    }
+
+    /// Waits for it to end by itself, or for its limits.
+    pub(crate) fn wait_end(mut self) -> Ended {
+        let outcome = self.thread.take().unwrap().join().unwrap();
+        let report = self.dir.read_report().unwrap().unwrap();
+        assert_eq!(report.ended.as_ref().unwrap().exit_status, outcome.exit_status());
+        Ended {
+            exit_status: outcome.exit_status(),
+            frames: self.frames(),
+            report,
+            console: self.console(),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A test failed: the machine goes at once. It may have gone already.
+            drop(monitor::command(&self.dir, qmp::QUIT));
+            drop(thread.join());
+        }
+    }
+}
+
+impl Ended {
+    /// The guest's last word.
+    pub(crate) fn last(&self) -> &Frame {
+        self.frames.last().unwrap_or_else(|| panic!("not a single frame: {self}"))
+    }
+
+    /// It powered off because of this, and said so everywhere.
+    pub(crate) fn assert_failed(&self, stage: Stage, reason: Reason) {
+        let last = self.last();
+        assert_eq!((last.stage, last.reason), (stage, reason), "{self}");
+        assert_eq!(self.exit_status, reason.code(), "{self}");
+        assert!(self.frames.iter().all(|frame| frame.reason != Reason::Ready), "{self}");
+    }
+
+    /// It powered off because it was asked to.
+    pub(crate) fn assert_orderly(&self) {
+        assert_eq!((self.last().stage, self.last().reason), (Stage::Shutdown, Reason::PoweredOff), "{self}");
+        assert_eq!(self.exit_status, 0, "{self}");
+    }
+
+    pub(crate) fn console_says(&self, text: &str) -> bool {
+        self.console.iter().any(|line| line.contains(text))
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = self.report.ended.as_ref().map_or("?", |ended| ended.words.as_str());
+        write!(f, "{words}\n{}", self.console.join("\n"))
+    }
+}
+
+struct Seen(Arc<Mutex<Vec<Frame>>>);
+
+impl Observer for Seen {
+    fn progress(&mut self, _: Duration, frame: &Frame) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(*frame);
+    }
+
+    fn note(&mut self, _: &str) {}
+
+    fn ready(&mut self, _: &Report) {}
+}
+
+/// QEMU, or a script that gives it more arguments.
+fn program(dir: &Path, extra: &str) -> String {
+    if extra.is_empty() {
+        return QEMU.to_owned();
+    }
+    let path = dir.join("qemu");
+    fs::write(&path, format!("#!/bin/sh\nexec {QEMU} \"$@\" {extra}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}

@@ -1,0 +1,26 @@
+//! Machines that really boot: QEMU under TCG, one processor, one machine at a time. Each test asserts the documented end:
+//! the last status frame's stage and reason, and the exit status that `casemate-qemu` would have.
+//!
+//! The guest is compiled once per flavour, by the image builder and into its cache.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests and their rig: what fails here fails the test"
+)]
+
+mod console;
+mod https;
+mod images;
+mod initramfs;
+mod machine;
+
+mod bound;
+mod demo;
+mod document;
+mod host;
+mod network;
+mod production;
+mod tampered;
+mod workloads;

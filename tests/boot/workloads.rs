@@ -1,0 +1,93 @@
+//! Workloads that misbehave, all in one machine, beside one that does not.
+
+use std::time::{Duration, Instant};
+
+use casemate_measure::status::{Reason, Stage};
+use serde_json::Value;
+
+use crate::console::process;
+use crate::https::health;
+use crate::images::Image;
+use crate::machine::{Machine, Options, qemu};
+
+/// `web` says every second whether it answers itself.
+const DOCUMENT: &str = r#"{
+  "manifest_version": 2, "name": "boot-workloads", "runner": "casemate", "key_provider": "none", "secure_time": false,
+  "casemate": {
+    "version": 1, "role": "node", "node": { "name": "workloads", "type": "test" },
+    "network": { "mode": "dhcp" }, "vpn": { "mode": "direct" }, "egress": { "mode": "internal-only" },
+    "mesh": {
+      "backends": [{ "listen": 443, "kind": "http", "to": "web:8000", "allow": ["any"] }],
+      "verify": "quote", "images": ["same"]
+    },
+    "services": [
+      {
+        "name": "web", "rootfs": "web", "uid": 1000, "ports": [8000], "restart": "always",
+        "exec": ["/bin/sh", "-c",
+          "httpd -f -p 8000 -h /www & while sleep 1; do wget -q -O /dev/null http://127.0.0.1:8000/ && echo answers || echo silent; done"]
+      },
+      { "name": "crash", "rootfs": "web", "uid": 1001, "restart": "always", "exec": ["/bin/sh", "-c", "exit 1"] },
+      {
+        "name": "forks", "rootfs": "web", "uid": 1002, "restart": "always", "pids_max": 32,
+        "exec": ["/bin/sh", "-c", "bomb() { bomb & bomb & wait; }; while :; do (bomb); done"]
+      },
+      {
+        "name": "stubborn", "rootfs": "web", "uid": 1003, "restart": "always",
+        "exec": ["/bin/sh", "-c", "trap 'echo no' TERM; while :; do sleep 1; done"]
+      },
+      { "name": "done", "rootfs": "web", "uid": 1004, "restart": "on-failure", "exec": ["/bin/true"] }
+    ]
+  }
+}"#;
+
+/// Of crash, until the test ends: after 1, 2 and 4 s.
+const RESTARTS: u64 = 4;
+const BACK_OFF: Duration = Duration::from_secs(1 + 2 + 4);
+/// Status documents come once a second.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between SIGTERM and `cgroup.kill` (init/README.md), in ms of guest time, for each of three groups.
+const GRACE_MS: u64 = 5000;
+
+#[test]
+fn that_misbehave_harm_nobody_else() {
+    if !qemu() {
+        return;
+    }
+    let machine = Machine::switch_on(&Image::of("workloads", DOCUMENT), Options::default());
+    machine.wait_ready();
+    let mesh = machine.mesh.unwrap();
+    let restarts = |status: &Value| process(status, "crash")["restarts"].as_u64().unwrap();
+    let first = machine.wait_status("crash has ended once", |status| restarts(status) >= 1);
+    let begin = (Instant::now(), restarts(&first));
+    machine.wait_console("forks: ");
+    let later = machine.wait_status("crash is started again and again", |status| {
+        assert_eq!(health(mesh).unwrap(), 200);
+        restarts(status) >= RESTARTS
+    });
+    if begin.1 == 1 {
+        assert!(begin.0.elapsed() + REPORT_EVERY >= BACK_OFF, "{later}");
+    }
+    assert_eq!(process(&later, "crash")["last_exit"], "status 1", "{later}");
+    assert_eq!(process(&later, "done")["last_exit"], "status 0", "{later}");
+    assert_eq!(process(&later, "done")["restarts"], 0, "{later}");
+    assert_eq!(process(&later, "done")["pid"], 0, "{later}");
+    for name in ["web", "stubborn", "agent", "mesh", "dhcp"] {
+        let (before, after) = (process(&first, name), process(&later, name));
+        assert_eq!(after["restarts"], 0, "{name}: {later}");
+        assert_eq!(after["pid"], before["pid"], "{name}: {later}");
+    }
+    assert_eq!(later["egress"]["locked"], true, "{later}");
+    let answers = machine.console().iter().filter(|line| *line == "web: answers").count();
+    assert!(answers >= 5, "{}", machine.console().join("\n"));
+
+    let ended = machine.power_off();
+    ended.assert_orderly();
+    assert!(!ended.console_says("web: silent"), "{ended}");
+    assert!(ended.console_says("fork"), "its limit was never reached: {ended}");
+    assert!(ended.console_says("stubborn: no"), "it was not asked to end: {ended}");
+    assert!(ended.console_says("stubborn ended with signal 9"), "{ended}");
+    let at = |reason| ended.frames.iter().find(|frame| frame.reason == reason).unwrap().uptime_ms;
+    let took = at(Reason::PoweredOff) - at(Reason::Stopping);
+    assert!((GRACE_MS..=3 * GRACE_MS).contains(&took), "{took} ms: {ended}");
+    assert_eq!(ended.last().stage, Stage::Shutdown);
+}
