@@ -83,7 +83,7 @@ struct Lock {
 
 #[derive(Args)]
 struct Reproduce {
-    /// Which flavour; that of side A if it is given.
+    /// Which flavour; otherwise that of side A, or prod.
     #[arg(long)]
     flavor: Option<FlavorWord>,
     /// The measured document to bake in.

@@ -19,7 +19,8 @@ const KERNEL_PREFIX: &str = "linux-modules-";
 
 const KERNEL_LICENSE: &str = "GPL-2.0-only WITH Linux-syscall-note";
 /// As the copyright files of the packages list them.
-const FIRMWARE_LICENSE: &str = "BSD-2-Clause-Patent AND BSD-3-Clause AND MIT AND Apache-2.0";
+const FIRMWARE_LICENSE: &str =
+    "BSD-2-Clause-Patent AND BSD-3-Clause AND MIT AND ISC AND Apache-2.0 AND OpenSSL";
 const BUSYBOX_LICENSE: &str = "GPL-2.0-only AND LGPL-2.1-or-later";
 
 /// Asks apt, downloads, checks that an image can be made of it, and returns the new lock; the packages stay in the cache.

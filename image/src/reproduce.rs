@@ -26,7 +26,7 @@ const NOT_COPIED: &[&str] = &[".git", "target", "out"];
 pub struct Request {
     /// The workspace to copy.
     pub workspace: PathBuf,
-    /// Which flavour; that of side A if it is given.
+    /// Which flavour; otherwise that of side A, or production.
     pub flavor: Option<Flavor>,
     /// The document to bake in.
     pub document: Option<PathBuf>,
@@ -77,11 +77,7 @@ pub fn run(request: &Request, builder: &Path, progress: &Progress) -> Result<()>
     let (flavor, a) = match &request.side_a {
         Some(dir) => (side_a_flavor(request, dir)?, dir.clone()),
         None => {
-            let flavor = request.flavor.ok_or_else(|| {
-                ImageError::Usage(
-                    "reproduce: expected --flavor dev|prod or --side-a DIR, found neither".into(),
-                )
-            })?;
+            let flavor = request.flavor.unwrap_or(Flavor::Prod);
             (flavor, work.build(request, &A, flavor, builder, progress)?)
         }
     };

@@ -87,7 +87,10 @@ impl Compiler {
         // Cargo links the result to one name for both flavours: hold it from the build to the read.
         let lock_path = target_dir.join(".casemate-lock");
         let lock = File::create(&lock_path).map_err(ImageError::at(&lock_path))?;
-        lock.lock().map_err(ImageError::at(&lock_path))?;
+        if lock.try_lock().is_err() {
+            progress.say("init: waiting for another build");
+            lock.lock().map_err(ImageError::at(&lock_path))?;
+        }
         progress.say(format_args!("init: compiling ({}) in {}", word(self.flavor), target_dir.display()));
         let mut build = self.cargo();
         build.args([
@@ -212,11 +215,17 @@ impl Compiler {
         let cc = self.tool("cc", &["--version"], "its version")?;
         let cc = cc.lines().next().unwrap_or_default().to_owned();
         let cc1 = self.tool("cc", &["-print-prog-name=cc1"], "find the C compiler")?;
-        inputs.push(Input { version: Some(cc), ..file_input("compiler", "cc1", Path::new(cc1.trim_end()))? });
+        inputs.push(Input {
+            version: Some(cc.clone()),
+            ..file_input("compiler", "cc1", Path::new(cc1.trim_end()))?
+        });
         for (name, license) in LINKED {
             let path = self.tool("cc", &[&format!("-print-file-name={name}")], "find what is linked")?;
             inputs.push(Input {
                 license: Some((*license).to_owned()),
+                source: license
+                    .starts_with("LGPL")
+                    .then(|| format!("source package glibc of the distribution whose compiler is {cc}")),
                 ..file_input("linked", name, Path::new(path.trim_end()))?
             });
         }
