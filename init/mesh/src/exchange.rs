@@ -21,7 +21,7 @@ pub(crate) struct Exchange {
     pub(crate) head: request::Parts,
     pub(crate) body: Incoming,
     pub(crate) wishes: Wishes,
-    /// The caller's side of a switch of protocols, if the request wishes one.
+    /// The caller's side of a switch of protocols; given only if the request wishes one.
     pub(crate) upgrade: Option<OnUpgrade>,
     /// Only this instance may answer.
     pub(crate) instance: Option<InstanceId>,
@@ -67,8 +67,7 @@ impl Exchange {
         };
         let lease = Lease::new(Arc::clone(upstream), connection, progress, place);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let upgrade = self.upgrade.filter(|_| self.wishes.websocket);
-            return switched(response, upgrade.ok_or(Failure::Switched)?, lease, self.keep);
+            return switched(response, self.upgrade.ok_or(Failure::Switched)?, lease, self.keep);
         }
         let (mut head, body) = response.into_parts();
         message::returnable(&mut head);
