@@ -1,0 +1,83 @@
+//! Two images from the image builder that differ in nothing but `/init`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use casemate_image::assemble::{self, InitBinary, Plan};
+use casemate_image::demo;
+use casemate_image::io::compile::Compiler;
+use casemate_image::io::directory;
+use casemate_image::io::store::Store;
+use casemate_image::lock::{KernelLock, Role};
+use casemate_image::progress::Progress;
+use casemate_image::workload::WorkloadSpec;
+use casemate_measure::image::Flavor;
+use casemate_measure::section::DnsLabel;
+
+/// The document that boots: the demo's, with its two services.
+const DOCUMENT: &str = "configs/demo.app-compose.json";
+/// Its services; both have the demo's busybox for a root.
+const SERVICES: [&str; 2] = ["web", "probe"];
+
+/// Image directories.
+pub(crate) struct Images {
+    /// With our init.
+    pub(crate) ours: PathBuf,
+    /// With the C init.
+    pub(crate) floor: PathBuf,
+}
+
+impl Images {
+    /// Builds both, with progress on standard error: our init is compiled as for every development image.
+    pub(crate) fn build() -> anyhow::Result<Self> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-boot");
+        fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
+        let (progress, store) = (Progress::new(), Store::new(None)?);
+        let lock = KernelLock::read(&workspace.join("image/kernel.lock"))?;
+
+        let package = lock.role(Role::DemoWorkload)?;
+        let packages = store.packages(&[package], &progress)?;
+        let unpacked = packages.first().context("the demo's workload: no package")?;
+        let busybox = place.join("busybox");
+        let tree = demo::busybox(package, unpacked, &workspace.join("configs/demo/www"))?;
+        directory::replace(&tree, &busybox, "bin/busybox")?;
+
+        let service = |name| {
+            let name = DnsLabel::new(name).with_context(|| format!("service {name}"))?;
+            anyhow::Ok(WorkloadSpec { name, path: busybox.clone() })
+        };
+        let plan = Plan {
+            flavor: Flavor::Dev,
+            document: Some(workspace.join(DOCUMENT)),
+            workloads: SERVICES.map(service).into_iter().collect::<Result<_, _>>()?,
+            lock,
+            store,
+            max_size: None,
+            out: place.join("ours"),
+        };
+        let compiler = Compiler { workspace, flavor: plan.flavor, jobs: None, epoch: plan.lock.epoch };
+        let ours = assemble::build(&plan, |progress| compiler.compile(progress), &progress)?.out;
+        let init = compile_floor(&place)?;
+        let plan = Plan { out: place.join("cinit-image"), ..plan };
+        let floor = assemble::build(&plan, |_| InitBinary::prebuilt(&init), &progress)?.out;
+        for same in ["bzImage", "cmdline"] {
+            let read = |image: &Path| fs::read(image.join(same)).with_context(|| image.display().to_string());
+            ensure!(read(&ours)? == read(&floor)?, "{same}: expected the same in both images");
+        }
+        Ok(Self { ours, floor })
+    }
+}
+
+fn compile_floor(place: &Path) -> anyhow::Result<PathBuf> {
+    let (source, out) =
+        (Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/boot/cinit.c"), place.join("cinit"));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&out).arg(&source);
+    let status =
+        compiler.status().context("cc: expected a C compiler with a static C library (gcc, libc6-dev)")?;
+    ensure!(status.success(), "cc could not compile {}", source.display());
+    Ok(out)
+}
