@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use casemate_egress::{Mode, Policy};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
-use support::traffic::{SOON, any, ask, echo, icmp, ipv4, listen, raw, udp};
+use support::traffic::{SOON, any, ask, echo, icmp, ipv4, listen, patiently, raw, segment, udp};
 use support::{AGENT, Bench, DHCP_MARK, GATEWAY, LISTED, MESH, OWN, UNLISTED, link, policy};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
 const DB: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 2);
+
+/// TCP flags (RFC 9293 section 3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 fn internal() -> Policy {
     policy(Mode::InternalOnly)
@@ -32,6 +36,8 @@ fn only_mesh_and_only_its_targets() {
 
     let server = echo(&bench.outside, 0, (LISTED, 443).into(), SOON);
     let ear = listen(&bench.outside);
+    // The rest of the first connection.
+    let _heard = ear.frames();
     let others = [
         (0, "init"),
         (AGENT, "agent"),
@@ -88,7 +94,7 @@ fn a_socket_is_judged_by_who_created_it() {
 }
 
 fn dhcp_socket(mark: Option<u32>) -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68)).unwrap();
+    let socket = patiently(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68)));
     setsockopt(&socket, sockopt::BindToDevice, &"eth0".into()).unwrap();
     if let Some(mark) = mark {
         setsockopt(&socket, sockopt::Mark, &mark).unwrap();
@@ -184,6 +190,15 @@ fn inbound_on_the_served_ports_only() {
     assert_eq!(roots.accepted(), 0);
     assert!(bench.count("process:init") >= 1);
 
+    // A segment out of nowhere opens no flow, and is answered by no reset.
+    let ear = listen(&bench.outside);
+    let before = bench.count("link:inbound");
+    bench.outside.run(|| raw(&segment(UNLISTED, OWN, 443, ACK)));
+    ear.nothing_to(UNLISTED);
+    assert_eq!(bench.count("link:inbound"), before + 1);
+    bench.outside.run(|| raw(&segment(UNLISTED, OWN, 443, SYN)));
+    assert!(ear.ipv4().contains(&(OWN, UNLISTED)), "the control");
+
     // Nobody listens: the reset has no socket, and a rule of its own.
     let refused = bench.outside.run(|| ask((OWN, 443))).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -244,6 +259,29 @@ fn anothers_translation_does_not_lead_astray() {
         ear.nothing_to(host);
         assert!(bench.count("process:mesh") >= 1, "{elsewhere}");
     }
+}
+
+/// Later than our `output`, where no translation happens any more but any change still may: `postrouting` judges again.
+#[test]
+fn a_change_after_the_first_judgement_is_judged_too() {
+    let Some(mut bench) = Bench::new(&internal()) else { return };
+    bench.guest.nft(
+        "table ip evil { chain out { type filter hook output priority 300; ip daddr 10.9.0.2 ip daddr set 10.9.0.3; }; }",
+    );
+    let ear = listen(&bench.outside);
+    bench.guest.run_as(MESH, || assert!(ask((LISTED, 443)).is_err()));
+    ear.nothing_to(UNLISTED);
+    assert!(bench.count("process:mesh") >= 1);
+}
+
+#[test]
+fn a_target_is_reached_over_the_link_only() {
+    let Some(mut bench) = Bench::new(&internal()) else { return };
+    let ear = bench.second_link();
+    bench.guest.ip(&format!("route add {LISTED} dev eth1"));
+    bench.guest.run_as(MESH, || assert!(ask((LISTED, 443)).is_err()));
+    ear.nothing_to(LISTED);
+    assert!(bench.count("process:mesh") >= 1);
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn an_allowlist_passes_what_it_lists_and_no_more() {
     let other_port = echo(&bench.outside, 0, (LISTED, 444).into(), SOON);
     let other_host = echo(&bench.outside, 0, (UNLISTED, 443).into(), SOON);
     let ear = listen(&bench.outside);
+    // The rest of the first connection.
+    let _heard = ear.frames();
     bench.service(1).run(|| {
         assert!(ask((LISTED, 444)).is_err());
         udp(any(), (LISTED, 443));
@@ -139,6 +141,21 @@ fn services_reach_neither_each_other_nor_us() {
         assert_eq!((db.accepted(), us.accepted()), (0, 0));
         assert!(bench.count("denied:web") >= 5);
     }
+}
+
+#[test]
+fn services_leave_by_the_link_only() {
+    let Some(mut bench) = Bench::new(&policy(Mode::ExternalAllowed)) else { return };
+    let ear = bench.second_link();
+    bench.guest.ip("route add 10.8.0.0/24 dev eth1");
+    bench.service(1).run(|| udp(any(), (Ipv4Addr::new(10, 8, 0, 1), 9)));
+    assert_eq!(bench.count("denied:web"), 1);
+    assert_eq!(ear.ipv4(), []);
+    // And nothing comes in by an interface that the policy does not know.
+    bench.outside.ip("route replace 198.18.0.0/15 dev wan2");
+    bench.outside.ip("neigh replace 198.18.1.2 lladdr 02:00:00:00:00:11 nud permanent dev wan2");
+    bench.outside.run(|| raw(&ipv4(GATEWAY, WEB, 1, &icmp(8))));
+    assert!(bench.count("interface:unknown") >= 1);
 }
 
 #[test]

@@ -185,6 +185,18 @@ impl Bench {
         Some(Self { lock, guest, outside, services: services.into() })
     }
 
+    /// One more link that the policy does not know, without ARP to wait for, and an ear at the outside.
+    pub(crate) fn second_link(&self) -> traffic::Ear {
+        self.guest.ip(&format!(
+            "link add eth1 address 02:00:00:00:00:11 type veth peer name wan2 netns {}",
+            self.outside.tid
+        ));
+        self.guest.ip("link set eth1 up arp off");
+        self.guest.ip("addr add 10.8.0.2/32 dev eth1");
+        self.outside.ip("link set wan2 up arp off");
+        traffic::listen(&self.outside)
+    }
+
     pub(crate) fn service(&self, number: usize) -> &Netns {
         &self.services[number - 1]
     }

@@ -24,9 +24,22 @@ pub(crate) struct Echo {
     address: SocketAddr,
 }
 
+/// Binds, also if a program that another test is just starting holds a copy of the last socket until its exec.
+pub(crate) fn patiently<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let end = Instant::now() + SOON;
+    loop {
+        match bind() {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 /// Listens inside a namespace, as a uid, until `accepted` connections were answered or `wait` is over; returns their number.
 pub(crate) fn echo(ns: &Netns, uid: u32, address: SocketAddr, wait: Duration) -> Echo {
-    let listener = ns.run_as(uid, || TcpListener::bind(address)).unwrap();
+    let listener = ns.run_as(uid, || patiently(|| TcpListener::bind(address)));
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
     let thread = std::thread::spawn(move || {
@@ -114,6 +127,17 @@ pub(crate) fn datagram(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     }
     bytes.extend_from_slice(payload);
     bytes
+}
+
+/// A TCP segment with these flags (RFC 9293 section 3.1), its checksum right: conntrack looks.
+pub(crate) fn segment(source: Ipv4Addr, destination: Ipv4Addr, to: u16, flags: u8) -> Vec<u8> {
+    let mut segment = 40000u16.to_be_bytes().to_vec();
+    segment.extend_from_slice(&to.to_be_bytes());
+    segment.extend_from_slice(&[0, 0, 0, 9, 0, 0, 0, 9, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &segment].concat();
+    let sum = checksum(&pseudo);
+    segment[16..18].copy_from_slice(&sum);
+    ipv4(source, destination, 6, &segment)
 }
 
 /// Sends a whole IPv4 packet through a raw socket.
