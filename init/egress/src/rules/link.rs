@@ -79,6 +79,7 @@ fn rules(link: &Ifname, dhcp_mark: Option<u32>) -> Vec<Rule> {
         rules.push(Rule::accept([
             Term::Mark(mark),
             Term::SourceIn(Network::Ipv4, own(SetType::Ipv4)),
+            Term::Destination(host(Ipv4Addr::BROADCAST)),
             source_port,
             destination_port,
         ]));

@@ -29,14 +29,14 @@ fn neighbours(policy: &Policy) -> impl Iterator<Item = Rule> {
     NEIGHBOUR.into_iter().map(rule)
 }
 
-/// The DHCP child's socket, known by its mark: PID 1 opened it. A request goes to everybody from no address (RFC 2131
-/// section 4.1), a renewal from ours to the server (section 4.4.5).
+/// The DHCP child's socket, known by its mark: PID 1 opened it. Everything that the client sends, renewals too, goes to
+/// everybody on the link, so that neither it nor a server's word can name another destination.
 pub(super) fn dhcp(policy: &Policy) -> Vec<Rule> {
     let rule = |mark| {
         Rule::accept([
             to(&policy.link),
             Term::Mark(mark),
-            Term::Network(Network::Ipv4),
+            Term::Destination(host(Ipv4Addr::BROADCAST)),
             Term::SourcePort(Proto::Udp, 68),
             Term::DestinationPort(Proto::Udp, 67),
         ])
