@@ -147,10 +147,14 @@ fn dhcp_is_known_by_its_mark() {
 #[test]
 fn a_renewal_goes_from_the_leased_address_and_no_static_address_opens_dhcp() {
     let Some(bench) = Bench::new(&internal()) else { return };
-    let server = bench.outside.run(|| UdpSocket::bind((GATEWAY, 67))).unwrap();
+    let server = bench.outside.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67))).unwrap();
     server.set_read_timeout(Some(SOON)).unwrap();
     let socket = bench.guest.run(|| dhcp_socket(Some(DHCP_MARK)));
-    socket.send_to(b"renew", (GATEWAY, 67)).unwrap();
+    // To one server by name of its address: not even there, or a client that was taken over could reach any address.
+    let ear = listen(&bench.outside);
+    let _refused = socket.send_to(b"renew", (GATEWAY, 67));
+    ear.nothing_to(GATEWAY);
+    socket.send_to(b"renew", (Ipv4Addr::BROADCAST, 67)).unwrap();
     let (_, from) = server.recv_from(&mut [0; 64]).unwrap();
     assert_eq!(from, (OWN, 68).into());
 

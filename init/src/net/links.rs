@@ -4,6 +4,8 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use rtnetlink::packet_route::address::AddressScope;
+
 use super::netlink::{self, Netlink, Route};
 use super::{NetError, sysctl};
 
@@ -122,7 +124,7 @@ pub fn set_address(link: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(
     };
     let mut routes = [on_link, through];
     netlink::run(link, async |netlink| {
-        netlink.add_address(link, address, 32).await?;
+        netlink.add_address(link, address, 32, AddressScope::Universe).await?;
         // The on-link route first: the kernel refuses a gateway that it cannot reach.
         for route in &routes {
             netlink.set_route(link, route).await?;

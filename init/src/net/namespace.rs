@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::packet_route::address::AddressScope;
 
 use super::netlink::{self, Route};
 use super::{NetError, links, sysctl};
@@ -73,7 +74,9 @@ pub fn create(number: u8, outbound_port: u16) -> Result<ServiceNet, NetError> {
     sysctl::disable_ipv6(&near)?;
     sysctl::set(&format!("ipv4/conf/{near}/rp_filter"), "1")?;
     netlink::run(&near, async |netlink| {
-        netlink.add_address(&near, ServiceNet::gateway(number), PREFIX).await?;
+        // Scope host: otherwise the kernel takes it as the source of a DHCP request while the physical link has no address
+        // (`inet_select_addr`, net/ipv4/devinet.c), and the link's own lock drops that.
+        netlink.add_address(&near, ServiceNet::gateway(number), PREFIX, AddressScope::Host).await?;
         netlink.up(&near).await
     })?;
     let outbound = within(netns.as_fd(), &near, || furnish(number, outbound_port))?;
@@ -102,7 +105,7 @@ fn furnish(number: u8, outbound_port: u16) -> Result<OwnedFd, NetError> {
         source: None,
     };
     netlink::run(INSIDE, async |netlink| {
-        netlink.add_address(INSIDE, ServiceNet::address(number), PREFIX).await?;
+        netlink.add_address(INSIDE, ServiceNet::address(number), PREFIX, AddressScope::Universe).await?;
         netlink.up(INSIDE).await?;
         netlink.set_route(INSIDE, &default).await
     })?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
@@ -124,10 +124,12 @@ impl Netlink {
         name: &str,
         address: Ipv4Addr,
         prefix: u8,
+        scope: AddressScope,
     ) -> Result<(), NetError> {
         let index = self.link(name).await?.index;
         let mut request = self.0.address().add(index, IpAddr::V4(address), prefix).replace();
         let message: &mut AddressMessage = request.message_mut();
+        message.header.scope = scope;
         message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
         request.execute().await.map_err(failed("add an address", name))
     }

@@ -7,7 +7,7 @@ use super::{chain, lo, to};
 use crate::names::{JUDGED, flow, process};
 use crate::policy::{Policy, Proto, Service};
 use crate::ruleset::Rule;
-use crate::term::{Network, State, Term, host, protocol};
+use crate::term::{State, Term, host, protocol};
 
 pub(super) fn output() -> Vec<Rule> {
     vec![Rule::jump([], chain::DHCP), Rule::goto([], chain::OUR_OWN)]
