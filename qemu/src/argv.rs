@@ -128,19 +128,17 @@ fn platform(args: &mut Args, platform: &Platform, files: &BootFiles) {
 }
 
 /// The `tdx-guest` object in JSON (QEMU `qapi/qom.json`, since 10.1): a vsock socket for quotes as dstack's host has it.
+/// Written out, because the order in which serde_json keeps a map depends on what other packages ask of it; nothing in it
+/// needs escaping.
 fn tdx_guest(launch: &TdxLaunch) -> String {
-    let mut object = serde_json::json!({
-        "qom-type": "tdx-guest",
-        "id": "tdx",
-        "sept-ve-disable": true,
-        "quote-generation-socket": { "type": "vsock", "cid": "2", "port": launch.quote_port.to_string() },
-    });
-    if launch.mrconfigid != MrConfigId::ZERO
-        && let Some(fields) = object.as_object_mut()
-    {
-        fields.insert("mrconfigid".into(), STANDARD.encode(launch.mrconfigid.0).into());
-    }
-    object.to_string()
+    let mrconfigid = match launch.mrconfigid {
+        MrConfigId::ZERO => String::new(),
+        id => format!(r#""mrconfigid":"{}","#, STANDARD.encode(id.0)),
+    };
+    let socket = format!(r#"{{"type":"vsock","cid":"2","port":"{}"}}"#, launch.quote_port);
+    format!(
+        r#"{{"qom-type":"tdx-guest","id":"tdx",{mrconfigid}"sept-ve-disable":true,"quote-generation-socket":{socket}}}"#
+    )
 }
 
 fn netdev(network: &Network) -> String {

@@ -169,13 +169,14 @@ fn peer_qemu_takes_the_tdx_form_and_wants_only_hardware() {
 fn peer_qemu_refuses_each_property_of_the_object_misspelt() {
     let Some(program) = qemu_11("peer_qemu_refuses_each_property_of_the_object_misspelt") else { return };
     let object = Bench::new().object();
-    let names: Vec<_> = object
+    let mut names: Vec<_> = object
         .as_object()
         .unwrap()
         .keys()
         .filter(|n| !matches!(n.as_str(), "id" | "qom-type"))
         .cloned()
         .collect();
+    names.sort();
     assert_eq!(names, ["mrconfigid", "quote-generation-socket", "sept-ve-disable"]);
     for name in names {
         let mut bench = Bench::new().under_tcg();
