@@ -11,6 +11,7 @@ use casemate_measure::section::Network;
 use casemate_measure::status::{Reason, Stage};
 use casemate_measure::{MeasuredConfig, MrConfigId, Register};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -208,8 +209,8 @@ impl Host for Guest {
         let failed = |what: &str, error: nix::Error| Failure::errno(Reason::EarlyFailed, what, &error.into());
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         nix::unistd::sethostname("casemate").map_err(|e| failed("sethostname", e))?;
-        let none = nix::sys::resource::Resource::RLIMIT_CORE;
-        nix::sys::resource::setrlimit(none, 0, 0).map_err(|e| failed("setrlimit", e))?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| failed("RLIMIT_CORE", e))?;
+        setrlimit(Resource::RLIMIT_NOFILE, SOFT_FILES, HARD_FILES).map_err(|e| failed("RLIMIT_NOFILE", e))?;
         // Ctrl-Alt-Del becomes SIGINT to us instead of an immediate reset.
         nix::sys::reboot::set_cad_enabled(false).map_err(|e| failed("reboot", e))
     }
@@ -350,6 +351,11 @@ impl Host for Guest {
 /// Our own unprivileged processes: enough for thousands of connections, not enough to starve PID 1.
 const OWN_LIMITS: cgroup::Limits =
     cgroup::Limits { memory_max: Some(256 << 20), pids_max: Some(64), cpu_max: None };
+
+/// Descriptors that a process may have without asking: what `select` can hold.
+const SOFT_FILES: u64 = 1024;
+/// Descriptors that a process may ask for: the mesh needs some 2,000 for each backend at its connection limits.
+const HARD_FILES: u64 = 65_536;
 
 /// Packet sockets pass below the lock's `inet` chains, and nothing of ours has one: the link is up, DHCP has run, and
 /// still there must be none.

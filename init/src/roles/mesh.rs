@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use casemate_agent::TlsKeyRequest;
 use casemate_agent::client::AgentClient;
 use casemate_mesh::{CertificateKey, Config, IdentitySource, SourceError};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{report_ready, trace};
 use crate::layout::AGENT_SOCKET;
@@ -18,6 +19,8 @@ const LIFETIME: Duration = Duration::from_secs(48 * 3600);
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
     trace();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("RLIMIT_NOFILE")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("RLIMIT_NOFILE")?;
     let config: Config = handover::read().context("handover")?;
     let mut listeners = Vec::new();
     for (index, outbound) in (0..).zip(&config.outbound) {
