@@ -26,5 +26,7 @@ pub(crate) fn statuses(log: &[u8]) -> Vec<Value> {
 /// A process of a status document, by its name.
 pub(crate) fn process<'a>(status: &'a Value, name: &str) -> &'a Value {
     let all = status["processes"].as_array().expect("processes");
-    all.iter().find(|process| process["name"] == name).unwrap_or_else(|| panic!("no process {name}: {status}"))
+    all.iter()
+        .find(|process| process["name"] == name)
+        .unwrap_or_else(|| panic!("no process {name}: {status}"))
 }

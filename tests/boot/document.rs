@@ -37,28 +37,39 @@ fn demo_with(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn an_unknown_key() {
     let document = demo_with(r#""role": "node","#, r#""role": "node", "shell": true,"#);
-    refused("unknown-key", document, "casemate.shell");
+    refused("unknown-key", document, "casemate.shell: expected one of the keys");
 }
 
 #[test]
 fn a_key_twice_in_another_spelling() {
     let document = demo_with(r#""role": "node","#, r#""role": "node", "r\u006fle": "node","#);
-    refused("duplicate-key", document, "role");
+    refused("duplicate-key", document, "casemate.role: expected each key once");
 }
 
 #[test]
 fn a_wrong_type() {
-    refused("wrong-type", demo_with(r#""uid": 1000,"#, r#""uid": "1000","#), "casemate.services[0].uid");
+    refused(
+        "wrong-type",
+        demo_with(r#""uid": 1000,"#, r#""uid": "1000","#),
+        "casemate.services[0].uid: expected",
+    );
 }
 
 #[test]
 fn nesting_without_end() {
-    refused("nesting", vec![b'['; 10 << 20], "");
+    refused("nesting", vec![b'['; 10 << 20], "expected at most 4194304 bytes, found 10485760");
+}
+
+#[test]
+fn nesting_that_is_short_enough() {
+    refused("nesting-short", vec![b'['; 3 << 20], "expected at most 64 levels of nesting");
 }
 
 #[test]
 fn a_field_of_dstack_that_is_not_carried_out() {
-    let document =
-        demo_with(r#""runner": "casemate","#, r#""runner": "casemate", "docker_compose_file": "services: {}","#);
+    let document = demo_with(
+        r#""runner": "casemate","#,
+        r#""runner": "casemate", "docker_compose_file": "services: {}","#,
+    );
     refused("dstack-field", document, "docker_compose_file");
 }

@@ -114,7 +114,10 @@ impl Machine {
         let claim = RunDir::claim(&temp.path().join("run")).unwrap();
         let dir = claim.dir.clone();
         let serial = if options.serial {
-            format!("-chardev file,id=heard,path={} -device isa-serial,chardev=heard", dir.console().display())
+            format!(
+                "-chardev file,id=heard,path={} -device isa-serial,chardev=heard",
+                dir.console().display()
+            )
         } else {
             String::new()
         };
@@ -150,13 +153,9 @@ impl Machine {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The last status document on the console that satisfies the condition, once there is one.
-    pub(crate) fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.wait(what, || console::statuses(&self.log()).into_iter().rfind(&wanted))
-    }
-
-    pub(crate) fn wait_console(&self, text: &str) {
-        self.wait(text, || self.console().iter().any(|line| line.contains(text)).then_some(()));
+    /// The last status document on the console, once it satisfies the condition.
+    pub(crate) fn wait_status(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        self.wait(what, || console::statuses(&self.log()).pop().filter(&mut wanted))
     }
 
     pub(crate) fn console(&self) -> Vec<String> {
@@ -178,7 +177,11 @@ impl Machine {
             if ended || begin.elapsed() > PATIENCE {
                 let how = if ended { "the machine ended" } else { "not in time" };
                 let report = self.dir.read_report();
-                panic!("{what}: {how}: {:?}; {report:?}\n{}", self.frames().last(), self.console().join("\n"));
+                panic!(
+                    "{what}: {how}: {:?}; {report:?}\n{}",
+                    self.frames().last(),
+                    self.console().join("\n")
+                );
             }
             std::thread::sleep(LOOK);
         }
@@ -187,20 +190,27 @@ impl Machine {
     /// Presses the power button through QMP, and waits.
     pub(crate) fn power_off(self) -> Ended {
         monitor::command(&self.dir, qmp::POWERDOWN).unwrap();
-        self.wait_end()
+        self.ended()
     }
 
-    /// Waits for it to end by itself, or for its limits.
-    pub(crate) fn wait_end(mut self) -> Ended {
+    /// Waits for it to end by itself, or for its limits. A machine that gets ready instead is ended: it has no limit then.
+    pub(crate) fn wait_end(self) -> Ended {
+        let ready = |frame: &Frame| frame.reason == Reason::Ready;
+        while !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            if self.frames().iter().any(ready) {
+                drop(monitor::command(&self.dir, qmp::QUIT));
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.ended()
+    }
+
+    fn ended(mut self) -> Ended {
         let outcome = self.thread.take().unwrap().join().unwrap();
         let report = self.dir.read_report().unwrap().unwrap();
+        assert!(self.dir.console().exists(), "nobody listens to the serial port");
         assert_eq!(report.ended.as_ref().unwrap().exit_status, outcome.exit_status());
-        Ended {
-            exit_status: outcome.exit_status(),
-            frames: self.frames(),
-            report,
-            console: self.console(),
-        }
+        Ended { exit_status: outcome.exit_status(), frames: self.frames(), report, console: self.console() }
     }
 }
 

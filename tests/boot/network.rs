@@ -64,9 +64,7 @@ fn hostile_options_are_not_followed() {
     for frame in &frames {
         assert!(!frame.names(ATTACKER), "{frame:?}: {:?}", frame.bytes());
         let allowed = match frame.summary() {
-            Summary::Arp { sender, target, .. } => {
-                sender == guest && (target == gateway || target == guest)
-            }
+            Summary::Arp { sender, target, .. } => sender == guest && (target == gateway || target == guest),
             Summary::Ipv4 { source, destination, protocol, source_port, destination_port } => {
                 let dhcp = (protocol, source_port, destination_port) == (UDP, 68, 67)
                     && [Ipv4Addr::UNSPECIFIED, guest].contains(&source);

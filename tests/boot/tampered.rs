@@ -21,7 +21,7 @@ fn cut_short_it_does_not_boot_at_all() {
         return;
     }
     let whole = Image::demo().initramfs();
-    // The last byte is of zstd's checksum: everything that an archive holds is before it.
+    // Even the last byte: the kernel runs an /init that is whole, whatever it says of the archive.
     for (place, length) in [
         ("quarter", whole.len() / 4),
         ("half", whole.len() / 2),
