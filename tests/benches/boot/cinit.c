@@ -2,7 +2,8 @@
  *
  * The least that an init can do: loads the modules of the image in the image's order, as the image's own init does
  * (finit_module with MODULE_INIT_COMPRESSED_FILE), writes one byte to the serial port, and powers off. It mounts nothing,
- * checks nothing and starts nothing. Before it powers off it prints one line of times, CLOCK_BOOTTIME in microseconds.
+ * checks nothing and starts nothing. Compiled with SETTLE_SECONDS it first sleeps so long, until the kernel has done what it
+ * still does behind the back of a userspace that has just started: its times are then those of the modules alone. Before it powers off it prints one line of times, CLOCK_BOOTTIME in microseconds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,6 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SETTLE_SECONDS
+#define SETTLE_SECONDS 0
+#endif
+
 /* include/uapi/linux/module.h */
 #define MODULE_INIT_COMPRESSED_FILE 4
 
@@ -30,11 +35,14 @@ static long long now_us(void)
 
 int main(void)
 {
-	long long start = now_us(), modules = 0, end, before;
+	long long start, modules = 0, end, before;
 	int loaded = 0, absent = 0, failed = 0, tty, fd;
 	char group[16], file[96], path[128];
-	FILE *order = fopen("/lib/modules/load-order", "re");
+	FILE *order;
 
+	sleep(SETTLE_SECONDS);
+	start = now_us();
+	order = fopen("/lib/modules/load-order", "re");
 	while (order && fscanf(order, "%15s %95s", group, file) == 2) {
 		snprintf(path, sizeof path, "/lib/modules/%s", file);
 		before = now_us();

@@ -26,7 +26,9 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} [{:.2}..{:.2}]", self.median, self.least, self.most)
+        let precision = f.precision().unwrap_or(2);
+        let Self { median, least, most } = self;
+        write!(f, "{median:.precision$} [{least:.precision$}..{most:.precision$}]")
     }
 }
 

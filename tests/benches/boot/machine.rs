@@ -59,7 +59,7 @@ pub(crate) struct Run {
     pub(crate) start_ms: f64,
     /// When the init was done.
     end_ms: f64,
-    /// Of that, loading modules.
+    /// Of that, while loading modules.
     pub(crate) modules_ms: f64,
     /// Stages and how long each took.
     pub(crate) stages: Vec<(String, f64)>,
@@ -69,11 +69,6 @@ impl Run {
     /// From the start of userspace to the end.
     pub(crate) fn total_ms(&self) -> f64 {
         self.end_ms - self.start_ms
-    }
-
-    /// The same without the modules.
-    pub(crate) fn work_ms(&self) -> f64 {
-        self.total_ms() - self.modules_ms
     }
 }
 
@@ -116,7 +111,7 @@ struct StageTime {
 }
 
 /// Boots an image with the C init until it says its times.
-pub(crate) fn floor(image: &Path, clock: Clock) -> anyhow::Result<Run> {
+pub(crate) fn c_init(image: &Path, clock: Clock) -> anyhow::Result<Run> {
     let line = boot(image, clock, |console| {
         let line = console.lines().find_map(|line| line.trim_end().strip_prefix("cinit: "))?;
         // Not while it is still being written.
