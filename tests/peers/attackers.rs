@@ -20,7 +20,7 @@ const INTEL_QUOTE: &[u8] = include_bytes!("../../attestation/tests/fixtures/tdx_
 
 /// Calls the demo's mesh with that certificate and expects a refusal for that reason.
 async fn refused(own: CertificateKey, reason: &[&str]) {
-    let (mesh, backend, demo) = demo().await;
+    let (mesh, backend, _demo) = demo().await;
     let mark = log::mark();
     let outcome = call(mesh.inbound, Some(own), GET).await;
     let how = outcome.refusal();
@@ -34,7 +34,7 @@ async fn refused(own: CertificateKey, reason: &[&str]) {
     // The control: the same mesh serves the same request of somebody good.
     let good = Machine::boot(CALLER, image()).certificate().await;
     let served = call(mesh.inbound, Some(good), GET).await;
-    assert_eq!(served.status(), 200, "{}", demo.app);
+    assert_eq!(served.status(), 200);
     backend.only_request();
 }
 
