@@ -102,7 +102,7 @@ pub struct Document {
     pub identity: Option<Identity>,
     /// The egress lock.
     pub egress: Egress,
-    /// The VPN.
+    /// The VPN's mode.
     pub vpn: &'static str,
     /// Our processes and the workload, by name.
     pub processes: Vec<Process>,

@@ -75,6 +75,11 @@ impl Restarts {
         self.total
     }
 
+    /// It was started again. An end is not counted: one that is part of the shutdown has no restart.
+    pub const fn started_again(&mut self) {
+        self.total = self.total.saturating_add(1);
+    }
+
     /// It ended at `now`, having been started at `started` (both since the kernel started).
     pub fn ended(&mut self, exit: Exit, started: Duration, now: Duration) -> Next {
         let again = match self.policy {
@@ -91,7 +96,6 @@ impl Restarts {
         let factor = 2_u32.saturating_pow(self.in_a_row);
         let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.total = self.total.saturating_add(1);
         Next::RestartAt(now.saturating_add(wait))
     }
 }
@@ -119,7 +123,9 @@ mod tests {
             restarts.ended(Exit::Code(1), now, now + STEADY),
             Next::RestartAt(now + STEADY + FIRST_BACKOFF)
         );
-        assert_eq!(restarts.total(), 9);
+        assert_eq!(restarts.total(), 0, "ends are not restarts");
+        restarts.started_again();
+        assert_eq!(restarts.total(), 1);
     }
 
     #[test]

@@ -167,13 +167,19 @@ impl Processes {
             if !due || !process.recipe.leaf.is_empty() {
                 continue;
             }
-            if let Err(error) = launch(&self.binary, &self.null, process) {
-                log::print("casemate", &format!("{}: could not be started: {error}", process.recipe.name));
-                let again = process.recipe.restarts.ended(Exit::Code(127), now, now);
-                process.state = match again {
-                    Next::RestartAt(until) => State::Waiting { until },
-                    Next::Stay => State::Done,
-                };
+            match launch(&self.binary, &self.null, process) {
+                Ok(()) => process.recipe.restarts.started_again(),
+                Err(error) => {
+                    log::print(
+                        "casemate",
+                        &format!("{}: could not be started: {error}", process.recipe.name),
+                    );
+                    let again = process.recipe.restarts.ended(Exit::Code(127), now, now);
+                    process.state = match again {
+                        Next::RestartAt(until) => State::Waiting { until },
+                        Next::Stay => State::Done,
+                    };
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use casemate_measure::section::VpnMode;
 use casemate_measure::status::{Reason, Stage};
 
 use super::{Guest, lock, power};
@@ -24,6 +25,10 @@ impl Guest {
     /// Runs until shutdown is asked for. Never returns.
     pub(super) fn run_steady(&mut self, measured: &Measured) -> ! {
         self.document.identity = Some(identity(measured));
+        self.document.vpn = match measured.config.section().vpn.mode {
+            VpnMode::Tunnel => "tunnel",
+            VpnMode::Direct => "direct",
+        };
         self.document.network_namespace = super::processes::network_namespace(1);
         let mut next_report = Duration::ZERO;
         let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
@@ -87,6 +92,7 @@ impl Guest {
     fn go_down(&mut self, measured: &Measured) -> ! {
         let hash = measured.config.compose_hash().0;
         self.stage = Stage::Shutdown;
+        self.document.stage = Stage::Shutdown.words();
         power::tell(Stage::Shutdown, Reason::Stopping, 0, hash);
         // Each of the three groups has its grace; twice their sum is the end of all patience.
         self.watchdog.arm(Stage::Shutdown, STOP_GRACE.saturating_mul(6));
