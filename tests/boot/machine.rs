@@ -90,6 +90,8 @@ pub(crate) struct Ended {
     pub(crate) frames: Vec<Frame>,
     pub(crate) report: Report,
     pub(crate) console: Vec<String>,
+    /// The status documents on it.
+    pub(crate) statuses: Vec<Value>,
 }
 
 impl Machine {
@@ -210,7 +212,13 @@ impl Machine {
         let report = self.dir.read_report().unwrap().unwrap();
         assert!(self.dir.console().exists(), "nobody listens to the serial port");
         assert_eq!(report.ended.as_ref().unwrap().exit_status, outcome.exit_status());
-        Ended { exit_status: outcome.exit_status(), frames: self.frames(), report, console: self.console() }
+        Ended {
+            exit_status: outcome.exit_status(),
+            frames: self.frames(),
+            report,
+            console: self.console(),
+            statuses: console::statuses(&self.log()),
+        }
     }
 }
 

@@ -40,8 +40,8 @@ const DOCUMENT: &str = r#"{
   }
 }"#;
 
-/// How often crash ends until the test does: after the nth time PID 1 waits for 2^(n-1) s.
-const ENDS: u64 = 4;
+/// How often crash is started again until the test ends; the nth time after 2^(n-1) s.
+const RESTARTS: u64 = 3;
 /// Status documents come once a second.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Between SIGTERM and `cgroup.kill` (init/README.md), in ms of guest time, for each of three groups.
@@ -56,13 +56,13 @@ fn that_misbehave_harm_nobody_else() {
     machine.wait_ready();
     let mesh = machine.mesh.unwrap();
     let restarts = |status: &Value| process(status, "crash")["restarts"].as_u64().unwrap();
-    let first = machine.wait_status("crash has ended", |status| restarts(status) >= 1);
+    let first = machine.wait_status("crash is started again", |status| restarts(status) >= 1);
     let begin = Instant::now();
-    let later = machine.wait_status("crash has ended again and again", |status| {
+    let later = machine.wait_status("crash is started again and again", |status| {
         assert_eq!(health(mesh).unwrap(), 200);
-        restarts(status) >= ENDS
+        restarts(status) >= RESTARTS
     });
-    let waited: u64 = (restarts(&first)..ENDS).map(|ends| 1 << (ends - 1)).sum();
+    let waited: u64 = (restarts(&first)..RESTARTS).map(|before| 1 << before).sum();
     assert!(waited > 0, "it is started again without a pause: {first}");
     assert!(begin.elapsed() + REPORT_EVERY >= Duration::from_secs(waited), "{first}\n{later}");
     assert_eq!(process(&later, "crash")["last_exit"], "status 1", "{later}");
@@ -86,6 +86,13 @@ fn that_misbehave_harm_nobody_else() {
     assert!(ended.console.iter().any(limited), "its limit was never reached: {ended}");
     assert!(ended.console_says("stubborn: no"), "it was not asked to end: {ended}");
     assert!(ended.console_says("stubborn ended with signal 9"), "{ended}");
+    let last = ended.statuses.last().unwrap();
+    assert_eq!(last["stage"], "shutdown", "{last}");
+    assert_eq!(
+        process(last, "stubborn")["restarts"],
+        0,
+        "who ends in the shutdown is not started again: {last}"
+    );
     let at = |reason| ended.frames.iter().find(|frame| frame.reason == reason).unwrap().uptime_ms;
     let took = at(Reason::PoweredOff) - at(Reason::Stopping);
     assert!((GRACE_MS..=3 * GRACE_MS).contains(&took), "{took} ms: {ended}");
