@@ -59,7 +59,11 @@ impl Image {
     /// This image with another initramfs; its manifest and registers follow.
     pub(crate) fn with_initramfs(&self, name: &str, initramfs: &[u8]) -> Self {
         let out = place(name);
-        fs::create_dir_all(&out).unwrap();
+        if out.exists() {
+            // An earlier run's: written over, its links would change the image that they lead to.
+            fs::remove_dir_all(&out).unwrap();
+        }
+        fs::create_dir(&out).unwrap();
         let mut manifest: ImageManifest =
             serde_json::from_slice(&fs::read(self.0.join("manifest.json")).unwrap()).unwrap();
         let cmdline = fs::read_to_string(self.0.join("cmdline")).unwrap();
@@ -69,7 +73,10 @@ impl Image {
             let bytes = match file.as_str() {
                 INITRAMFS => initramfs.to_vec(),
                 "registers.json" => serde_json::to_vec(&registers).unwrap(),
-                other => fs::read(self.0.join(other)).unwrap(),
+                other => {
+                    fs::hard_link(self.0.join(other), out.join(other)).unwrap();
+                    continue;
+                }
             };
             *digest = FileDigest { size: bytes.len() as u64, sha256: Sha256::digest(&bytes).into() };
             fs::write(out.join(file), bytes).unwrap();
