@@ -17,6 +17,9 @@ pub const MAGIC: &[u8; 16] = b"CASEMATE-MANIF1\n";
 /// The longest manifest that is read: 16 MiB.
 pub const MAX_LEN: usize = 16 << 20;
 
+/// The fixed part at the end of a trailer: length and magic.
+pub const FOOTER_LEN: usize = 24;
+
 /// Where the baked document lies in the initramfs, if the image carries one.
 pub const DOCUMENT_PATH: &str = "etc/casemate/app-compose.json";
 /// The modules, in load order; each line is `GROUP FILE`, FILE relative to [`MODULES_DIR`].
@@ -118,21 +121,35 @@ impl InitramfsManifest {
         Ok(bytes)
     }
 
+    /// How many bytes before the footer the manifest has.
+    ///
+    /// # Errors
+    /// No magic, or a length beyond [`MAX_LEN`].
+    pub fn length(footer: &[u8; FOOTER_LEN]) -> Result<usize, TrailerError> {
+        let (length, magic) = footer.split_first_chunk::<8>().ok_or(TrailerError::NoMagic)?;
+        if magic != MAGIC {
+            return Err(TrailerError::NoMagic);
+        }
+        let claimed = u64::from_le_bytes(*length);
+        usize::try_from(claimed).ok().filter(|l| *l <= MAX_LEN).ok_or(TrailerError::Length(claimed))
+    }
+
+    /// The manifest from its own bytes, those before the footer.
+    ///
+    /// # Errors
+    /// JSON that is no manifest.
+    pub fn from_json(json: &[u8]) -> Result<Self, TrailerError> {
+        Ok(serde_json::from_slice(json)?)
+    }
+
     /// The manifest at the end of an init binary.
     ///
     /// # Errors
     /// No magic, a length that does not fit, or JSON that is no manifest.
     pub fn from_init(binary: &[u8]) -> Result<Self, TrailerError> {
-        let (rest, magic) = binary.split_last_chunk::<16>().ok_or(TrailerError::NoMagic)?;
-        if magic != MAGIC {
-            return Err(TrailerError::NoMagic);
-        }
-        let (rest, length) = rest.split_last_chunk::<8>().ok_or(TrailerError::Length(0))?;
-        let claimed = u64::from_le_bytes(*length);
-        let length =
-            usize::try_from(claimed).ok().filter(|l| *l <= MAX_LEN).ok_or(TrailerError::Length(claimed))?;
-        let start = rest.len().checked_sub(length).ok_or(TrailerError::Length(claimed))?;
-        let json = rest.get(start..).ok_or(TrailerError::Length(claimed))?;
-        Ok(serde_json::from_slice(json)?)
+        let (rest, footer) = binary.split_last_chunk::<FOOTER_LEN>().ok_or(TrailerError::NoMagic)?;
+        let length = Self::length(footer)?;
+        let start = rest.len().checked_sub(length).ok_or(TrailerError::Length(length as u64))?;
+        Self::from_json(rest.get(start..).unwrap_or_default())
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use casemate_measure::manifest::{InitramfsManifest, Member};
+use casemate_measure::manifest::{FOOTER_LEN, InitramfsManifest, Member, TrailerError};
 use casemate_measure::status::Reason;
 use sha2::{Digest as _, Sha256};
 
@@ -17,11 +17,7 @@ const KERNELS_OWN: &[&str] = &["dev", "dev/console", "root", "init"];
 
 /// Compares the tree under `root` with the manifest at the end of `init`.
 pub(super) fn check(root: &Path, init: &Path) -> Result<(), Failure> {
-    let binary =
-        fs::read(init).map_err(|error| Failure::errno(Reason::NoManifest, init.display(), &error))?;
-    let manifest = InitramfsManifest::from_init(&binary)
-        .map_err(|error| Failure::new(Reason::NoManifest, format!("{}: {error}", init.display())))?;
-    drop(binary);
+    let manifest = manifest(init)?;
     let mut found = BTreeMap::new();
     walk(root, Path::new(""), device(root)?, &mut found)?;
     for (path, expected) in &manifest.members {
@@ -97,10 +93,42 @@ fn walk(
     Ok(())
 }
 
+/// The manifest of an init binary, without reading the program before it.
+fn manifest(init: &Path) -> Result<InitramfsManifest, Failure> {
+    let failed = |error: &io::Error| Failure::errno(Reason::NoManifest, init.display(), error);
+    let refused =
+        |error: TrailerError| Failure::new(Reason::NoManifest, format!("{}: {error}", init.display()));
+    let mut file = File::open(init).map_err(|e| failed(&e))?;
+    let size = file.metadata().map_err(|e| failed(&e))?.len();
+    let footer_at = size.checked_sub(FOOTER_LEN as u64).ok_or_else(|| refused(TrailerError::NoMagic))?;
+    let mut footer = [0; FOOTER_LEN];
+    file.read_exact_at(&mut footer, footer_at).map_err(|e| failed(&e))?;
+    let length = InitramfsManifest::length(&footer).map_err(refused)?;
+    let start =
+        footer_at.checked_sub(length as u64).ok_or_else(|| refused(TrailerError::Length(length as u64)))?;
+    let mut json = vec![0; length];
+    file.seek(io::SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut json)).map_err(|e| failed(&e))?;
+    InitramfsManifest::from_json(&json).map_err(refused)
+}
+
+/// Length and SHA-256 of a file. ring's, because it has assembly for processors without the SHA extensions, and this reads the
+/// whole initramfs while the machine waits.
 fn digest(path: &Path) -> io::Result<(u64, [u8; 32])> {
-    let mut hasher = Sha256::new();
-    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok((size, hasher.finalize().into()))
+    let mut hasher = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut size = 0_u64;
+    loop {
+        let chunk = match file.read(&mut buffer)? {
+            0 => break,
+            length => buffer.get(..length).unwrap_or_default(),
+        };
+        hasher.update(chunk);
+        size = size.saturating_add(chunk.len() as u64);
+    }
+    let digest = hasher.finish();
+    let digest = digest.as_ref().try_into().map_err(io::Error::other)?;
+    Ok((size, digest))
 }
 
 #[cfg(test)]

@@ -158,11 +158,10 @@ impl Guest {
                 }
             }
             Happening::Reported { .. } => {}
-            Happening::Ended { exit, .. } => {
-                if !self.shutdown {
-                    power::tell(self.stage, Reason::Restarting, exit.number(), [0; 32]);
-                }
+            Happening::Ended { exit, again: true } => {
+                power::tell(self.stage, Reason::Restarting, exit.number(), [0; 32]);
             }
+            Happening::Ended { .. } => {}
         }
     }
 

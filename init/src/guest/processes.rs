@@ -66,10 +66,12 @@ pub(super) enum Happening {
         /// What it wrote; at most [`REPORT_MAX`].
         bytes: Vec<u8>,
     },
-    /// It ended, and is started again unless its policy says otherwise.
+    /// It ended.
     Ended {
         /// How.
         exit: Exit,
+        /// Whether it is started again.
+        again: bool,
     },
 }
 
@@ -154,7 +156,8 @@ impl Processes {
                     Next::RestartAt(_) | Next::Stay => State::Done,
                 };
                 log::print("casemate", &format!("{} ended with {exit}", process.recipe.name));
-                happenings.push(Happening::Ended { exit });
+                let again = matches!(process.state, State::Waiting { .. });
+                happenings.push(Happening::Ended { exit, again });
             }
         }
     }

@@ -13,6 +13,16 @@ pub(super) const SERVICE_LINKS: Ipv4Net = match Ipv4Net::new(Ipv4Addr::new(198, 
     Err(_) => unreachable!(),
 };
 
+/// What the egress lock opens in no mode (`casemate_egress::NEVER`, less the links of the services; RFC 6890): a list that
+/// names it would promise what never happens.
+pub(super) const UNREACHABLE: [Ipv4Net; 5] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
+    Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+
 /// An app id: 40 hex digits, lower case, so that each app has one spelling.
 pub(super) fn app_id(text: &str) -> Option<AppId> {
     lower_hex(text).then(|| AppId::from_hex(text)).flatten()

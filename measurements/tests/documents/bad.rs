@@ -415,6 +415,16 @@ fn egress_is_one_story() {
             json!({ "mode": "allowlist", "allow": [{ "cidr": "203.0.113.0/24", "port": 1 }, { "cidr": "203.0.113.0/24", "port": 1, "proto": "tcp" }] }),
             "casemate.egress.allow[1]: expected each destination once, found an object",
         ),
+        (
+            at,
+            allow(json!({ "cidr": "203.0.113.0/24", "port": 53 })),
+            "casemate.egress.allow[0].port: expected a port other than 53: the workload's DNS is MagicDNS only, found 53",
+        ),
+        (
+            at,
+            allow(json!({ "cidr": "169.254.169.254/32", "port": 80 })),
+            "casemate.egress.allow[0].cidr: expected a prefix that the egress lock can open (not 0/8, 127/8, 169.254/16, 224/4, 240/4), found \"169.254.169.254/32\"",
+        ),
     ]);
     for inside in ["198.18.1.0/30", "198.18.0.0/15", "198.0.0.0/8", "0.0.0.0/0"] {
         let found = refusal(&changed(&[(at, allow(json!({ "cidr": inside, "port": 443 })))]));

@@ -37,7 +37,7 @@ fn node() -> Value {
                 "mode": "allowlist",
                 "allow": [
                     { "host": "api.example.com", "port": 443, "proto": "tcp" },
-                    { "cidr": "203.0.113.0/24", "port": 53, "proto": "udp" },
+                    { "cidr": "203.0.113.0/24", "port": 500, "proto": "udp" },
                 ],
                 "log_denied": true,
             },

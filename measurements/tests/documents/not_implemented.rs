@@ -66,6 +66,11 @@ fn keys_of_the_section() {
         ),
         (
             "/casemate/egress",
+            json!({"mode": "allowlist", "allow": [{"cidr": "2001:db8::/32", "port": 443}]}),
+            "casemate.egress.allow[0].cidr \"2001:db8::/32\" (implemented: only IPv4)",
+        ),
+        (
+            "/casemate/egress",
             json!({"log_denied": true}),
             "casemate.egress.log_denied true (implemented: only false)",
         ),

@@ -38,6 +38,11 @@ fn is_no_tag(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.starts_with("tag:"))
 }
 
+/// Services have no IPv6.
+fn is_no_ipv6(value: &Value) -> bool {
+    !matches!(value, Value::Text(text) if text.contains(':'))
+}
+
 const NULL: Option<&str> = Some("null");
 const EMPTY: Option<&str> = Some("[]");
 const FIELDS: Option<&str> = Some("{}");
@@ -90,7 +95,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("egress.allow", list(0, 256), EMPTY, Yes, "the list; with `allowlist`, and only then"),
     key("egress.allow[]", Object, None, Yes, "one destination: `host` or `cidr`"),
     key("egress.allow[].host", text(253, DNS_NAME), NULL, Only(&["null"]), "a name, resolved in the guest"),
-    key("egress.allow[].cidr", text(43, "IP prefix"), NULL, Yes, "a prefix, clear of 198.18.0.0/15"),
+    key("egress.allow[].cidr", text(43, "IP prefix"), NULL, Where(is_no_ipv6, "IPv4"), "a prefix, clear of 198.18.0.0/15"),
     key("egress.allow[].port", PORT, None, Yes, "the port"),
     key("egress.allow[].proto", Word(&["tcp", "udp"]), Some("\"tcp\""), Yes, "the protocol"),
     key("egress.log_denied", Boolean, Some("false"), Only(&["false"]), "log denied packets too; they are always counted"),

@@ -34,9 +34,13 @@ fn entry(node: &Node<'_>) -> Result<EgressAllow, Problem> {
         (None, Some(cidr)) => EgressDestination::Cidr(destination(&cidr)?),
         _ => return Err(node.problem("either host or cidr")),
     };
+    let port = node.at("port")?;
+    if port.integer::<u16>()? == DNS_PORT {
+        return Err(port.problem("a port other than 53: the workload's DNS is MagicDNS only"));
+    }
     Ok(EgressAllow {
         to,
-        port: node.at("port")?.integer()?,
+        port: port.integer()?,
         protocol: node.at("proto")?.word(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])?,
     })
 }
@@ -47,5 +51,13 @@ fn destination(node: &Node<'_>) -> Result<IpNet, Problem> {
     if forms::overlap(&prefix, &IpNet::V4(forms::SERVICE_LINKS)) {
         return Err(node.problem("a prefix clear of 198.18.0.0/15, the links of the services"));
     }
+    if forms::UNREACHABLE.iter().any(|never| IpNet::V4(*never).contains(&prefix)) {
+        return Err(
+            node.problem("a prefix that the egress lock can open (not 0/8, 127/8, 169.254/16, 224/4, 240/4)")
+        );
+    }
     Ok(prefix)
 }
+
+/// RFC 1035 section 4.2. The lock keeps it shut for the workload in every mode (design section 8).
+const DNS_PORT: u16 = 53;
