@@ -68,6 +68,9 @@ pub(crate) async fn talk(
     Ok(String::from_utf8_lossy(&rest(&mut stream).await?).into_owned())
 }
 
+/// How long a test waits for what must come: a bound on hanging, not a promise of speed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Reads until the end; a missing TLS close is an end as well.
 pub(crate) async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
@@ -82,7 +85,7 @@ pub(crate) async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> st
 pub(crate) async fn until(stream: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) -> String {
     let mut all = Vec::new();
     while !String::from_utf8_lossy(&all).contains(text) {
-        let byte = tokio::time::timeout(Duration::from_secs(8), stream.read_u8()).await;
+        let byte = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
         all.push(byte.expect("in time").expect("before the end"));
     }
     String::from_utf8_lossy(&all).into_owned()

@@ -42,7 +42,7 @@ fn fed() -> (mpsc::Sender<Frame<Bytes>>, Body) {
 }
 
 async fn next(body: &mut Incoming) -> Frame<Bytes> {
-    let frame = tokio::time::timeout(Duration::from_secs(8), body.frame()).await;
+    let frame = tokio::time::timeout(client::PATIENCE, body.frame()).await;
     frame.expect("in time").expect("a frame").unwrap()
 }
 
