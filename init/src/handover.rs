@@ -2,9 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::sys;
@@ -18,15 +16,7 @@ pub const FIRST_EXTRA: i32 = 5;
 /// A handover carries the measured document (4 MiB at most) and little else.
 const MAX_LEN: u64 = 32 << 20;
 
-/// Puts a handover into a memfd.
-///
-/// # Errors
-/// What the kernel says.
-pub fn write<T: Serialize>(value: &T) -> io::Result<OwnedFd> {
-    sys::memfd("handover", &serde_json::to_vec(value)?)
-}
-
-/// Reads it at the other side.
+/// Reads it, in the process that was started.
 ///
 /// # Errors
 /// If descriptor 3 is not open, or holds something else.

@@ -36,4 +36,4 @@ pub use mesh::{Mesh, run};
 pub use peer::{PeerIdentity, PeerPolicy};
 
 /// The port on 127.0.0.1, inside each service's network namespace, of the outbound proxy. PID 1 opens it.
-pub const OUTBOUND_PORT: u16 = 8888;
+pub use casemate_measure::section::OUTBOUND_PORT;

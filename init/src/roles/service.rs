@@ -15,14 +15,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use casemate_measure::section::Service;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execve, pivot_root, sethostname};
 use serde::{Deserialize, Serialize};
 
-use crate::handover;
-use crate::sys;
+use crate::{handover, net, sys};
 
 /// What PID 1 tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +54,7 @@ const NODES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 pub(super) fn run() -> anyhow::Result<ExitCode> {
     let told: ServiceHandover = handover::read().context("handover")?;
     let netns = sys::inherited(handover::FIRST_EXTRA).context("network namespace")?;
-    setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).context("network namespace")?;
+    net::namespace::enter(netns.as_fd()).context("network namespace")?;
     drop(netns);
     sethostname(&told.name).context("hostname")?;
     enter_root(&told)?;
