@@ -74,7 +74,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Reads until the end; a missing TLS close is an end as well.
 pub(crate) async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut all)).await;
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all)).await;
     match read.map_err(|_| std::io::Error::other("still open"))? {
         Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof && all.is_empty() => Err(error),
         _ => Ok(all),

@@ -146,6 +146,8 @@ async fn a_backend_that_does_not_read_stops_the_caller() {
             write.write_all(&piece).await.unwrap();
             count.fetch_add(CHUNK as u64, Ordering::SeqCst);
         }
+        // What the last write left in the TLS session (the socket was full) goes out with a flush, and with nothing else.
+        write.flush().await.unwrap();
     });
     let mut before = u64::MAX;
     while before != sent.load(Ordering::SeqCst) {
