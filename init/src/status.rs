@@ -104,6 +104,8 @@ pub struct Document {
     pub egress: Egress,
     /// The VPN's mode.
     pub vpn: &'static str,
+    /// What PID 1 itself keeps in memory.
+    pub memory: Option<Memory>,
     /// Our processes and the workload, by name.
     pub processes: Vec<Process>,
     /// When each stage was entered, in ms since the kernel started.
@@ -164,6 +166,17 @@ pub struct Process {
     pub restarts: u64,
     /// How it last ended.
     pub last_exit: Option<String>,
+    /// What it and everything that it started keep in memory, every 10 s; `None` if it did not run.
+    pub memory: Option<Memory>,
+}
+
+/// What processes keep in memory, in KiB, as the kernel sums it up over their mappings (`/proc/PID/smaps_rollup`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Resident pages, each counted in full for every process that maps it: what is promised (design section 12).
+    pub rss_kb: u64,
+    /// Resident pages, each divided by how many processes map it: sums over processes to what is really in use.
+    pub pss_kb: u64,
 }
 
 /// Part of [`Document`].

@@ -61,6 +61,12 @@ impl Leaf {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
+    /// The pids of what runs in it; none if the kernel does not say.
+    pub(super) fn members(&self) -> Vec<i32> {
+        let list = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        list.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     /// Whether nothing runs in it.
     pub(super) fn is_empty(&self) -> bool {
         fs::read_to_string(self.path.join("cgroup.events"))

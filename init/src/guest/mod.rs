@@ -25,6 +25,7 @@ mod address;
 mod cgroup;
 mod initramfs;
 mod lock;
+mod memory;
 mod modules;
 mod mounts;
 mod power;

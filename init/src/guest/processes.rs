@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::cgroup::Leaf;
+use super::memory;
 use super::power::uptime;
 use crate::log::{self, LineReader};
 use crate::status;
@@ -47,6 +48,8 @@ struct Process {
     report: Option<File>,
     ready: bool,
     last_exit: Option<Exit>,
+    /// When it was last measured.
+    memory: Option<status::Memory>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +99,15 @@ impl Processes {
 
     /// Starts one, for as long as the machine runs.
     pub(super) fn start(&mut self, recipe: Recipe) -> io::Result<()> {
-        let mut process =
-            Process { recipe, state: State::Done, output: None, report: None, ready: false, last_exit: None };
+        let mut process = Process {
+            recipe,
+            state: State::Done,
+            output: None,
+            report: None,
+            ready: false,
+            last_exit: None,
+            memory: None,
+        };
         launch(&self.binary, &self.null, &mut process)?;
         self.list.push(process);
         Ok(())
@@ -230,6 +240,13 @@ impl Processes {
         self.list.iter().any(|p| which(&p.recipe.name) && matches!(p.state, State::Running { .. }))
     }
 
+    /// Looks how much memory each keeps, for [`Self::describe`].
+    pub(super) fn measure_memory(&mut self) {
+        for process in &mut self.list {
+            process.memory = memory::of_all(&process.recipe.leaf.members());
+        }
+    }
+
     /// For the status document.
     pub(super) fn describe(&self) -> Vec<status::Process> {
         let pid = |process: &Process| match process.state {
@@ -242,6 +259,7 @@ impl Processes {
             network_namespace: network_namespace(pid(process)),
             restarts: process.recipe.restarts.total(),
             last_exit: process.last_exit.map(|exit| exit.to_string()),
+            memory: process.memory,
         };
         self.list.iter().map(one).collect()
     }

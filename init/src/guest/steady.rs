@@ -6,13 +6,15 @@ use std::time::Duration;
 use casemate_measure::section::VpnMode;
 use casemate_measure::status::{Reason, Stage};
 
-use super::{Guest, lock, power};
+use super::{Guest, lock, memory, power};
 use crate::boot::Measured;
 use crate::status;
 use crate::supervise::STOP_GRACE;
 
 /// How often counters are read and the status document is renewed.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often the status document's memory figures are renewed: walking every mapping of every process takes its time.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// How often the lock is read back and compared as a whole.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
 
@@ -32,8 +34,13 @@ impl Guest {
         self.document.network_namespace = super::processes::network_namespace(1);
         let mut next_report = Duration::ZERO;
         let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
+        let mut next_measure = Duration::ZERO;
         while !self.shutdown {
             let now = power::uptime();
+            if now >= next_measure {
+                self.measure_memory();
+                next_measure = now.saturating_add(MEASURE_EVERY);
+            }
             if now >= next_report {
                 self.report();
                 next_report = now.saturating_add(REPORT_EVERY);
@@ -62,6 +69,13 @@ impl Guest {
         if let Err(failure) = verified {
             self.document.egress.locked = false;
             self.fail(measured, &failure);
+        }
+    }
+
+    fn measure_memory(&mut self) {
+        self.document.memory = memory::of(1);
+        if let Some(processes) = &mut self.processes {
+            processes.measure_memory();
         }
     }
 
