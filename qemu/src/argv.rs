@@ -10,12 +10,16 @@ use base64::engine::general_purpose::STANDARD;
 use casemate_measure::status::PORT_NAME;
 use casemate_measure::{MrConfigId, smbios};
 
+use crate::share;
 use crate::shape::{Firmware, Network, Platform, TdxLaunch, VmShape};
 
 /// PCI slot of the virtio-serial controller on `pcie.0`. The lowest, so that the kernel calls the port `vport0p1`.
 const SERIAL_SLOT: &str = "0x2";
 /// PCI slot of the NIC.
 const NIC_SLOT: &str = "0x3";
+/// PCI slot of the host share, `0000:00:04.0` in the guest. It is there in every shape, with a document or without (then it
+/// reads as zeros), because a device more or less is another ACPI table and so another RTMR0.
+const SHARE_SLOT: &str = "0x4";
 /// The NIC's address: locally administered, fixed.
 const MAC: &str = "52:54:00:ca:5e:01";
 /// What every virtio device gets: no transitional device, and DMA through the platform's rules, without which a TD's
@@ -66,6 +70,8 @@ pub struct Wiring {
     pub console: PathBuf,
     /// Where the NIC's frames are written, in pcap form.
     pub pcap: Option<PathBuf>,
+    /// The host share's image, which is only read; without one the device holds zeros.
+    pub share: Option<PathBuf>,
 }
 
 /// All arguments, without the program.
@@ -95,6 +101,8 @@ pub fn argv(shape: &VmShape, files: &BootFiles, wiring: &Wiring) -> Vec<String> 
         "-device",
         format!("virtio-net-pci,netdev=net0,bus=pcie.0,addr={NIC_SLOT},mac={MAC},romfile=,{VIRTIO}"),
     );
+    args.pair("-blockdev", blockdev(wiring.share.as_deref()));
+    args.pair("-device", format!("virtio-blk-pci,drive=share,bus=pcie.0,addr={SHARE_SLOT},{VIRTIO}"));
     if let Some(pcap) = &wiring.pcap {
         args.pair("-object", format!("filter-dump,id=dump,netdev=net0,file={}", escaped(pcap)));
     }
@@ -139,6 +147,19 @@ fn tdx_guest(launch: &TdxLaunch) -> String {
     format!(
         r#"{{"qom-type":"tdx-guest","id":"tdx",{mrconfigid}"sept-ve-disable":true,"quote-generation-socket":{socket}}}"#
     )
+}
+
+/// The share's drive, read-only for QEMU itself.
+fn blockdev(share: Option<&Path>) -> String {
+    match share {
+        Some(path) => {
+            format!(
+                "driver=raw,node-name=share,read-only=on,file.driver=file,file.filename={}",
+                escaped(path)
+            )
+        }
+        None => format!("driver=null-co,node-name=share,read-only=on,read-zeroes=on,size={}", share::SIZE),
+    }
 }
 
 fn netdev(network: &Network) -> String {

@@ -42,6 +42,22 @@ pub enum Error {
     /// `--netdev` is not readable.
     #[error("netdev: expected socket:OPTIONS, dgram:OPTIONS or stream:OPTIONS, found {0:?}")]
     Netdev(String),
+    /// `--mrconfigid` is not readable.
+    #[error("mrconfigid: expected auto, v1, v2, v3, zero or 96 hex digits, found {0:?}")]
+    ConfigId(String),
+    /// The measured document is not one that a guest of ours takes.
+    #[error(transparent)]
+    Document(casemate_measure::DocumentError),
+    /// What is to go on the share does not fit together, or does not fit the image.
+    #[error("{path}: expected {expected}, found {found}")]
+    Share {
+        /// Which file, or which image.
+        path: PathBuf,
+        /// What was expected of it.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A path that QEMU cannot be told of.
     #[error("{0}: expected a path in UTF-8")]
     PathText(PathBuf),
@@ -51,6 +67,9 @@ pub enum Error {
     /// Somebody else uses the run directory.
     #[error("{0}: another machine runs here; stop it first, or choose another --run-dir")]
     Busy(PathBuf),
+    /// A share has to be written somewhere.
+    #[error("argv with --document: expected --run-dir, where the share is written")]
+    NoRunDir,
     /// No machine runs there.
     #[error("{0}: no machine runs here")]
     NotRunning(PathBuf),
@@ -106,7 +125,8 @@ impl Error {
             Self::Json { .. } | Self::Image { .. } => 3,
             Self::Start { .. } => 2,
             Self::Host(_) => 10,
-            Self::Forward(_) | Self::Netdev(_) => 64,
+            Self::Document(_) | Self::Share { .. } => 12,
+            Self::Forward(_) | Self::Netdev(_) | Self::ConfigId(_) | Self::NoRunDir => 64,
             _ => 1,
         }
     }

@@ -23,6 +23,8 @@ pub struct CheckedImage {
     flavor: Flavor,
     cmdline: String,
     registers: LaunchRegisters,
+    baked_document: Option<[u8; 32]>,
+    workloads: Vec<String>,
 }
 
 impl CheckedImage {
@@ -68,7 +70,15 @@ impl CheckedImage {
             expected: "launch registers",
             source,
         })?;
-        Ok(Self { dir, flavor: manifest.flavor, cmdline, registers })
+        let inputs = |kind: &'static str| manifest.inputs.iter().filter(move |input| input.kind == kind);
+        Ok(Self {
+            baked_document: inputs("document").next().map(|input| input.sha256),
+            workloads: inputs("workload").map(|input| input.name.clone()).collect(),
+            dir,
+            flavor: manifest.flavor,
+            cmdline,
+            registers,
+        })
     }
 
     /// Which guest binary it carries.
@@ -79,6 +89,21 @@ impl CheckedImage {
     /// The registers that a machine of this image shows, as far as they were computed.
     pub const fn registers(&self) -> &LaunchRegisters {
         &self.registers
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// SHA-256 of the document that is baked in, as its manifest says; `None` for a generic image.
+    pub const fn baked_document(&self) -> Option<[u8; 32]> {
+        self.baked_document
+    }
+
+    /// The roots that services of a document may name.
+    pub fn workloads(&self) -> &[String] {
+        &self.workloads
     }
 
     /// Its files, by absolute path.

@@ -2,6 +2,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod argv;
+pub mod binding;
 pub mod error;
 pub mod host;
 pub mod image;
@@ -12,6 +13,7 @@ pub mod qmp;
 pub mod report;
 pub mod rundir;
 pub mod shape;
+pub mod share;
 pub mod status_stream;
 pub mod watch;
 

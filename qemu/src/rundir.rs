@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::report::Report;
 
 /// Linux `UNIX_PATH_MAX` is 108 (include/uapi/linux/un.h), with its NUL.
 const SOCKET_PATH_MAX: usize = 107;
+/// What is written of a sparse file at once, in bytes: a page.
+const SPARSE: usize = 4096;
 
 /// The names of a run directory's files; nothing is opened by making one.
 #[derive(Clone, Debug)]
@@ -66,7 +68,7 @@ impl RunDir {
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(Error::file(dir.pid()))?;
-        for stale in [dir.status(), dir.qmp(), dir.console(), dir.qemu_log()] {
+        for stale in [dir.status(), dir.qmp(), dir.console(), dir.qemu_log(), dir.share()] {
             match std::fs::remove_file(&stale) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::File { path: stale, source: error });
@@ -120,6 +122,32 @@ impl RunDir {
     /// What QEMU itself prints.
     pub fn qemu_log(&self) -> PathBuf {
         self.0.join("qemu.log")
+    }
+
+    /// The host share's image.
+    pub fn share(&self) -> PathBuf {
+        self.0.join("share.img")
+    }
+
+    /// Writes the share's image, sparse: almost all of it is zeros.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write_share(&self, image: &[u8]) -> Result<(), Error> {
+        let write = || {
+            // A name that is there already is not written through: whoever holds it open keeps what they have.
+            match std::fs::remove_file(self.share()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = File::options().write(true).create_new(true).mode(0o600).open(self.share())?;
+            file.set_len(image.len() as u64)?;
+            for (index, page) in image.chunks(SPARSE).enumerate().filter(|(_, page)| page.iter().any(|b| *b != 0)) {
+                file.write_all_at(page, (index * SPARSE) as u64)?;
+            }
+            Ok(())
+        };
+        write().map_err(Error::file(self.share()))
     }
 
     /// Replaces the report whole: a reader never sees half of one.

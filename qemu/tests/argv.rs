@@ -23,6 +23,7 @@ fn wiring(pcap: Option<PathBuf>) -> Wiring {
         qmp: "/run/qmp.sock".into(),
         console: "/run/console.log".into(),
         pcap,
+        share: None,
     }
 }
 
@@ -65,7 +66,8 @@ fn kvm_with_seabios_on_a_socket() {
 
 #[test]
 fn tdx_for_production() {
-    assert_golden("tdx-prod.argv", &shape(Platform::Tdx(tdx()), None, Network::User(vec![])), &wiring(None));
+    let wiring = Wiring { share: Some("/run/a,b.img".into()), ..wiring(None) };
+    assert_golden("tdx-prod.argv", &shape(Platform::Tdx(tdx()), None, Network::User(vec![])), &wiring);
 }
 
 /// Everything that reaches the ACPI tables is the same on every platform and for both flavours but the console.
@@ -83,14 +85,29 @@ fn virtio_devices_and_slots_do_not_depend_on_the_platform() {
         })
     });
     let devices: Vec<_> = devices.collect();
-    assert_eq!(devices[0].len(), 3);
+    assert_eq!(devices[0].len(), 4);
     assert!(devices.windows(2).all(|pair| pair[0] == pair[1]));
     let pci = devices[0].iter().filter(|device| device.contains("bus=pcie.0"));
     let pci: Vec<_> = pci.collect();
-    assert_eq!(pci.len(), 2);
+    assert_eq!(pci.len(), 3);
     for device in pci {
         assert!(device.contains("disable-legacy=on") && device.contains("iommu_platform=on"), "{device}");
         assert!(device.contains(",addr=0x"), "{device}");
+    }
+}
+
+/// A document on the share is no other machine: nothing but the drive's backing changes.
+#[test]
+fn the_share_changes_its_drive_alone() {
+    let shape = shape(Platform::Tcg(Firmware::Ovmf), Some(dev()), Network::User(vec![]));
+    let without = argv(&shape, &files(), &wiring(None));
+    let with = argv(&shape, &files(), &Wiring { share: Some("/run/share.img".into()), ..wiring(None) });
+    assert_eq!(without.len(), with.len());
+    let changed: Vec<_> = without.iter().zip(&with).filter(|(a, b)| a != b).collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert!(changed[0].0.starts_with("driver=null-co,") && changed[0].1.contains("/run/share.img"), "{changed:?}");
+    for arg in [changed[0].0, changed[0].1] {
+        assert!(arg.contains("node-name=share,read-only=on"), "{arg}");
     }
 }
 

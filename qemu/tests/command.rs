@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use casemate_measure::LaunchRegisters;
-use casemate_measure::image::{FileDigest, Flavor, ImageManifest};
+use base64::Engine as _;
+use casemate_measure::{ComposeHash, LaunchRegisters, MrConfigId};
+use casemate_measure::image::{FileDigest, Flavor, ImageManifest, Input};
 use casemate_qemu::io::probe;
 use casemate_qemu::report::Report;
 use sha2::{Digest as _, Sha256};
@@ -45,8 +46,16 @@ fn image(code: &[u8]) -> tempfile::TempDir {
         std::fs::write(dir.path().join(name), bytes).unwrap();
         (name.to_owned(), FileDigest { size: bytes.len() as u64, sha256: Sha256::digest(bytes).into() })
     });
+    let document = Input {
+        kind: "document".into(),
+        name: "app-compose.json".into(),
+        version: None,
+        sha256: [0; 32],
+        license: None,
+        source: None,
+    };
     let manifest =
-        ImageManifest { version: 1, flavor: Flavor::Dev, outputs: outputs.into(), inputs: Vec::new() };
+        ImageManifest { version: 1, flavor: Flavor::Dev, outputs: outputs.into(), inputs: vec![document] };
     std::fs::write(dir.path().join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     dir
 }
@@ -209,6 +218,44 @@ fn argv_prints_a_line_that_a_shell_takes() {
     let through_shell = Command::new("sh").arg("-c").arg(format!("printf '%s\\n' {line}")).output().unwrap();
     assert_eq!(String::from_utf8(through_shell.stdout).unwrap(), lines);
     assert!(lines.contains("\"qom-type\":\"tdx-guest\""), "{lines}");
+}
+
+/// A generic image needs a document, a baked one takes none, and a pasted line finds its share where it was written.
+#[test]
+fn documents_are_for_images_without_one() {
+    let baked = image(HANG);
+    let generic = image(HANG);
+    let path = generic.path().join("manifest.json");
+    let mut manifest: ImageManifest = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest.inputs.clear();
+    std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/demo-caller.app-compose.json");
+    let run_dir = tempfile::tempdir().unwrap();
+    let run = |image: &Path, args: &[&str]| {
+        let mut command = casemate_qemu(&["argv", "--tee", "tdx", "--lines", "--image"]);
+        command.arg(image).args(args).output().unwrap()
+    };
+    let (document, dir) = (document.to_str().unwrap(), run_dir.path().to_str().unwrap());
+    for (image, args, status, says) in [
+        (generic.path(), &[][..], 12, "expected a document"),
+        (baked.path(), &["--document", document], 12, "baked in"),
+        (generic.path(), &["--document", document], 64, "expected --run-dir"),
+        (generic.path(), &["--document", document, "--mrconfigid", "v5"], 64, "expected auto, v1"),
+        (generic.path(), &["--sys-config", document], 64, "--document"),
+        (generic.path(), &["--document", "/nonexistent"], 1, "/nonexistent"),
+    ] {
+        let output = run(image, args);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{args:?}: {output:?}");
+    }
+    let output = run(generic.path(), &["--document", document, "--run-dir", dir]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let hash = ComposeHash::of(&std::fs::read(document).unwrap());
+    let bound = base64::engine::general_purpose::STANDARD.encode(MrConfigId::v1(&hash).0);
+    assert!(lines.contains(&format!("\"mrconfigid\":\"{bound}\"")), "{lines}");
+    assert!(lines.contains(&format!("{dir}/share.img")), "{lines}");
+    assert_eq!(std::fs::metadata(run_dir.path().join("share.img")).unwrap().len(), casemate_qemu::share::SIZE);
 }
 
 #[test]

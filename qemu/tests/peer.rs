@@ -72,7 +72,8 @@ impl Bench {
             network: Network::User(vec!["127.0.0.1:0:443".parse().unwrap()]),
         };
         let run_dir = RunDir::existing(dir.path()).unwrap();
-        let args = argv(&shape, &files, &run::wiring(&run_dir, Some(dir.path().join("frames.pcap"))));
+        run_dir.write_share(&[0; 4096]).unwrap();
+        let args = argv(&shape, &files, &run::wiring(&run_dir, Some(dir.path().join("frames.pcap")), true));
         Self { dir, args }
     }
 

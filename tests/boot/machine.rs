@@ -51,6 +51,8 @@ pub(crate) struct Options {
     /// QEMU's user network with a forward to the mesh's port, unless a test brings its own.
     pub(crate) network: Option<Network>,
     pub(crate) status_read: bool,
+    /// The host share's block device.
+    pub(crate) share: Option<Vec<u8>>,
     /// A serial port where the shape has none.
     pub(crate) serial: bool,
     /// More arguments for QEMU.
@@ -64,6 +66,7 @@ impl Default for Options {
             mrconfigid: None,
             network: None,
             status_read: true,
+            share: None,
             serial: false,
             extra: "",
         }
@@ -136,6 +139,7 @@ impl Machine {
             choice: Choice { runner: Runner::Tcg, why: "tests run everywhere".into() },
             claim,
             pcap: None,
+            share: options.share,
             limits: Limits { ready: PATIENCE, stop: PATIENCE },
             status_read: options.status_read,
         };

@@ -43,7 +43,9 @@ impl Boot {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let image = self.machine.image()?;
         let choice = self.machine.choose(image.flavor())?;
-        let mut shape = self.machine.shape(&image, choice.runner);
+        let bound = self.machine.bind(&image, choice.runner)?;
+        let mut shape = self.machine.shape(&image, choice.runner, bound.mrconfigid);
+        let share = bound.share.as_ref().map(|share| share.image().context("the host share")).transpose()?;
         settle_ports(&mut shape.network)?;
         let (path, temporary) = match &self.run_dir {
             Some(path) => (path.clone(), false),
@@ -60,6 +62,7 @@ impl Boot {
             choice,
             claim,
             pcap,
+            share,
             limits: Limits {
                 ready: Duration::from_secs(ready),
                 stop: Duration::from_secs(self.stop_timeout),
@@ -146,9 +149,10 @@ impl Observer for Screen {
 pub(super) struct Argv {
     #[command(flatten)]
     machine: Machine,
-    /// The run directory that the sockets and logs would be in
-    #[arg(long, value_name = "DIR", default_value = "/tmp")]
-    run_dir: PathBuf,
+    /// The run directory that the sockets and logs would be in, /tmp unless given; with --document its share is written
+    /// there, as share.img
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
     /// What this host would be started with, instead of what --tee asks for
     #[arg(long)]
     this_host: bool,
@@ -162,10 +166,21 @@ impl Argv {
         let image = self.machine.image()?;
         let runner =
             if self.this_host { self.machine.choose(image.flavor())?.runner } else { self.machine.asked() };
-        let shape = self.machine.shape(&image, runner);
-        let dir = RunDir::existing(&self.run_dir)?;
+        let bound = self.machine.bind(&image, runner)?;
+        let shape = self.machine.shape(&image, runner, bound.mrconfigid);
+        let dir = match (&self.run_dir, &bound.share) {
+            // In a folder that others can write a name that is known beforehand is theirs as much as ours.
+            (None, Some(_)) => return Err(Error::NoRunDir.into()),
+            (run_dir, _) => RunDir::existing(run_dir.as_deref().unwrap_or_else(|| Path::new("/tmp")))?,
+        };
+        if let Some(share) = &bound.share {
+            if dir.is_claimed() {
+                return Err(Error::Busy(dir.path().into()).into());
+            }
+            dir.write_share(&share.image().context("the host share")?)?;
+        }
         let pcap = self.machine.pcap.as_deref().map(utf8_absolute).transpose()?;
-        let args = argv(&shape, &image.boot_files(), &wiring(&dir, pcap));
+        let args = argv(&shape, &image.boot_files(), &wiring(&dir, pcap, bound.share.is_some()));
         let words = std::iter::once(self.machine.qemu.as_str()).chain(args.iter().map(String::as_str));
         if self.lines {
             words.for_each(|word| println!("{word}"));

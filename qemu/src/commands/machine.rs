@@ -4,9 +4,10 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use casemate_measure::MrConfigId;
+use casemate_measure::{LaunchRegisters, MrConfigId};
 use casemate_measure::image::Flavor;
 use casemate_qemu::Error;
+use casemate_qemu::binding::{self, Bound, ConfigId, HostFile, HostFiles, VmFacts};
 use casemate_qemu::host::{Choice, Runner, TeeRequest};
 use casemate_qemu::image::CheckedImage;
 use casemate_qemu::io::probe;
@@ -38,9 +39,21 @@ pub(super) struct Machine {
     /// Connect the NIC to a QEMU socket netdev instead of the user network (for tests)
     #[arg(long, value_name = "socket|dgram|stream:OPTIONS")]
     netdev: Option<SocketNetdev>,
-    /// What the host binds at launch; the default is the image's own `registers.json`
-    #[arg(long, value_name = "HEX", value_parser = config_id)]
-    mrconfigid: Option<MrConfigId>,
+    /// The measured document, on the host share: for an image that was built without one
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+    /// `.sys-config.json` of the share; without one, one that describes the machine is made
+    #[arg(long, value_name = "FILE", requires = "document")]
+    sys_config: Option<PathBuf>,
+    /// `.instance_info` of the share
+    #[arg(long, value_name = "FILE", requires = "document")]
+    instance_info: Option<PathBuf>,
+    /// What the host binds at launch: auto is v1 of --document, else the image's own `registers.json`
+    #[arg(long, value_name = "auto|v1|v2|v3|zero|HEX", default_value = "auto")]
+    mrconfigid: ConfigId,
+    /// Give the guest document and share files as they are, however bad (for tests: the guest must refuse them)
+    #[arg(long)]
+    unchecked: bool,
     /// vsock port of the host's quote generation service
     #[arg(long, default_value_t = QUOTE_PORT)]
     quote_port: u32,
@@ -76,10 +89,6 @@ fn memory(text: &str) -> anyhow::Result<u32> {
     mib.ok_or_else(|| anyhow!("expected at least 128M, as `512M` or `2G`"))
 }
 
-fn config_id(text: &str) -> anyhow::Result<MrConfigId> {
-    MrConfigId::from_hex(text).ok_or_else(|| anyhow!("expected 96 hex digits"))
-}
-
 impl Machine {
     /// The image, checked, before anything is asked of the host.
     pub(super) fn image(&self) -> Result<CheckedImage, Error> {
@@ -104,28 +113,41 @@ impl Machine {
         }
     }
 
+    /// The share's files, checked against the image, and what the host binds.
+    pub(super) fn bind(&self, image: &CheckedImage, runner: Runner) -> Result<Bound, Error> {
+        let files = match &self.document {
+            None => None,
+            Some(document) => Some(HostFiles {
+                document: HostFile::read(document)?,
+                sys_config: self.sys_config.as_deref().map(HostFile::read).transpose()?,
+                instance_info: self.instance_info.as_deref().map(HostFile::read).transpose()?,
+            }),
+        };
+        let vm = VmFacts { cpus: self.cpus(runner).get(), memory_mib: self.memory };
+        binding::bind(image, files, self.mrconfigid, vm, self.unchecked)
+    }
+
+    fn cpus(&self, runner: Runner) -> NonZeroU16 {
+        let default = if runner == Runner::Tcg { 1 } else { 2 };
+        self.cpus.unwrap_or_else(|| NonZeroU16::new(default).unwrap_or(NonZeroU16::MIN))
+    }
+
     /// The machine, on that runner.
-    pub(super) fn shape(&self, image: &CheckedImage, runner: Runner) -> VmShape {
+    pub(super) fn shape(&self, image: &CheckedImage, runner: Runner, mrconfigid: MrConfigId) -> VmShape {
         let firmware = match self.firmware {
             FirmwareArg::Ovmf => Firmware::Ovmf,
             FirmwareArg::Seabios => Firmware::Seabios,
         };
-        let mut registers = *image.registers();
-        if let Some(id) = self.mrconfigid {
-            registers.mrconfigid = id;
-        }
-        let (platform, cpus) = match runner {
-            Runner::Tcg => (Platform::Tcg(firmware), 1),
-            Runner::Kvm => (Platform::Kvm(firmware), 2),
-            Runner::Tdx => {
-                let launch = TdxLaunch { mrconfigid: registers.mrconfigid, quote_port: self.quote_port };
-                (Platform::Tdx(launch), 2)
-            }
+        let registers = LaunchRegisters { mrconfigid, ..*image.registers() };
+        let platform = match runner {
+            Runner::Tcg => Platform::Tcg(firmware),
+            Runner::Kvm => Platform::Kvm(firmware),
+            Runner::Tdx => Platform::Tdx(TdxLaunch { mrconfigid, quote_port: self.quote_port }),
         };
         VmShape {
             platform,
             memory_mib: self.memory,
-            cpus: self.cpus.unwrap_or_else(|| NonZeroU16::new(cpus).unwrap_or(NonZeroU16::MIN)),
+            cpus: self.cpus(runner),
             dev: (image.flavor() == Flavor::Dev).then_some(DevExtras { registers }),
             network: match &self.netdev {
                 Some(netdev) => Network::Socket(netdev.clone()),

@@ -47,6 +47,8 @@ pub struct Launch {
     pub claim: Claim,
     /// Where its frames are dumped, if they are.
     pub pcap: Option<PathBuf>,
+    /// The bytes of the host share's block device ([`crate::share::Share::image`]), if it has one.
+    pub share: Option<Vec<u8>>,
     /// How long it may take.
     pub limits: Limits,
     /// Whether anybody reads the status port. If not, it has a buffer as small as the kernel makes one.
@@ -132,8 +134,11 @@ impl Machine {
         let wiring = Wiring {
             status: Channel::Descriptor(super::spawn::number(&qemu_status)),
             control: Channel::Descriptor(super::spawn::number(&qemu_control)),
-            ..wiring(dir, launch.pcap.clone())
+            ..wiring(dir, launch.pcap.clone(), launch.share.is_some())
         };
+        if let Some(share) = &launch.share {
+            dir.write_share(share)?;
+        }
         let log = File::create(dir.qemu_log()).map_err(Error::file(dir.qemu_log()))?;
         let args = argv(&launch.shape, &launch.files, &wiring);
         let child = super::spawn::spawn(&launch.program, &args, &log, vec![qemu_status, qemu_control])?;
@@ -264,13 +269,14 @@ impl Machine {
 }
 
 /// The run directory's names for everything but the two descriptors, which stand in a pasted command line as sockets.
-pub fn wiring(dir: &RunDir, pcap: Option<PathBuf>) -> Wiring {
+pub fn wiring(dir: &RunDir, pcap: Option<PathBuf>, with_share: bool) -> Wiring {
     Wiring {
         status: Channel::Listen(dir.status_socket()),
         control: Channel::Listen(dir.control_socket()),
         qmp: dir.qmp(),
         console: dir.console(),
         pcap,
+        share: with_share.then(|| dir.share()),
     }
 }
 

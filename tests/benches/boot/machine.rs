@@ -154,6 +154,7 @@ fn boot<T>(image: &Path, clock: Clock, look: impl Fn(&str) -> Option<T>) -> anyh
         choice: Choice { runner: Runner::Tcg, why: "its clock can count instructions".into() },
         claim,
         pcap: None,
+        share: None,
         limits: Limits { ready: PATIENCE, stop: PATIENCE },
         status_read: true,
     };
