@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use casemate_measure::status::PORT_NAME;
 use casemate_measure::{MrConfigId, smbios};
 
-use crate::share;
 use crate::shape::{Firmware, Network, Platform, TdxLaunch, VmShape};
+use crate::share;
 
 /// PCI slot of the virtio-serial controller on `pcie.0`. The lowest, so that the kernel calls the port `vport0p1`.
 const SERIAL_SLOT: &str = "0x2";

@@ -213,9 +213,7 @@ fn instance_app_id(files: &HostFiles) -> Result<Option<AppId>, Error> {
         None => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) if let Some(id) = AppId::from_hex(text) => Ok(Some(id)),
-        Some(other) => {
-            Err(refused(&file.path, "app_id: 40 hex digits, or none".into(), other.to_string()))
-        }
+        Some(other) => Err(refused(&file.path, "app_id: 40 hex digits, or none".into(), other.to_string())),
     }
 }
 

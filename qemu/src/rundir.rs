@@ -142,7 +142,9 @@ impl RunDir {
             }
             let file = File::options().write(true).create_new(true).mode(0o600).open(self.share())?;
             file.set_len(image.len() as u64)?;
-            for (index, page) in image.chunks(SPARSE).enumerate().filter(|(_, page)| page.iter().any(|b| *b != 0)) {
+            for (index, page) in
+                image.chunks(SPARSE).enumerate().filter(|(_, page)| page.iter().any(|b| *b != 0))
+            {
                 file.write_all_at(page, (index * SPARSE) as u64)?;
             }
             Ok(())

@@ -47,7 +47,10 @@ impl Share {
         // Twice the content is room enough for tables and half-filled clusters.
         let size = total.saturating_mul(2).next_power_of_two().max(SIZE);
         if size > MAX_SIZE {
-            return Err(io::Error::other(format!("expected at most {} bytes in the share, found {total}", MAX_SIZE / 2)));
+            return Err(io::Error::other(format!(
+                "expected at most {} bytes in the share, found {total}",
+                MAX_SIZE / 2
+            )));
         }
         let mut disk = Cursor::new(vec![0; usize::try_from(size).map_err(io::Error::other)?]);
         let format = FormatVolumeOptions::new().fat_type(FatType::Fat16).volume_label(LABEL);

@@ -105,7 +105,10 @@ fn the_share_changes_its_drive_alone() {
     assert_eq!(without.len(), with.len());
     let changed: Vec<_> = without.iter().zip(&with).filter(|(a, b)| a != b).collect();
     assert_eq!(changed.len(), 1, "{changed:?}");
-    assert!(changed[0].0.starts_with("driver=null-co,") && changed[0].1.contains("/run/share.img"), "{changed:?}");
+    assert!(
+        changed[0].0.starts_with("driver=null-co,") && changed[0].1.contains("/run/share.img"),
+        "{changed:?}"
+    );
     for arg in [changed[0].0, changed[0].1] {
         assert!(arg.contains("node-name=share,read-only=on"), "{arg}");
     }

@@ -21,8 +21,7 @@ fn demo() -> Vec<u8> {
 #[expect(clippy::unwrap_used, reason = "test set-up")]
 fn image(document: Option<&[u8]>, workloads: &[&str]) -> (tempfile::TempDir, CheckedImage) {
     let dir = tempfile::tempdir().unwrap();
-    let registers =
-        LaunchRegisters { mrconfigid: MrConfigId([7; 48]), ..LaunchRegisters::ZERO };
+    let registers = LaunchRegisters { mrconfigid: MrConfigId([7; 48]), ..LaunchRegisters::ZERO };
     let registers = serde_json::to_vec(&registers).unwrap();
     let names = ["bzImage", "initramfs.cpio.zst", "cmdline", "ovmf.fd", "registers.json"];
     let outputs = names.map(|name| {
@@ -196,7 +195,10 @@ fn unchecked_files_go_to_the_guest_as_they_are() {
     let files = HostFiles { instance_info: Some(file("i", b"\0")), ..only(b"[") };
     let bound = bind(&generic, Some(files), ConfigId::Auto, VM, true).unwrap();
     let share = bound.share.unwrap();
-    assert_eq!((&share.document[..], share.sys_config, &share.instance_info.unwrap()[..]), (&b"["[..], None, &b"\0"[..]));
+    assert_eq!(
+        (&share.document[..], share.sys_config, &share.instance_info.unwrap()[..]),
+        (&b"["[..], None, &b"\0"[..])
+    );
     assert_eq!(bound.mrconfigid, MrConfigId::v1(&ComposeHash::of(b"[")));
     // What is computed from the parsed document needs one.
     assert!(refusal(bind(&generic, Some(only(b"[")), ConfigId::V2, VM, true)).starts_with("d.json: "));

@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use casemate_measure::{ComposeHash, LaunchRegisters, MrConfigId};
 use casemate_measure::image::{FileDigest, Flavor, ImageManifest, Input};
+use casemate_measure::{ComposeHash, LaunchRegisters, MrConfigId};
 use casemate_qemu::io::probe;
 use casemate_qemu::report::Report;
 use sha2::{Digest as _, Sha256};
@@ -255,7 +255,10 @@ fn documents_are_for_images_without_one() {
     let bound = base64::engine::general_purpose::STANDARD.encode(MrConfigId::v1(&hash).0);
     assert!(lines.contains(&format!("\"mrconfigid\":\"{bound}\"")), "{lines}");
     assert!(lines.contains(&format!("{dir}/share.img")), "{lines}");
-    assert_eq!(std::fs::metadata(run_dir.path().join("share.img")).unwrap().len(), casemate_qemu::share::SIZE);
+    assert_eq!(
+        std::fs::metadata(run_dir.path().join("share.img")).unwrap().len(),
+        casemate_qemu::share::SIZE
+    );
 }
 
 #[test]

@@ -216,8 +216,8 @@ fn peer_qemu_makes_the_devices_of_the_tdx_form_in_their_slots() {
         })
         .filter(|(slot, _, _)| *slot != 0 && *slot != 31)
         .collect();
-    // Modern virtio device ids: 0x1040 + 3 console, 0x1040 + 1 network (virtio 1.2, section 4.1.2.1).
-    assert_eq!(found, [(2, 0x1af4, 0x1043), (3, 0x1af4, 0x1041)]);
+    // Modern virtio device ids: 0x1040 + 3 console, + 1 network, + 2 block (virtio 1.2, section 4.1.2.1).
+    assert_eq!(found, [(2, 0x1af4, 0x1043), (3, 0x1af4, 0x1041), (4, 0x1af4, 0x1042)]);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "", "not a warning");
 }
 

@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use casemate_measure::{LaunchRegisters, MrConfigId};
 use casemate_measure::image::Flavor;
+use casemate_measure::{LaunchRegisters, MrConfigId};
 use casemate_qemu::Error;
 use casemate_qemu::binding::{self, Bound, ConfigId, HostFile, HostFiles, VmFacts};
 use casemate_qemu::host::{Choice, Runner, TeeRequest};
