@@ -32,9 +32,12 @@ const fn net(a: [u8; 4], prefix: u8) -> Ipv4Net {
 /// The DNS port: services have no DNS but the private network's own resolver (design section 8).
 pub(crate) const DNS_PORT: u16 = 53;
 
+/// NTP (RFC 5905 section 7.2). A time server cannot send the time process to another one.
+pub(crate) const NTP_PORT: u16 = 123;
+
 /// Conntrack marks, one bit for each way in which a flow was allowed. A flow without one is a flow that nobody allowed.
 pub(crate) mod flow {
-    /// The mesh process to a measured target.
+    /// The mesh process to a measured target, the time process to a named server.
     pub(crate) const OUTBOUND: u32 = 0x1;
     /// From outside to a port that the mesh process serves.
     pub(crate) const INBOUND: u32 = 0x2;
@@ -88,7 +91,7 @@ pub fn invalid(service: &ServiceName) -> String {
 }
 
 /// Packets that one of our own processes may not send: `process:<name>`, where the name is `agent`, `vpn`, `mesh`, `vpc`,
-/// `dhcp`, `init` (uid 0), `other` (any other uid) or `none` (the kernel, without a socket).
+/// `dhcp`, `time`, `init` (uid 0), `other` (any other uid) or `none` (the kernel, without a socket).
 pub fn process(name: &str) -> String {
     format!("process:{name}")
 }

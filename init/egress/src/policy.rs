@@ -20,6 +20,9 @@ pub struct Policy {
     pub inbound: Vec<u16>,
     /// Where the mesh process may connect to, over the link, by TCP.
     pub mesh_targets: Vec<SocketAddr>,
+    /// The named time servers' key exchange: where the time process may connect to, over the link, by TCP; to the same
+    /// addresses it may send UDP to the NTP port.
+    pub time_servers: Vec<SocketAddr>,
     /// What the mesh process may connect to inside services, by TCP.
     pub backends: Vec<Backend>,
     /// Who is who.
@@ -108,6 +111,8 @@ pub struct Uids {
     pub vpc: u32,
     /// The DHCP child (its socket is PID 1's, so its own uid may send nothing).
     pub dhcp: u32,
+    /// The time process.
+    pub time: u32,
 }
 
 /// The name of a network interface: 1 to 15 bytes of `a-z A-Z 0-9 . _ -` (`IFNAMSIZ` is 16, linux/if.h; the kernel's

@@ -8,7 +8,7 @@ use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol
 use casemate_measure::status::Reason;
 
 use crate::boot::Failure;
-use crate::layout::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID, VPC_UID, VPN_UID};
+use crate::layout::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID, TIME_UID, VPC_UID, VPN_UID};
 use crate::status;
 
 /// The physical link's name: with `net.ifnames=0` the kernel counts, and there is one.
@@ -88,8 +88,16 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         services,
         inbound: section.mesh.backends.iter().map(|backend| backend.listen).collect(),
         mesh_targets: section.mesh.targets.values().copied().collect(),
+        time_servers: section.time.nts.iter().map(|server| server.address).collect(),
         backends,
-        uids: Uids { agent: AGENT_UID, vpn: VPN_UID, mesh: MESH_UID, vpc: VPC_UID, dhcp: DHCP_UID },
+        uids: Uids {
+            agent: AGENT_UID,
+            vpn: VPN_UID,
+            mesh: MESH_UID,
+            vpc: VPC_UID,
+            dhcp: DHCP_UID,
+            time: TIME_UID,
+        },
         dhcp_mark: dhcp_mark(config),
     })
 }

@@ -27,6 +27,7 @@ mod chain {
     pub(super) const OUR_OWN: &str = "our_own";
     pub(super) const SOCKETS: &str = "sockets";
     pub(super) const MESH: &str = "mesh";
+    pub(super) const TIME: &str = "time";
 }
 
 /// The `inet` table of a policy. Pure: equal policies give equal rule sets.
@@ -56,6 +57,7 @@ pub fn ruleset(policy: &Policy) -> Ruleset {
     set.add(chain::OUR_OWN, None, our_own::our_own(policy));
     set.add(chain::SOCKETS, None, our_own::sockets(policy));
     set.add(chain::MESH, None, our_own::mesh(policy));
+    set.add(chain::TIME, None, our_own::time(policy));
     set.add(chain::FORWARDED, None, services::forwarded(policy));
     set.add(chain::LINK_TO_SERVICES, None, services::link_to_services(policy));
     for service in &policy.services {

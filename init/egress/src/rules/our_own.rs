@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::from_outside::{ICMP_ERRORS, NEIGHBOUR};
 use super::{chain, lo, to};
-use crate::names::{JUDGED, flow, process};
+use crate::names::{JUDGED, NTP_PORT, flow, process};
 use crate::policy::{Policy, Proto, Service};
 use crate::ruleset::Rule;
 use crate::term::{State, Term, host, protocol};
@@ -98,7 +98,10 @@ pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
         // PID 1 sends nothing; a socket that it opened for somebody has a mark, and was judged before.
         (0, "init"),
     ];
-    let mut rules = vec![Rule::goto([Term::SocketUid(uids.mesh)], chain::MESH)];
+    let mut rules = vec![
+        Rule::goto([Term::SocketUid(uids.mesh)], chain::MESH),
+        Rule::goto([Term::SocketUid(uids.time)], chain::TIME),
+    ];
     rules.extend(silent.map(|(uid, name)| Rule::drop([Term::SocketUid(uid)], process(name))));
     rules.push(Rule::drop([], process("other")));
     rules
@@ -137,5 +140,23 @@ pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
         ]));
     }
     rules.push(Rule::drop([], process("mesh")));
+    rules
+}
+
+/// The named servers: their key exchange by TCP, and NTP by UDP to the same addresses. Nothing comes in but answers.
+pub(super) fn time(policy: &Policy) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for server in &policy.time_servers {
+        for (proto, port) in [(Proto::Tcp, server.port()), (Proto::Udp, NTP_PORT)] {
+            rules.push(Rule::accept([
+                to(&policy.link),
+                Term::Destination(host(server.ip().to_canonical())),
+                Term::DestinationPort(proto, port),
+                Term::CtOriginal,
+                Term::SetCtMark(flow::OUTBOUND),
+            ]));
+        }
+    }
+    rules.push(Rule::drop([], process("time")));
     rules
 }

@@ -18,8 +18,9 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         services: vec![service(1, "web"), service(2, "db")],
         inbound: vec![443, 27017],
         mesh_targets: vec!["192.0.2.7:443".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap()],
+        time_servers: vec!["192.0.2.123:4460".parse().unwrap()],
         backends: vec![Backend { service: 1, port: 8000 }, Backend { service: 2, port: 27017 }],
-        uids: Uids { agent: 101, vpn: 102, mesh: 103, vpc: 104, dhcp: 105 },
+        uids: Uids { agent: 101, vpn: 102, mesh: 103, vpc: 104, dhcp: 105, time: 107 },
         dhcp_mark: Some(0x0da1),
     }
 }
@@ -64,15 +65,17 @@ fn modes() -> impl Strategy<Value = Mode> {
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
-    let sockets = proptest::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..5);
+    let sockets = || proptest::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..5);
     let mark = proptest::option::of(1u32..);
-    (modes(), 0u8..6, proptest::collection::vec(any::<u16>(), 0..5), sockets, mark).prop_map(
-        |(mode, services, inbound, targets, dhcp_mark)| Policy {
+    let inbound = proptest::collection::vec(any::<u16>(), 0..5);
+    (modes(), 0u8..6, inbound, sockets(), sockets(), mark).prop_map(
+        |(mode, services, inbound, targets, time_servers, dhcp_mark)| Policy {
             services: (1..=services)
                 .map(|number| Service { number, name: format!("s{number}").parse().unwrap() })
                 .collect(),
             inbound,
             mesh_targets: targets.into_iter().map(|(address, port)| (address, port).into()).collect(),
+            time_servers: time_servers.into_iter().map(|(address, port)| (address, port).into()).collect(),
             backends: (1..=services).map(|service| Backend { service, port: 8000 }).collect(),
             dhcp_mark,
             ..policy(mode)
@@ -123,6 +126,32 @@ proptest! {
         let text = set.to_string();
         prop_assert!(!text.contains("masquerade"));
         prop_assert!(!text.contains("ct mark set 0x00000008"));
+    }
+
+    /// Whatever the mode: the time process is accepted to as many places as are named, each by address, port and
+    /// protocol and on the link only, and nothing else speaks of NTP.
+    #[test]
+    fn time_reaches_the_named_servers_only(mut policy in policies()) {
+        if let Mode::Allowlist(_) = policy.mode {
+            policy.mode = Mode::InternalOnly;
+        }
+        let set = ruleset(&policy);
+        let chain = set.chains.iter().find(|c| c.name == "time").unwrap();
+        let texts: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
+        let mut expected = Vec::new();
+        for server in &policy.time_servers {
+            for port in [format!("tcp dport {}", server.port()), "udp dport 123".to_owned()] {
+                expected.push(format!(
+                    "oifname \"eth0\" ip daddr {} {port} ct direction original ct mark set 0x00000001 accept",
+                    server.ip()
+                ));
+            }
+        }
+        expected.push("counter name \"process:time\" drop".to_owned());
+        prop_assert_eq!(texts, expected);
+        let jumps: Vec<String> = set.chains.iter().flat_map(|c| &c.rules).map(ToString::to_string)
+            .filter(|text| text.ends_with("to time")).collect();
+        prop_assert_eq!(jumps, ["meta skuid 107 goto time"]);
     }
 
     #[test]

@@ -25,12 +25,15 @@ use nix::unistd::{Uid, gettid, setfsuid};
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// A mesh target, and the allowlist's entry.
 pub(crate) const LISTED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// The named time server.
+pub(crate) const TIMES: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 4);
 /// Never listed.
 pub(crate) const UNLISTED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
 /// The guest's address.
 pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 15);
 pub(crate) const MESH: u32 = 103;
 pub(crate) const AGENT: u32 = 101;
+pub(crate) const TIME: u32 = 107;
 pub(crate) const DHCP_MARK: u32 = 0x0da1;
 
 /// A network namespace, held open by a thread that sleeps in it.
@@ -134,8 +137,9 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         services: vec![service(1, "web"), service(2, "db")],
         inbound: vec![443],
         mesh_targets: vec![(LISTED, 443).into()],
+        time_servers: vec![(TIMES, 4460).into()],
         backends: vec![Backend { service: 1, port: 8000 }],
-        uids: Uids { agent: AGENT, vpn: 102, mesh: MESH, vpc: 104, dhcp: 105 },
+        uids: Uids { agent: AGENT, vpn: 102, mesh: MESH, vpc: 104, dhcp: 105, time: TIME },
         dhcp_mark: Some(DHCP_MARK),
     }
 }
@@ -166,7 +170,7 @@ impl Bench {
         guest.ip(&format!("link add eth0 type veth peer name wan netns {}", outside.tid));
         lock.attach_link(&link(), policy.dhcp_mark).unwrap();
         guest.ip("link set eth0 up");
-        for address in [GATEWAY, LISTED, UNLISTED] {
+        for address in [GATEWAY, LISTED, UNLISTED, TIMES] {
             outside.ip(&format!("addr add {address}/24 dev wan"));
         }
         outside.ip("link set wan up");
