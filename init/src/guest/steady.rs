@@ -33,6 +33,10 @@ impl Guest {
         };
         self.document.network_namespace = super::processes::network_namespace(1);
         let mut next_report = Duration::ZERO;
+        // The boot is over, and most of what it ran through with it. Memory that cannot be given back is kept.
+        if let Err(error) = crate::sys::give_back_startup_pages() {
+            crate::log::print("casemate", &format!("startup pages: {error}"));
+        }
         let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
         let mut next_measure = Duration::ZERO;
         while !self.shutdown {

@@ -14,5 +14,6 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let report = sys::inherited(handover::REPORT).context("report")?;
     let mut seed = [0; 32];
     sys::random(&mut seed, false).context("getrandom")?;
+    sys::give_back_startup_pages().context("startup pages")?;
     match net::dhcp::child(socket, report, told.mac, seed)? {}
 }

@@ -51,8 +51,10 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
     Some(code)
 }
 
-/// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes.
+/// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes. What only its start needed is
+/// given back.
 fn report_ready() -> io::Result<()> {
+    sys::give_back_startup_pages()?;
     File::from(sys::inherited(handover::REPORT)?).write_all(b"R")
 }
 
