@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod boot;
+pub mod confine;
 pub mod guest;
 pub mod handover;
 pub mod layout;
