@@ -90,9 +90,10 @@ pub struct Document {
     pub casemate_version: &'static str,
     /// Where the boot is.
     pub stage: &'static str,
-    /// `tdx` or `simulator`.
+    /// `tdx` or `simulator`; `none yet` before the stage *TEE*.
     pub tee: &'static str,
-    /// Whose root the mesh trusts: `intel`, or `simulator` exactly when our own TEE is one.
+    /// Whose root the mesh trusts: `intel`, or `simulator` exactly when our own TEE is one; `nobody yet` before the
+    /// stage *TEE*.
     pub trust: &'static str,
     /// Whose clock this is.
     pub time: &'static str,

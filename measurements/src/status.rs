@@ -167,6 +167,14 @@ coded!(
         Panic = 50, "PID 1 panicked";
         /// PID 1's own set-up failed; detail: errno.
         EarlyFailed = 51, "PID 1's own set-up failed";
+        /// The TEE is there and does not answer as it must; detail: errno or 0.
+        TeeSilent = 52, "the TEE does not answer as it must";
+        /// The agent's way to the TEE could not be made, or others have one, too; detail: errno or 0.
+        TeeAccess = 53, "the agent's way to the TEE could not be made";
+        /// A production image in a TD whose attribute DEBUG is set.
+        TeeDebug = 54, "the host can read this TD's memory";
+        /// The kernel says that it is not locked down for confidentiality; detail: errno or 0.
+        NotLockedDown = 55, "the kernel is not locked down";
     }
 );
 

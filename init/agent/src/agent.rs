@@ -10,12 +10,12 @@ use time::OffsetDateTime;
 use crate::arguments::{Arguments, RequestError, quoted};
 use crate::certificate::{LocalCa, TlsKeyError};
 use crate::error::AgentError;
-use crate::event_log::{Digests, api_events};
+use crate::event_log::{Form, api_events};
 use crate::evidence::{Evidence, VM_CONFIG};
 use crate::handover::Handover;
 use crate::keys::{AppKey, KeyError};
 use crate::messages::{Info, KeyRequest, Quote, TlsKeyRequest, Version};
-use crate::tee::{Tee, TeeError};
+use crate::tee::{Owner, Tee, TeeError};
 
 /// The guest agent: keys of this boot, certificates and quotes.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Agent {
         let encoding = |error: serde_json::Error| AgentError::Evidence(error.to_string());
         let info = info(&handover, evidence.tee()).map_err(encoding)?;
         let version = Version { version: handover.version, rev: String::new() };
-        let stripped = api_events(evidence.events(), Digests::Stripped);
+        let stripped = api_events(evidence.tee().boot_events(), evidence.events(), Form::Stripped);
         Ok(Self {
             app_key: AppKey::random()?,
             ca: LocalCa::new(&evidence, OffsetDateTime::now_utc())?,
@@ -154,7 +154,7 @@ fn encode(answer: &impl Serialize) -> Result<Bytes, serde_json::Error> {
 
 fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
     let (launch, rtmr3) = (tee.launch(), tee.rtmr3());
-    let aggregated = mr_aggregated(&launch, &rtmr3);
+    let aggregated = mr_aggregated(&launch, &rtmr3, &tee.owner());
     // dstack: SHA-256 of a platform id that an unverified quote does not carry.
     let device_id = Sha256::digest(b"");
     let tcb_info = json!({
@@ -167,7 +167,7 @@ fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
         "os_image_hash": "",
         "compose_hash": handover.compose_hash,
         "device_id": hex::encode(device_id),
-        "event_log": api_events(&handover.events, Digests::Present),
+        "event_log": api_events(tee.boot_events(), &handover.events, Form::Whole),
         "app_compose": handover.document,
     });
     Ok(Info {
@@ -188,13 +188,14 @@ fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
 }
 
 /// `sha256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ RTMR3 [‖ MRCONFIGID ‖ MROWNER ‖ MROWNERCONFIG])`, the tail only if one of the
-/// three is not zero (dstack `dstack-attest/src/attestation.rs`). The owner's registers are zero on every platform here.
-fn mr_aggregated(launch: &LaunchRegisters, rtmr3: &Register) -> [u8; 32] {
+/// three is not zero (dstack `dstack-attest/src/attestation.rs`).
+fn mr_aggregated(launch: &LaunchRegisters, rtmr3: &Register, owner: &Owner) -> [u8; 32] {
     let registers = [launch.mrtd, launch.rtmr0, launch.rtmr1, launch.rtmr2, *rtmr3];
     let mut hash = registers.iter().fold(Sha256::new(), |hash, register| hash.chain_update(register.0));
-    if launch.mrconfigid != MrConfigId::ZERO {
+    if launch.mrconfigid != MrConfigId::ZERO || *owner != Owner::ZERO {
         hash.update(launch.mrconfigid.0);
-        hash.update([0; 48 + 48]);
+        hash.update(owner.id.0);
+        hash.update(owner.config.0);
     }
     hash.finalize().into()
 }

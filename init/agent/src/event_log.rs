@@ -4,10 +4,12 @@ use casemate_measure::EventLog;
 use casemate_measure::event::RUNTIME_EVENT_TYPE;
 use serde::Serialize;
 
-/// One event of RTMR3. The simulated TEE has no log for RTMR0 to RTMR2, and a TDX log of theirs comes with that backend.
+use crate::tdx::BootEvent;
+
+/// One event: of the firmware, RTMR0 to RTMR2, without a name; or of PID 1, RTMR3.
 #[derive(Debug, Serialize)]
 pub(crate) struct ApiEvent<'a> {
-    imr: u32,
+    imr: u8,
     event_type: u32,
     digest: String,
     event: &'a str,
@@ -15,29 +17,32 @@ pub(crate) struct ApiEvent<'a> {
     event_payload: &'a [u8],
 }
 
-/// Whether events carry their digests.
+/// How much of the events is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Digests {
-    /// `GetQuote` since 0.5.6: empty, so that nobody replays a digest that the payload does not make.
+pub(crate) enum Form {
+    /// `GetQuote` since 0.5.6: of the firmware's events only the digest, as nothing binds their data; of PID 1's no digest,
+    /// so that nobody replays one that the payload does not make.
     Stripped,
     /// `Info`.
-    Present,
+    Whole,
 }
 
-/// The log in that form.
-pub(crate) fn api_events(log: &EventLog, digests: Digests) -> Vec<ApiEvent<'_>> {
-    let shown = |event: &casemate_measure::RuntimeEvent| match digests {
-        Digests::Stripped => String::new(),
-        Digests::Present => event.digest().to_string(),
-    };
-    log.events()
-        .iter()
-        .map(|event| ApiEvent {
-            imr: 3,
-            event_type: RUNTIME_EVENT_TYPE,
-            digest: shown(event),
-            event: &event.event,
-            event_payload: &event.payload,
-        })
-        .collect()
+/// The log in that form, the firmware's events first.
+pub(crate) fn api_events<'a>(boot: &'a [BootEvent], log: &'a EventLog, form: Form) -> Vec<ApiEvent<'a>> {
+    let whole = form == Form::Whole;
+    let firmware = boot.iter().map(|event| ApiEvent {
+        imr: event.rtmr,
+        event_type: event.event_type,
+        digest: event.digest.to_string(),
+        event: "",
+        event_payload: if whole { &event.payload } else { &[] },
+    });
+    let ours = log.events().iter().map(|event| ApiEvent {
+        imr: 3,
+        event_type: RUNTIME_EVENT_TYPE,
+        digest: if whole { event.digest().to_string() } else { String::new() },
+        event: &event.event,
+        event_payload: &event.payload,
+    });
+    firmware.chain(ours).collect()
 }

@@ -1,5 +1,7 @@
 //! What PID 1 gives the agent process: one JSON document on a descriptor.
 
+use std::path::PathBuf;
+
 #[cfg(feature = "simulator")]
 use casemate_measure::LaunchRegisters;
 use casemate_measure::{AppId, ComposeHash, EventLog, InstanceId};
@@ -32,11 +34,19 @@ pub struct Handover {
     pub version: String,
 }
 
-/// Which TEE the agent talks to, and how. Without the feature `simulator` this version knows none.
+/// Which TEE the agent talks to, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum TeeHandover {
+    /// Intel TDX.
+    Tdx {
+        /// The folder under which the kernel's files are: `/`.
+        root: PathBuf,
+        /// The firmware's event log, which only root may read; empty if there is none.
+        #[serde(with = "hex::serde")]
+        boot_log: Vec<u8>,
+    },
     /// The simulated TEE of the development image.
     #[cfg(feature = "simulator")]
     Simulator {

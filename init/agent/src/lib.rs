@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
 
 mod agent;
 mod arguments;
@@ -17,6 +16,7 @@ mod process;
 mod server;
 #[cfg(feature = "simulator")]
 mod simulator;
+pub mod tdx;
 mod tee;
 
 pub use agent::Agent;
@@ -28,4 +28,4 @@ pub use process::{MESH_UID, run};
 pub use server::{Callers, serve, serve_to};
 #[cfg(feature = "simulator")]
 pub use simulator::SimulatedTee;
-pub use tee::{Tee, TeeError, TeeKind};
+pub use tee::{Owner, Tee, TeeError, TeeKind};

@@ -89,8 +89,8 @@ impl Guest {
             version: 1,
             flavor: if cfg!(feature = "dev") { "dev" } else { "prod" },
             casemate_version: env!("CARGO_PKG_VERSION"),
-            tee: if cfg!(feature = "dev") { "simulator" } else { "tdx" },
-            trust: if cfg!(feature = "dev") { "simulator" } else { "intel" },
+            tee: "none yet",
+            trust: "nobody yet",
             time: "host (unauthenticated)",
             ..Default::default()
         };
@@ -240,7 +240,9 @@ impl Host for Guest {
     }
 
     fn find_tee(&mut self) -> Result<(), Failure> {
-        self.tee = Some(tee::GuestTee::find()?);
+        let tee = tee::GuestTee::find()?;
+        (self.document.tee, self.document.trust) = tee.words();
+        self.tee = Some(tee);
         Ok(())
     }
 

@@ -1,78 +1,93 @@
-//! The TEE: the simulated one of the development image. TDX hardware is not carried out in this version, so a
-//! production image powers off here.
+//! The TEE as PID 1 uses it: registers, extending, and the agent's way to quotes.
 
-use casemate_measure::status::Reason;
-use casemate_measure::{MrConfigId, Register};
+use casemate_agent::TeeHandover;
+use casemate_agent::tdx::Paths;
+use casemate_measure::{LaunchRegisters, MrConfigId, Register};
+use casemate_mesh::Trust;
 
 use crate::boot::Failure;
 
-/// What PID 1 does with the TEE; quotes are the agent's.
+mod access;
 #[cfg(feature = "dev")]
+mod simulated;
+mod tdx;
+
+/// The TEE of this machine. The production binary knows hardware only.
 #[derive(Debug)]
-pub(super) struct GuestTee {
-    launch: casemate_measure::LaunchRegisters,
-    rtmr3: Register,
+pub(super) enum GuestTee {
+    /// Intel TDX.
+    Tdx(tdx::TdxGuest),
+    /// The simulated TEE of the development image.
+    #[cfg(feature = "dev")]
+    Simulated(simulated::SimulatedGuest),
 }
 
-/// No production image of this version has one: there is no value of this type.
-#[cfg(not(feature = "dev"))]
-#[derive(Debug)]
-pub(super) enum GuestTee {}
-
-#[cfg(feature = "dev")]
 impl GuestTee {
-    /// The simulated TEE, its launch registers from the SMBIOS OEM strings that `casemate-qemu` passes.
+    /// The hardware; without it a development image simulates one, and a production image has none.
     pub(super) fn find() -> Result<Self, Failure> {
-        /// SMBIOS type 11, the first structure (drivers/firmware/dmi-sysfs.c).
-        const OEM_STRINGS: &str = "/sys/firmware/dmi/entries/11-0/raw";
-        let launch = match std::fs::read(OEM_STRINGS) {
-            Ok(raw) => casemate_measure::smbios::registers(&raw)
-                .map_err(|error| Failure::new(Reason::NoTee, format!("SMBIOS OEM strings: {error}")))?,
-            // Nobody measured anything: all zero, and the evidence says so.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                casemate_measure::LaunchRegisters::ZERO
-            }
-            Err(error) => return Err(Failure::errno(Reason::NoTee, OEM_STRINGS, &error)),
-        };
-        Ok(Self { launch, rtmr3: Register::ZERO })
+        match tdx::TdxGuest::find(Paths::under("/"))? {
+            Some(tdx) => Ok(Self::Tdx(tdx)),
+            None => Self::without_hardware(),
+        }
+    }
+
+    #[cfg(feature = "dev")]
+    fn without_hardware() -> Result<Self, Failure> {
+        simulated::SimulatedGuest::find().map(Self::Simulated)
+    }
+
+    #[cfg(not(feature = "dev"))]
+    fn without_hardware() -> Result<Self, Failure> {
+        Err(Failure::new(casemate_measure::status::Reason::NoTee, "no TDX: there is no /dev/tdx_guest"))
     }
 
     /// Extends RTMR3.
-    #[expect(clippy::unnecessary_wraps, reason = "hardware can refuse; the simulator cannot")]
     pub(super) fn extend(&mut self, digest: &Register) -> Result<(), Failure> {
-        self.rtmr3 = self.rtmr3.extended(digest);
-        Ok(())
+        match self {
+            Self::Tdx(tdx) => tdx.extend(digest),
+            #[cfg(feature = "dev")]
+            Self::Simulated(_) => Ok(()),
+        }
     }
 
     /// MRCONFIGID.
     pub(super) const fn mr_config_id(&self) -> MrConfigId {
-        self.launch.mrconfigid
-    }
-
-    /// What the agent needs to quote.
-    pub(super) const fn handover(&self) -> casemate_agent::TeeHandover {
-        casemate_agent::TeeHandover::Simulator { launch: self.launch }
+        self.launch().mrconfigid
     }
 
     /// The registers at launch.
-    pub(super) const fn launch(&self) -> casemate_measure::LaunchRegisters {
-        self.launch
-    }
-}
-
-#[cfg(not(feature = "dev"))]
-#[expect(clippy::needless_pass_by_ref_mut, reason = "the signature of the one that exists")]
-impl GuestTee {
-    /// There is none that this version can use.
-    pub(super) fn find() -> Result<Self, Failure> {
-        Err(Failure::new(Reason::NoTee, "the TDX backend is not implemented in this version"))
+    pub(super) const fn launch(&self) -> LaunchRegisters {
+        match self {
+            Self::Tdx(tdx) => tdx.launch(),
+            #[cfg(feature = "dev")]
+            Self::Simulated(simulated) => simulated.launch(),
+        }
     }
 
-    pub(super) fn extend(&mut self, _: &Register) -> Result<(), Failure> {
-        match *self {}
+    /// What the agent needs to quote.
+    pub(super) fn handover(&self) -> Result<TeeHandover, Failure> {
+        match self {
+            Self::Tdx(tdx) => tdx.handover(),
+            #[cfg(feature = "dev")]
+            Self::Simulated(simulated) => Ok(TeeHandover::Simulator { launch: simulated.launch() }),
+        }
     }
 
-    pub(super) const fn mr_config_id(&self) -> MrConfigId {
-        match *self {}
+    /// Whose root the mesh trusts: the simulator's exactly when our own TEE is one.
+    pub(super) const fn trust(&self) -> Trust {
+        match self {
+            Self::Tdx(_) => Trust::Intel,
+            #[cfg(feature = "dev")]
+            Self::Simulated(_) => Trust::Simulator,
+        }
+    }
+
+    /// `tee` and `trust` of the status document.
+    pub(super) const fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tdx(_) => ("tdx", "intel"),
+            #[cfg(feature = "dev")]
+            Self::Simulated(_) => ("simulator", "simulator"),
+        }
     }
 }

@@ -33,7 +33,6 @@ impl Guest {
         })
     }
 
-    #[cfg(feature = "dev")]
     fn agent_handover(&mut self, measured: &Measured) -> Result<casemate_agent::Handover, Failure> {
         Ok(casemate_agent::Handover {
             document: String::from_utf8_lossy(&measured.document).into_owned(),
@@ -43,14 +42,9 @@ impl Guest {
             instance_id: Some(measured.instance_id),
             key_provider: measured.config.key_provider().event_payload(),
             events: measured.events.clone(),
-            tee: self.tee()?.handover(),
+            tee: self.tee()?.handover()?,
             version: env!("CARGO_PKG_VERSION").into(),
         })
-    }
-
-    #[cfg(not(feature = "dev"))]
-    fn agent_handover(&mut self, _: &Measured) -> Result<casemate_agent::Handover, Failure> {
-        match *self.tee()? {}
     }
 
     /// Makes each service's namespace, and starts it there.
@@ -101,22 +95,16 @@ impl Guest {
         })
     }
 
-    #[cfg(feature = "dev")]
     fn mesh_config(&mut self, measured: &Measured) -> Result<casemate_mesh::Config, Failure> {
-        // The development binary trusts the simulator's root exactly because its own TEE is the simulator.
+        let tee = self.tee()?;
         casemate_mesh::Config::of(
             measured.config.section(),
-            self.tee()?.launch(),
+            tee.launch(),
             measured.app_id,
             measured.config.compose_hash(),
-            casemate_mesh::Trust::Simulator,
+            tee.trust(),
         )
         .map_err(|error| Failure::new(Reason::MeshFailed, error.to_string()))
-    }
-
-    #[cfg(not(feature = "dev"))]
-    fn mesh_config(&mut self, _: &Measured) -> Result<casemate_mesh::Config, Failure> {
-        match *self.tee()? {}
     }
 }
 
