@@ -90,10 +90,7 @@ impl TeeHandover {
     /// If the TEE cannot be used.
     #[cfg_attr(
         not(feature = "simulator"),
-        expect(
-            unused_variables,
-            reason = "only the simulated TEE needs the events"
-        )
+        expect(unused_variables, reason = "only the simulated TEE needs the events")
     )]
     pub fn open(&self, events: &EventLog) -> Result<Box<dyn Tee>, TeeError> {
         match self {

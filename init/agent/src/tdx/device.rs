@@ -60,7 +60,8 @@ impl Device {
             .fill(&mut asked)
             .map_err(|_| TdxError::unexpected("random report data", "64 bytes", "none"))?;
         let device = self.paths.device();
-        let report = self.patiently(&device, "TDX_CMD_GET_REPORT0", |path| self.kernel.report(path, &asked))?;
+        let report =
+            self.patiently(&device, "TDX_CMD_GET_REPORT0", |path| self.kernel.report(path, &asked))?;
         Registers::of_report(&report, &asked)
     }
 

@@ -41,11 +41,7 @@ impl TdxError {
     }
 
     pub(super) fn unexpected(what: impl Display, expected: impl Display, found: impl Display) -> Self {
-        Self::Unexpected {
-            what: what.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
-        }
+        Self::Unexpected { what: what.to_string(), expected: expected.to_string(), found: found.to_string() }
     }
 
     /// The errno, for a status frame.

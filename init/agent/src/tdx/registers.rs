@@ -40,10 +40,7 @@ impl Registers {
     ///
     /// # Errors
     /// If it is another TEE's, or was asked for with other data.
-    pub fn of_report(
-        report: &[u8; TDREPORT_LEN],
-        asked: &[u8; REPORT_DATA_LEN],
-    ) -> Result<Self, TdxError> {
+    pub fn of_report(report: &[u8; TDREPORT_LEN], asked: &[u8; REPORT_DATA_LEN]) -> Result<Self, TdxError> {
         let [kind] = bytes(report, offset::TYPE)?;
         if kind != TYPE_TDX {
             return Err(TdxError::unexpected("TDREPORT: type", "0x81 (TDX)", format_args!("{kind:#04x}")));
