@@ -15,6 +15,7 @@ pub mod rundir;
 pub mod shape;
 pub mod share;
 pub mod status_stream;
+pub mod text;
 pub mod watch;
 
 pub use error::Error;

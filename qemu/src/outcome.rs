@@ -16,17 +16,30 @@ pub enum Outcome {
         /// What it said last.
         said: String,
     },
-    /// The guest ended without a single frame.
+    /// The guest powered off without a single frame.
     Silent {
-        /// QEMU's word for how: `guest-reset`, `guest-shutdown`, …
+        /// QEMU's word for how: `guest-shutdown`, …
         reason: String,
     },
-    /// The guest ended after frames none of which says why.
+    /// The guest powered off after frames none of which says why.
     Vanished {
         /// The last of them.
         last: Frame,
         /// QEMU's word for how.
         reason: String,
+    },
+    /// The guest powered off, and what it wrote to its status port was no frame.
+    Garbled {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// The machine reset itself, which nothing in an image of ours does but a kernel that panics (`panic=-1`), or said that
+    /// its kernel panicked.
+    KernelPanic {
+        /// The last frame, if one came.
+        last: Option<Frame>,
+        /// What the kernel said of it, where that can be had: one line, printable.
+        said: Option<String>,
     },
     /// The guest named its failure.
     Failed(Frame),
@@ -36,19 +49,46 @@ pub enum Outcome {
         last: Option<Frame>,
         /// How long it had, in seconds.
         seconds: u64,
+        /// How many bytes came that are no frame.
+        skipped: u64,
+        /// Whether the monitor had stopped it.
+        paused: bool,
+    },
+    /// Ready, and then no frame for too long.
+    Hung {
+        /// The last frame.
+        last: Frame,
+        /// How long it had, in seconds.
+        seconds: u64,
     },
     /// Asked to power off, it did not in time.
     Deaf {
         /// How long it had, in seconds.
         seconds: u64,
     },
-    /// Ended at once, because a second signal asked for it.
-    Cut,
+    /// Ended at once, because somebody on the host asked for it.
+    Cut(Cut),
+    /// A signal from the host ended QEMU.
+    Killed {
+        /// Which, in words.
+        how: String,
+    },
     /// The hypervisor could not go on with the guest.
     Hypervisor {
         /// The run state, such as `internal-error`.
         state: String,
     },
+}
+
+/// Who ended a machine at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// A second signal to `casemate-qemu boot`.
+    Signal,
+    /// `quit` on the monitor.
+    Quit,
+    /// `system_reset` on the monitor: a machine of ours does not start again.
+    Reset,
 }
 
 impl Outcome {
@@ -62,9 +102,13 @@ impl Outcome {
             Self::NotReady { last: Some(_), .. } => 6,
             Self::NotReady { last: None, .. } => 7,
             Self::Deaf { .. } => 8,
-            Self::Cut => 9,
+            Self::Cut(_) => 9,
             Self::Hypervisor { .. } => 11,
-            // 32 to 63: the reason's own code. A test keeps the codes below 64.
+            Self::KernelPanic { .. } => 13,
+            Self::Killed { .. } => 14,
+            Self::Hung { .. } => 15,
+            Self::Garbled { .. } => 16,
+            // From 32 on: the reason's own code. A test keeps it apart from usage, 64.
             Self::Failed(frame) => frame.reason.code(),
         }
     }
@@ -88,16 +132,45 @@ impl fmt::Display for Outcome {
                 frame_words(last)
             ),
             Self::Failed(frame) => write!(f, "the guest powered off by itself: {}", frame_words(frame)),
-            Self::NotReady { last: Some(last), seconds } => {
-                write!(f, "not ready within {seconds} s; the last frame: {}", frame_words(last))
+            Self::Garbled { bytes } => {
+                write!(
+                    f,
+                    "the guest powered off, and the {bytes} bytes on its status port are no status frame"
+                )
             }
-            Self::NotReady { last: None, seconds } => {
-                write!(f, "not ready within {seconds} s, and not a single status frame came")
+            Self::KernelPanic { last, said } => {
+                f.write_str("the guest's kernel panicked (the machine reset itself); ")?;
+                match last {
+                    Some(last) => write!(f, "its last frame: {}", frame_words(last))?,
+                    None => f.write_str("not a single status frame came")?,
+                }
+                said.iter().try_for_each(|said| write!(f, "; it said: {said}"))
+            }
+            Self::NotReady { last, seconds, skipped, paused } => {
+                write!(f, "not ready within {seconds} s")?;
+                match last {
+                    Some(last) => write!(f, "; the last frame: {}", frame_words(last))?,
+                    None => f.write_str(", and not a single status frame came")?,
+                }
+                if *skipped > 0 {
+                    write!(f, "; {skipped} bytes on the status port are no frame")?;
+                }
+                if *paused { f.write_str("; the monitor had stopped it") } else { Ok(()) }
+            }
+            Self::Hung { last, seconds } => {
+                write!(
+                    f,
+                    "it was ready, and then gave no sign of life for {seconds} s; its last frame: {}",
+                    frame_words(last)
+                )
             }
             Self::Deaf { seconds } => {
                 write!(f, "asked to power off, the guest did not within {seconds} s; ended it")
             }
-            Self::Cut => f.write_str("ended at once, as asked"),
+            Self::Cut(Cut::Signal) => f.write_str("ended at once, as a second signal asked"),
+            Self::Cut(Cut::Quit) => f.write_str("ended at once, as its monitor was told (quit)"),
+            Self::Cut(Cut::Reset) => f.write_str("ended at once, as its monitor was told (system_reset)"),
+            Self::Killed { how } => write!(f, "QEMU was killed on the host ({how})"),
             Self::Hypervisor { state } => write!(f, "the hypervisor gave the guest up: {state}"),
         }
     }
@@ -105,11 +178,7 @@ impl fmt::Display for Outcome {
 
 fn plain(reason: &str) -> &str {
     match reason {
-        "guest-reset" => "it reset itself, as a kernel panic does",
         "guest-shutdown" => "it powered itself off",
-        "guest-panic" => "its kernel panicked",
-        "host-qmp-quit" => "the monitor was told to quit",
-        "host-signal" => "QEMU got a signal",
         other => other,
     }
 }
@@ -156,12 +225,16 @@ mod tests {
         vec![
             Outcome::Orderly,
             Outcome::QemuFailed { how: String::new(), said: String::new() },
-            Outcome::Silent { reason: "guest-reset".into() },
-            Outcome::Vanished { last, reason: "guest-reset".into() },
-            Outcome::NotReady { last: Some(last), seconds: 1 },
-            Outcome::NotReady { last: None, seconds: 1 },
+            Outcome::Silent { reason: "guest-shutdown".into() },
+            Outcome::Vanished { last, reason: "guest-shutdown".into() },
+            Outcome::Garbled { bytes: 1 },
+            Outcome::KernelPanic { last: None, said: None },
+            Outcome::NotReady { last: Some(last), seconds: 1, skipped: 0, paused: false },
+            Outcome::NotReady { last: None, seconds: 1, skipped: 0, paused: false },
+            Outcome::Hung { last, seconds: 1 },
             Outcome::Deaf { seconds: 1 },
-            Outcome::Cut,
+            Outcome::Cut(Cut::Signal),
+            Outcome::Killed { how: String::new() },
             Outcome::Hypervisor { state: "internal-error".into() },
         ]
     }
@@ -193,7 +266,10 @@ mod tests {
         }
         for reason in Reason::ALL.iter().filter(|r| r.is_failure()) {
             let status = Outcome::Failed(frame(*reason)).exit_status();
-            assert!((32..64).contains(&status), "{reason:?}");
+            assert!(
+                (32..=127).contains(&status) && status != 64,
+                "{reason:?}: 64 is usage, from 128 on shells say signals"
+            );
             assert_eq!(table.get(&status).map(String::as_str), Some(reason.words()), "{status}");
             assert!(seen.insert(status));
         }
@@ -207,5 +283,15 @@ mod tests {
         assert!(words.contains("detail 2"), "{words}");
         let words = Outcome::Failed(frame(Reason::ManifestMismatch)).to_string();
         assert!(words.contains(&"ab".repeat(32)), "{words}");
+        let said = Some("Kernel panic - not syncing: x".into());
+        let words = Outcome::KernelPanic { last: Some(frame(Reason::Entered)), said }.to_string();
+        assert!(
+            words.contains("stage \"modules\"") && words.ends_with("it said: Kernel panic - not syncing: x"),
+            "{words}"
+        );
+        let words = Outcome::NotReady { last: None, seconds: 7, skipped: 3, paused: true }.to_string();
+        for part in ["within 7 s", "not a single status frame", "3 bytes", "the monitor had stopped it"] {
+            assert!(words.contains(part), "{words}");
+        }
     }
 }

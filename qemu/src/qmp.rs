@@ -25,6 +25,11 @@ pub enum Message {
     Powerdown,
     /// `STOP`: the virtual CPUs stand still; `query-status` says why.
     Stop,
+    /// `RESUME`: they run again.
+    Resume,
+    /// `GUEST_PANICKED`, with what the guest said, if it can: a trust domain reports its fatal errors (QEMU
+    /// `qapi/run-state.json`, `GuestPanicInformationTdx`).
+    Panicked(Option<String>),
     /// The answer to `query-status`: a run state such as `running` or `internal-error`.
     RunState(String),
     /// A command was carried out.
@@ -77,6 +82,10 @@ fn message(line: &[u8]) -> Message {
             }
             Some("POWERDOWN") => Message::Powerdown,
             Some("STOP") => Message::Stop,
+            Some("RESUME") => Message::Resume,
+            Some("GUEST_PANICKED") => Message::Panicked(
+                value.pointer("/data/info/message").and_then(Value::as_str).map(str::to_owned),
+            ),
             _ => Message::Other(text(event)),
         };
     }
@@ -100,7 +109,8 @@ mod tests {
             "{\"return\": {}}\r\n\r\n",
             "{\"timestamp\": {}, \"event\": \"POWERDOWN\"}\r\n",
             "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\n",
-            "{\"event\": \"STOP\"}\n{\"event\": \"RTC_CHANGE\", \"data\": {}}\n",
+            "{\"event\": \"STOP\"}\n{\"event\": \"RESUME\"}\n{\"event\": \"GUEST_PANICKED\", \"data\": {\"action\": \"pause\"}}\n",
+            "{\"event\": \"GUEST_PANICKED\", \"data\": {\"info\": {\"type\": \"tdx\", \"message\": \"TD misconfig\"}}}\n{\"event\": \"RTC_CHANGE\", \"data\": {}}\n",
             "{\"return\": {\"status\": \"internal-error\", \"running\": false}}\n",
             "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no\"}}\nhello\n7\n",
         );
@@ -110,6 +120,9 @@ mod tests {
             Message::Powerdown,
             Message::Shutdown("guest-reset".into()),
             Message::Stop,
+            Message::Resume,
+            Message::Panicked(None),
+            Message::Panicked(Some("TD misconfig".into())),
             Message::Other("RTC_CHANGE".into()),
             Message::RunState("internal-error".into()),
             Message::Refused("no".into()),

@@ -76,6 +76,13 @@ pub struct Ended {
     pub words: String,
 }
 
+impl LastFrame {
+    /// Stage and reason, for a person.
+    pub fn words(&self) -> String {
+        format!("stage \"{}\": {}", self.stage_words, self.reason_words)
+    }
+}
+
 impl From<&Frame> for LastFrame {
     fn from(frame: &Frame) -> Self {
         Self {

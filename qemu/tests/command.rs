@@ -1,14 +1,17 @@
 //! The command itself: its exit statuses, and real QEMU on images whose "kernel" is a few bytes.
 
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use casemate_measure::image::{FileDigest, Flavor, ImageManifest, Input};
+use casemate_measure::status::{Flavour, Frame, Reason, Stage};
 use casemate_measure::{ComposeHash, LaunchRegisters, MrConfigId};
 use casemate_qemu::io::probe;
 use casemate_qemu::report::Report;
+use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};
 
 fn casemate_qemu(args: &[&str]) -> Command {
@@ -62,6 +65,9 @@ fn image(code: &[u8]) -> tempfile::TempDir {
 
 /// A keyboard controller reset: `mov al, 0xfe; out 0x64, al; hlt`.
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4];
+/// Writes S5 with SLP_EN to PM1a_CNT, which SeaBIOS has at 0x604 (ACPI 6.5, section 4.8.3.2.1; SLP_TYP of S5 is 0 in
+/// QEMU's q35): `mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt`.
+const OFF: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4];
 /// `cli; hlt; jmp $-1`: alive and mute.
 const HANG: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
 
@@ -122,15 +128,186 @@ fn the_test_guest_of_the_kvm_try_runs_under_tcg() {
 }
 
 #[test]
-fn a_guest_that_resets_without_a_word_is_4() {
-    if qemu_is_here("a_guest_that_resets_without_a_word_is_4") {
-        let run_dir = tempfile::tempdir().unwrap();
-        let output = boot(image(RESET).path(), run_dir.path(), &["--timeout", "60"]);
-        assert_eq!(output.status.code(), Some(4), "{output:?}");
-        let ended = report(run_dir.path()).ended.unwrap();
-        assert_eq!(ended.exit_status, 4);
-        assert!(ended.words.contains("reset itself"), "{}", ended.words);
+fn a_guest_that_resets_is_13_and_one_that_powers_off_without_a_word_is_4() {
+    if qemu_is_here("a_guest_that_resets_is_13_and_one_that_powers_off_without_a_word_is_4") {
+        for (code, status, says) in
+            [(RESET, 13, "reset itself"), (OFF, 4, "powered itself off) without a single status frame")]
+        {
+            let run_dir = tempfile::tempdir().unwrap();
+            let output = boot(image(code).path(), run_dir.path(), &["--timeout", "60"]);
+            assert_eq!(output.status.code(), Some(status), "{output:?}");
+            let ended = report(run_dir.path()).ended.unwrap();
+            assert_eq!(i32::from(ended.exit_status), status);
+            assert!(ended.words.contains(says), "{}", ended.words);
+        }
     }
+}
+
+/// A machine that is on, and its monitor.
+struct On {
+    boot: std::process::Child,
+    run_dir: tempfile::TempDir,
+    monitor: std::os::unix::net::UnixStream,
+    _image: tempfile::TempDir,
+}
+
+#[expect(clippy::unwrap_used, reason = "test set-up")]
+impl On {
+    fn new(code: &[u8], more: &[&str]) -> Self {
+        let (image, run_dir) = (image(code), tempfile::tempdir().unwrap());
+        let mut command =
+            casemate_qemu(&["boot", "--tee", "none", "--firmware", "seabios", "--memory", "128M"]);
+        command.arg("--image").arg(image.path()).arg("--run-dir").arg(run_dir.path()).args(more);
+        let boot = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let begin = Instant::now();
+        let monitor = loop {
+            match std::os::unix::net::UnixStream::connect(run_dir.path().join("qmp.sock")) {
+                Ok(monitor) => break monitor,
+                Err(error) => assert!(begin.elapsed() < Duration::from_secs(60), "no monitor: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let mut on = Self { boot, run_dir, monitor, _image: image };
+        on.say("{\"execute\":\"qmp_capabilities\"}");
+        // Once it has answered its main loop runs, and takes signals, too.
+        let mut lines = std::io::BufReader::new(on.monitor.try_clone().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("QMP"));
+        assert!(lines.next().unwrap().unwrap().contains("return"));
+        on
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.monitor, "{line}").unwrap();
+    }
+
+    /// Waits until the host's report is so, and its words in the end.
+    fn ended(self) -> (Option<i32>, String) {
+        let output = self.boot.wait_with_output().unwrap();
+        let ended = report(self.run_dir.path()).ended.unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(ended.exit_status)));
+        (output.status.code(), format!("{}\n{}", ended.words, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+#[test]
+fn what_the_monitor_does_to_a_machine_is_not_taken_for_the_guests_doing() {
+    if !qemu_is_here("what_the_monitor_does_to_a_machine_is_not_taken_for_the_guests_doing") {
+        return;
+    }
+    for (command, status, says) in [
+        ("system_reset", 9, "system_reset"),
+        ("quit", 9, "(quit)"),
+        // Without a handler for it the interrupt ends in a triple fault, as a kernel without one would.
+        ("inject-nmi", 13, "reset itself"),
+    ] {
+        let mut on = On::new(HANG, &["--timeout", "60"]);
+        // Again and again: the firmware handles an interrupt that comes while it still runs.
+        while on.boot.try_wait().unwrap().is_none() {
+            drop(writeln!(on.monitor, "{{\"execute\":\"{command}\"}}"));
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let (code, words) = on.ended();
+        assert_eq!(code, Some(status), "{command}: {words}");
+        assert!(words.contains(says), "{command}: {words}");
+    }
+    let mut on = On::new(HANG, &["--timeout", "3"]);
+    on.say("{\"execute\":\"stop\"}");
+    let (code, words) = on.ended();
+    assert_eq!(code, Some(7), "{words}");
+    assert!(
+        words.contains("the monitor had stopped it") && words.contains("has stopped the machine"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_qemu_that_is_killed_on_the_host_is_14() {
+    if !qemu_is_here("a_qemu_that_is_killed_on_the_host_is_14") {
+        return;
+    }
+    for (signal, status, says) in [
+        (Signal::SIGKILL, 14, "signal: 9"),
+        (Signal::SIGTERM, 14, "asked to end by a signal"),
+        (Signal::SIGSEGV, 2, "signal: 11"),
+    ] {
+        let on = On::new(HANG, &["--timeout", "60"]);
+        let qemu = i32::try_from(report(on.run_dir.path()).qemu_pid).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), signal).unwrap();
+        let (code, words) = on.ended();
+        assert_eq!(code, Some(status), "{signal}: {words}");
+        assert!(words.contains(says), "{signal}: {words}");
+    }
+}
+
+#[test]
+fn wait_says_what_is_known_when_its_time_is_up() {
+    if !qemu_is_here("wait_says_what_is_known_when_its_time_is_up") {
+        return;
+    }
+    let mut on = On::new(HANG, &["--timeout", "60"]);
+    let dir = on.run_dir.path().to_str().unwrap().to_owned();
+    let wait = |more: &[&str]| {
+        let mut command = casemate_qemu(&["wait", "--run-dir", &dir, "--timeout", "1"]);
+        let output = command.args(more).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (status, words) = wait(&[]);
+    assert_eq!(status, Some(7), "{words}");
+    // What the host would have noted of a guest that speaks.
+    let mut known = report(on.run_dir.path());
+    let write = |known: &Report| {
+        let fresh = on.run_dir.path().join("fresh");
+        std::fs::write(&fresh, serde_json::to_vec(known).unwrap()).unwrap();
+        std::fs::rename(&fresh, on.run_dir.path().join("status.json")).unwrap();
+    };
+    let frame = Frame {
+        flavour: Flavour::Dev,
+        stage: Stage::Links,
+        reason: Reason::Entered,
+        sequence: 1,
+        dropped: 0,
+        uptime_ms: 1,
+        detail: 0,
+        digest: [0; 32],
+    };
+    (known.frames, known.last) = (1, Some((&frame).into()));
+    write(&known);
+    let (status, words) = wait(&[]);
+    assert_eq!(status, Some(6), "{words}");
+    assert!(words.contains("stage \"links\""), "{words}");
+    known.ready = true;
+    write(&known);
+    assert_eq!(wait(&[]).0, Some(0));
+    let (status, words) = wait(&["--alive"]);
+    assert_eq!(status, Some(15), "{words}");
+    assert!(words.contains("no sign of life within 1 s"), "{words}");
+    let later = std::thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| casemate_qemu(&["wait", "--run-dir", &dir, "--alive"]).output().unwrap());
+        let begin = Instant::now();
+        while !waiting.is_finished() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never alive");
+            known.frames += 1;
+            write(&known);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        waiting.join().unwrap()
+    });
+    assert_eq!(later.status.code(), Some(0), "{later:?}");
+
+    // Whoever watched the machine is gone, and will write no end of it.
+    let gone = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut command = casemate_qemu(&["wait", "--run-dir", &dir, "--alive", "--timeout", "60"]);
+            command.output().unwrap()
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        on.boot.kill().unwrap();
+        on.boot.wait().unwrap();
+        waiting.join().unwrap()
+    });
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("no machine runs here"), "{gone:?}");
 }
 
 #[test]
@@ -175,7 +352,7 @@ fn stop_ends_a_deaf_guest_at_once_and_leaves_no_process() {
     let stop = casemate_qemu(&["stop", "--run-dir", path, "--now"]).output().unwrap();
     let status = child.wait().unwrap();
     assert_eq!(stop.status.code(), status.code(), "stop exits as the machine did: {stop:?}");
-    assert_eq!(status.code(), Some(4));
+    assert_eq!(status.code(), Some(9));
     assert!(!Path::new(&format!("/proc/{qemu_pid}")).exists());
     let again = casemate_qemu(&["stop", "--run-dir", path]).output().unwrap();
     assert_eq!(again.status.code(), Some(1));

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     /// QEMU's user network with a forward to the mesh's port, unless a test brings its own.
     pub(crate) network: Option<Network>,
     pub(crate) status_read: bool,
+    /// How long a ready guest may be silent.
+    pub(crate) alive: Option<Duration>,
     /// The host share's block device.
     pub(crate) share: Option<Vec<u8>>,
     /// A serial port where the shape has none.
@@ -66,6 +68,7 @@ impl Default for Options {
             mrconfigid: None,
             network: None,
             status_read: true,
+            alive: None,
             share: None,
             serial: false,
             extra: "",
@@ -140,7 +143,7 @@ impl Machine {
             claim,
             pcap: None,
             share: options.share,
-            limits: Limits { ready: PATIENCE, stop: PATIENCE },
+            limits: Limits { ready: PATIENCE, stop: PATIENCE, alive: options.alive },
             status_read: options.status_read,
         };
         let frames = Arc::new(Mutex::new(Vec::new()));

@@ -31,6 +31,9 @@ pub(super) struct Boot {
     /// Seconds from the request to power off to the end
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     stop_timeout: u64,
+    /// Seconds that a ready guest may be silent before it is taken for hung; 0: for ever
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    alive: u64,
     /// Never read the status port (for tests: the guest must not care)
     #[arg(long)]
     status_unread: bool,
@@ -66,6 +69,7 @@ impl Boot {
             limits: Limits {
                 ready: Duration::from_secs(ready),
                 stop: Duration::from_secs(self.stop_timeout),
+                alive: (self.alive != 0).then(|| Duration::from_secs(self.alive)),
             },
             status_read: !self.status_unread,
         };

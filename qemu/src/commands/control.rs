@@ -18,6 +18,9 @@ pub(super) struct Wait {
     /// The run directory that was given to `boot`; it may not be there yet
     #[arg(long, value_name = "DIR")]
     run_dir: PathBuf,
+    /// Wait for a sign of life, too: a status frame of a ready guest that comes after this command was given
+    #[arg(long)]
+    alive: bool,
     /// Seconds
     #[arg(long, default_value_t = 300)]
     timeout: u64,
@@ -26,22 +29,53 @@ pub(super) struct Wait {
 impl Wait {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let begin = Instant::now();
+        let mut last = None;
+        let mut heard_before = None;
+        let mut claimed = false;
         while begin.elapsed() < Duration::from_secs(self.timeout) {
-            if self.run_dir.is_dir()
-                && let Some(report) = RunDir::existing(&self.run_dir)?.read_report()?
-            {
-                if report.ready {
-                    println!("ready");
-                    return Ok(0);
+            if self.run_dir.is_dir() {
+                let dir = RunDir::existing(&self.run_dir)?;
+                // Asked first: a report that `boot` wrote last of all is then read below.
+                let running = dir.is_claimed();
+                let report = dir.read_report()?;
+                if let Some(report) = report {
+                    let before = *heard_before.get_or_insert(report.frames);
+                    if report.ready && (!self.alive || report.frames > before) {
+                        println!("{}", if self.alive { "alive" } else { "ready" });
+                        return Ok(0);
+                    }
+                    if let Some(status) = said_end(&report) {
+                        return Ok(status);
+                    }
+                    last = Some(report);
                 }
-                if let Some(status) = said_end(&report) {
-                    return Ok(status);
+                if claimed && !running {
+                    return Err(Error::NotRunning(dir.path().into()).into());
                 }
+                claimed = running;
             }
             std::thread::sleep(LOOK);
         }
-        println!("not ready within {} s", self.timeout);
-        Ok(6)
+        Ok(self.in_vain(last.as_ref()))
+    }
+
+    /// The exit status is that of a machine of which the same is known.
+    fn in_vain(&self, last: Option<&Report>) -> u8 {
+        let seconds = self.timeout;
+        match last.map(|report| (report.ready, &report.last)) {
+            Some((true, Some(frame))) => {
+                println!("ready, and no sign of life within {seconds} s; the last frame: {}", frame.words());
+                15
+            }
+            Some((_, Some(frame))) => {
+                println!("not ready within {seconds} s; the last frame: {}", frame.words());
+                6
+            }
+            Some((_, None)) | None => {
+                println!("not ready within {seconds} s, and not a single status frame");
+                7
+            }
+        }
     }
 }
 

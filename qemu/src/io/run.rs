@@ -1,10 +1,11 @@
 //! Runs one machine from power-on to its end: a poll loop around [`Watch`].
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write as _};
+use std::io::{ErrorKind, Read, Seek as _, SeekFrom, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -25,10 +26,23 @@ use crate::report::{Ended, LastFrame, Report};
 use crate::rundir::{Claim, RunDir};
 use crate::shape::{Forward, Network, VmShape};
 use crate::status_stream::{Item, StatusStream};
+use crate::text::printable;
 use crate::watch::{Action, Event, Limits, Phase, Watch};
 
 /// How often the clock is looked at when nothing happens.
 const TICK_MS: u16 = 100;
+/// Signals that a fault of QEMU's own raises: then it failed, and nobody killed it.
+const OWN_FAULTS: [i32; 7] = [
+    Signal::SIGILL as i32,
+    Signal::SIGTRAP as i32,
+    Signal::SIGABRT as i32,
+    Signal::SIGBUS as i32,
+    Signal::SIGFPE as i32,
+    Signal::SIGSEGV as i32,
+    Signal::SIGSYS as i32,
+];
+/// How much of the console is searched for the kernel's last words, in bytes from the end.
+const CONSOLE_TAIL: u64 = 64 << 10;
 /// How much of QEMU's own log is repeated when it fails, in bytes from the end.
 const LOG_TAIL: usize = 800;
 
@@ -305,5 +319,24 @@ fn exit_event(status: ExitStatus, dir: &RunDir) -> Event {
     let log = std::fs::read(dir.qemu_log()).unwrap_or_default();
     let tail = log.get(log.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
     let said = String::from_utf8_lossy(tail).trim().replace('\n', "; ");
-    Event::Exited { success: status.success(), how: status.to_string(), said }
+    Event::Exited {
+        success: status.success(),
+        killed: status.signal().is_some_and(|signal| !OWN_FAULTS.contains(&signal)),
+        how: status.to_string(),
+        said,
+        panic: kernel_panic(dir),
+    }
+}
+
+/// The kernel's own line about its panic, from the end of the console of a development image.
+fn kernel_panic(dir: &RunDir) -> Option<String> {
+    let mut console = File::open(dir.console()).ok()?;
+    let length = console.metadata().ok()?.len();
+    console.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_TAIL))).ok()?;
+    let mut tail = Vec::new();
+    console.take(CONSOLE_TAIL).read_to_end(&mut tail).ok()?;
+    // kernel/panic.c: "Kernel panic - not syncing: %s".
+    let text = String::from_utf8_lossy(&tail);
+    let line = text.lines().rev().find_map(|line| Some(line.split_at(line.find("Kernel panic - ")?).1))?;
+    Some(printable(line))
 }

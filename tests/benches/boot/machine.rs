@@ -155,7 +155,7 @@ fn boot<T>(image: &Path, clock: Clock, look: impl Fn(&str) -> Option<T>) -> anyh
         claim,
         pcap: None,
         share: None,
-        limits: Limits { ready: PATIENCE, stop: PATIENCE },
+        limits: Limits { ready: PATIENCE, stop: PATIENCE, alive: None },
         status_read: true,
     };
     let console = || String::from_utf8_lossy(&fs::read(dir.console()).unwrap_or_default()).into_owned();
