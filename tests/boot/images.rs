@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{LazyLock, OnceLock};
 
 use casemate_image::assemble::{self, InitBinary, Plan};
@@ -27,6 +28,24 @@ impl Image {
     pub(crate) fn demo() -> &'static Self {
         static IMAGE: LazyLock<Image> =
             LazyLock::new(|| Image::build("demo", Flavor::Dev, &workspace().join(DEMO)));
+        &IMAGE
+    }
+
+    /// An image without a document, with [`tiny_init`] for an init: nothing of ours is compiled for it.
+    pub(crate) fn tiny() -> &'static Self {
+        static IMAGE: LazyLock<Image> = LazyLock::new(|| {
+            let plan = Plan {
+                flavor: Flavor::Dev,
+                document: None,
+                workloads: Vec::new(),
+                lock: lock(),
+                store: Store::new(None).unwrap(),
+                max_size: None,
+                out: place("tiny"),
+            };
+            let init = |_: &Progress| Ok(InitBinary { bytes: tiny_init().to_vec(), inputs: Vec::new() });
+            Image(assemble::build(&plan, init, &Progress::silent()).unwrap().out)
+        });
         &IMAGE
     }
 
@@ -104,6 +123,19 @@ pub(crate) fn init(flavor: Flavor) -> &'static InitBinary {
         let compiler = Compiler { workspace: workspace(), flavor, jobs: None, epoch: lock().epoch };
         compiler.compile(&Progress::silent()).unwrap()
     })
+}
+
+/// `tiny_init.c`, compiled.
+pub(crate) fn tiny_init() -> &'static [u8] {
+    static INIT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let source = workspace().join("tests/boot/tiny_init.c");
+        let out = place("tiny-init");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-static", "-Os", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&out).arg(source);
+        assert!(compiler.status().unwrap().success(), "cc, with a static C library (gcc, libc6-dev)");
+        fs::read(out).unwrap()
+    });
+    &INIT
 }
 
 pub(crate) fn lock() -> KernelLock {

@@ -214,6 +214,11 @@ impl Machine {
         self.ended()
     }
 
+    /// Waits for it to end by itself or by its limits, also after it got ready.
+    pub(crate) fn wait_for_its_end(self) -> Ended {
+        self.ended()
+    }
+
     fn ended(mut self) -> Ended {
         let outcome = self.thread.take().unwrap().join().unwrap();
         let report = self.dir.read_report().unwrap().unwrap();

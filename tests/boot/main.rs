@@ -19,6 +19,7 @@ mod machine;
 mod bound;
 mod demo;
 mod document;
+mod ends;
 mod host;
 mod network;
 mod production;
