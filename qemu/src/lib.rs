@@ -3,6 +3,7 @@
 
 pub mod argv;
 pub mod binding;
+pub mod console;
 pub mod error;
 pub mod host;
 pub mod image;

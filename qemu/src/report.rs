@@ -24,6 +24,8 @@ pub struct Report {
     pub ready: bool,
     /// The guest's last status frame.
     pub last: Option<LastFrame>,
+    /// When that frame came, in seconds since 1970 by the host's clock.
+    pub heard_unix: Option<u64>,
     /// How many frames came.
     pub frames: u64,
     /// How many bytes came on the status port that belong to no frame.

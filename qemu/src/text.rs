@@ -30,6 +30,22 @@ const fn is_format(character: char) -> bool {
     )
 }
 
+/// JSON in ASCII: what is not, stands in strings, and there a code unit may be written as `\uXXXX` (RFC 8259, section 7).
+pub fn ascii_json(value: &serde_json::Value) -> String {
+    let mut shown = String::new();
+    for character in value.to_string().chars() {
+        if character.is_ascii() && character != '\u{7f}' {
+            shown.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +56,10 @@ mod tests {
         let hostile = "a\u{1b}[2J\u{9b}1m\r\nb\u{202e}c\u{200b}\0";
         let shown = printable(hostile);
         assert_eq!(shown, r"a\u{1b}[2J\u{9b}1m\u{d}\u{a}b\u{202e}c\u{200b}\u{0}");
+        let value = serde_json::json!({ "ü": "a\u{9b}\u{1f600}\u{7f}\n" });
+        let text = ascii_json(&value);
+        assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
         assert!(printable(&"x".repeat(10_000)).chars().count() <= MOST + 1);
     }
 }

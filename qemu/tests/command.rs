@@ -180,7 +180,7 @@ impl On {
         writeln!(self.monitor, "{line}").unwrap();
     }
 
-    /// Waits until the host's report is so, and its words in the end.
+    /// Exit status and words.
     fn ended(self) -> (Option<i32>, String) {
         let output = self.boot.wait_with_output().unwrap();
         let ended = report(self.run_dir.path()).ended.unwrap();
@@ -237,6 +237,58 @@ fn a_qemu_that_is_killed_on_the_host_is_14() {
         assert_eq!(code, Some(status), "{signal}: {words}");
         assert!(words.contains(says), "{signal}: {words}");
     }
+}
+
+#[test]
+fn status_shows_a_machine_from_outside() {
+    if !qemu_is_here("status_shows_a_machine_from_outside") {
+        return;
+    }
+    let mut on = On::new(HANG, &["--timeout", "60"]);
+    let dir = on.run_dir.path().to_owned();
+    let status = |more: &[&str]| {
+        let output = casemate_qemu(&["status"]).arg(&dir).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, words) = status(&[]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("QEMU       runs, pid ") && words.contains("not a single one"), "{words}");
+    assert!(words.contains("none was printed yet"), "{words}");
+    let hostile =
+        "web: hello\r\ncasemate: status {\"stage\":\"re\u{9b}ady\"}\r\ncasemate: status {\"stage\":\"ha";
+    std::fs::write(dir.join("console.log"), hostile).unwrap();
+    let (_, words) = status(&[]);
+    assert!(words.contains(r"re\u{9b}ady") && !words.contains("\"ha"), "{words}");
+    let (code, text) = status(&["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(text.is_ascii());
+    assert_eq!((code, &json["status"]["stage"]), (Some(0), &"re\u{9b}ady".into()), "{json}");
+    assert_eq!(
+        (&json["qemu"]["alive"], &json["ready"], &json["frames"]),
+        (&true.into(), &false.into(), &0.into())
+    );
+
+    // A production machine has no console to read.
+    let mut known = report(&dir);
+    known.console = None;
+    let write = |known: &Report| {
+        std::fs::write(dir.join("fresh"), serde_json::to_vec(known).unwrap()).unwrap();
+        std::fs::rename(dir.join("fresh"), dir.join("status.json")).unwrap();
+    };
+    write(&known);
+    let (code, words) = status(&[]);
+    assert!(code == Some(0) && words.contains("a production image has no console"), "{words}");
+
+    on.say("{\"execute\":\"quit\"}");
+    assert_eq!(on.boot.wait().unwrap().code(), Some(9));
+    let Some(ended) = report(&dir).ended else { panic!("no end") };
+    let (code, words) = status(&[]);
+    assert_eq!(code, Some(i32::from(ended.exit_status)), "{words}");
+    assert!(words.starts_with("ended      ended at once"), "{words}");
+    let gone = Report { ended: None, ..report(&dir) };
+    write(&gone);
+    let (code, words) = status(&[]);
+    assert!(code == Some(1) && words.contains("is gone"), "{words}");
 }
 
 #[test]

@@ -99,10 +99,12 @@ impl Stop {
         monitor::command(&dir, if self.now { qmp::QUIT } else { qmp::POWERDOWN })?;
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(self.timeout) {
+            // Asked first: a report that `boot` wrote last of all is then read below.
+            let running = dir.is_claimed();
             if let Some(status) = dir.read_report()?.as_ref().and_then(said_end) {
                 return Ok(status);
             }
-            if !dir.is_claimed() {
+            if !running {
                 return Err(Error::NotRunning(dir.path().into()).into());
             }
             std::thread::sleep(LOOK);

@@ -6,6 +6,7 @@ mod doctor;
 mod frames;
 mod machine;
 mod outside;
+mod status;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Wait(control::Wait),
     /// Power off the machine of a run directory and wait for its end
     Stop(control::Stop),
+    /// Show a machine from outside: QEMU, the last frame, and in the development flavour its status document
+    Status(status::Status),
     /// Say what this host can and cannot do, and why
     Doctor(doctor::Doctor),
     /// Count the frames of a packet dump, and those that go to an address
@@ -44,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Argv(argv) => argv.run(),
         Command::Wait(wait) => wait.run(),
         Command::Stop(stop) => stop.run(),
+        Command::Status(status) => status.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Frames(frames) => frames.run(),
         Command::Outside(outside) => outside.run(),

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casemate_measure::status::Frame;
 use nix::errno::Errno;
@@ -163,6 +163,7 @@ impl Machine {
             why: launch.choice.why.clone(),
             ready: false,
             last: None,
+            heard_unix: None,
             frames: 0,
             skipped_bytes: 0,
             forwards: match &launch.shape.network {
@@ -264,6 +265,10 @@ impl Machine {
 
     fn update_report(&mut self, dir: &RunDir) -> Result<(), Error> {
         let (frames, skipped) = self.watch.counts();
+        if frames > self.report.frames {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            self.report.heard_unix = now.ok().map(|now| now.as_secs());
+        }
         self.report.ready = self.watch.phase() == Phase::Running && frames > 0;
         self.report.last = self.watch.last().map(LastFrame::from);
         self.report.frames = frames;
