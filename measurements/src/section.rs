@@ -13,6 +13,9 @@ use crate::identity::AppId;
 /// The port on 127.0.0.1 inside each service's namespace where the outbound mesh proxy listens; no service listens there.
 pub const OUTBOUND_PORT: u16 = 8888;
 
+/// Names of our own processes, and PID 1's own, in logs and in status: no service may have one.
+pub const OWN_PROCESSES: &[&str] = &["agent", "casemate", "dhcp", "mesh", "share", "time", "vpc", "vpn"];
+
 /// The whole section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {

@@ -33,7 +33,7 @@ pub(crate) async fn start(machine: &Machine, backend: &Backend, change: impl FnO
     let services = config.outbound.iter().map(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let services: Vec<StdListener> = services.collect();
     let outbound = services[0].local_addr().unwrap();
-    let mesh = Mesh::open(config, services).unwrap();
+    let mesh = Mesh::open(config, services, Vec::new()).unwrap();
     let inbound = SocketAddr::from((Ipv4Addr::LOCALHOST, mesh.listening().unwrap()[0].port()));
     let (ready, is_ready) = oneshot::channel();
     let identity = machine.identity();

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::go_ahead::Gate;
 use crate::header;
@@ -87,6 +88,11 @@ impl Body for RequestBody {
 pub(crate) enum ResponseBody {
     /// Ours.
     Own(Full<Bytes>),
+    /// Ours, and long: it has a place for as long as it is not sent.
+    Held(
+        Full<Bytes>,
+        #[expect(dead_code, reason = "kept, and given back when the body is dropped")] OwnedSemaphorePermit,
+    ),
     /// A backend's or target's. The lease goes back to the pool when the body has ended well.
     Relayed(Incoming, Option<Lease>),
 }
@@ -99,6 +105,10 @@ impl ResponseBody {
         } else {
             Self::Relayed(inner, Some(lease))
         }
+    }
+
+    pub(crate) fn held(bytes: Bytes, place: OwnedSemaphorePermit) -> Self {
+        Self::Held(Full::new(bytes), place)
     }
 
     pub(crate) fn empty() -> Self {
@@ -121,7 +131,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
-            Self::Own(text) => {
+            Self::Own(text) | Self::Held(text, _) => {
                 let frame = ready!(Pin::new(text).poll_frame(cx));
                 Poll::Ready(frame.map(|result| result.map_err(|never| match never {})))
             }
@@ -145,14 +155,14 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(text) => text.is_end_stream(),
+            Self::Own(text) | Self::Held(text, _) => text.is_end_stream(),
             Self::Relayed(inner, _) => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(text) => text.size_hint(),
+            Self::Own(text) | Self::Held(text, _) => text.size_hint(),
             Self::Relayed(inner, _) => inner.size_hint(),
         }
     }

@@ -31,6 +31,10 @@ pub struct Config {
     pub targets: BTreeMap<AppId, SocketAddr>,
     /// The services whose outbound listeners are handed over, in the order of the listeners.
     pub outbound: Vec<Outbound>,
+    /// The apps that may read the log rings; empty: nobody.
+    pub log_readers: Vec<AppId>,
+    /// The names of the log rings that are handed over, in their order. None without readers.
+    pub logs: Vec<String>,
 }
 
 /// Whose root of trust signs quotes. PID 1 chooses by the TEE it runs on; no document key does.
@@ -123,10 +127,11 @@ pub struct Outbound {
 
 impl Config {
     /// The mesh's part of a measured document: one backend for each of `mesh.backends`, one outbound listener for each
-    /// service, in document order.
+    /// service, in document order; no log ring yet.
     ///
     /// # Errors
-    /// [`MeshError::NotImplemented`] for a backend of bytes, a forward, a caller by tag, or a way to verify other than `quote`;
+    /// [`MeshError::NotImplemented`] for a backend of bytes, a forward, a caller by tag, operators as
+    /// readers of logs, or a way to verify other than `quote`;
     /// [`MeshError::UnknownService`] for a backend of a service that the section does not have.
     pub fn of(
         section: &Section,
@@ -142,6 +147,12 @@ impl Config {
         if mesh.verify != section::Verify::Quote {
             return Err(MeshError::NotImplemented("casemate.mesh.verify".to_owned()));
         }
+        let reader = |reader: &section::LogReader| match reader {
+            section::LogReader::App(id) => Ok(*id),
+            section::LogReader::Operators => {
+                Err(MeshError::NotImplemented("casemate.logs.readers: operators".to_owned()))
+            }
+        };
         let backends = mesh.backends.iter().enumerate();
         Ok(Self {
             own,
@@ -153,6 +164,8 @@ impl Config {
             backends: backends.map(|(i, b)| Backend::of(section, i, b)).collect::<Result<_, _>>()?,
             targets: mesh.targets.clone(),
             outbound: section.services.iter().map(|s| Outbound { service: s.name.to_string() }).collect(),
+            log_readers: section.logs.readers.iter().map(reader).collect::<Result<_, _>>()?,
+            logs: Vec::new(),
         })
     }
 }
@@ -235,6 +248,8 @@ mod tests {
             }],
             targets: BTreeMap::from([(app, SocketAddr::from(([10, 0, 2, 2], 443)))]),
             outbound: vec![Outbound { service: "web".to_owned() }],
+            log_readers: vec![app],
+            logs: vec!["web".to_owned()],
         }
     }
 
@@ -274,6 +289,11 @@ mod tests {
         let services: Vec<_> = config.outbound.iter().map(|o| o.service.as_str()).collect();
         assert_eq!(services, ["web", "api"]);
 
+        assert_eq!(config.log_readers, [], "nobody, unless the document says so");
+        let mut read = measured.section().clone();
+        read.logs.readers = vec![section::LogReader::App(AppId([4; 20]))];
+        assert_eq!(of(&read).unwrap().log_readers, [AppId([4; 20])]);
+
         let refused = |change: fn(&mut Section)| {
             let mut section = measured.section().clone();
             change(&mut section);
@@ -285,6 +305,8 @@ mod tests {
         assert_eq!(tag, "not implemented in this version: casemate.mesh.backends[0].allow");
         let service = refused(|s| s.mesh.backends[0].to.service = 2);
         assert_eq!(service, "casemate.mesh.backends[0].to: no such service");
+        let readers = refused(|s| s.logs.readers = vec![section::LogReader::Operators]);
+        assert_eq!(readers, "not implemented in this version: casemate.logs.readers: operators");
         let verify = refused(|s| s.mesh.verify = section::Verify::CaAndQuote);
         assert_eq!(verify, "not implemented in this version: casemate.mesh.verify");
     }

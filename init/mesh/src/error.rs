@@ -21,6 +21,14 @@ pub enum MeshError {
         /// Listeners handed over.
         listeners: usize,
     },
+    /// The handover and the log rings do not belong together.
+    #[error("log rings: expected one for each of {names} names, found {rings}")]
+    Logs {
+        /// Names in the handover.
+        names: usize,
+        /// Rings handed over.
+        rings: usize,
+    },
     /// A port could not be opened.
     #[error("cannot listen on {address}")]
     Listen {

@@ -16,8 +16,9 @@ use crate::config::Caller;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::io::{Idle, accept};
+use crate::logs::{self, Logs, Permitted};
 use crate::peer::PeerPolicy;
-use crate::standing::{Admitted, Standing};
+use crate::standing::{Admitted, Known, Standing};
 use crate::upstream::Upstream;
 use crate::{answer, limits, message, serve, standing, tls};
 
@@ -28,6 +29,7 @@ pub(crate) struct Inbound {
     pub(crate) allow: Vec<Caller>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) policy: Arc<dyn PeerPolicy>,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) backend: Arc<Upstream>,
     pub(crate) strangers: Arc<Semaphore>,
     pub(crate) callers: Arc<Semaphore>,
@@ -57,13 +59,13 @@ impl Inbound {
         };
         match standing {
             Standing::Stranger(why) => self.stranger(stream, why).await,
-            Standing::Admitted(admitted) => {
+            Standing::Known(known) => {
                 let callers = Arc::clone(&self.callers).acquire_owned();
                 let Ok(Ok(caller)) = timeout(limits::HANDSHAKE, callers).await else {
                     return tracing::warn!(%peer, service, "too many callers: connection closed");
                 };
                 drop(place);
-                self.caller(stream, admitted, Arc::new(caller)).await;
+                self.caller(stream, known, Arc::new(caller)).await;
             }
         }
     }
@@ -74,7 +76,7 @@ impl Inbound {
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer =
             leaf.map(|leaf| self.policy.identify(leaf, None)).transpose().map_err(std::io::Error::other)?;
-        let standing = Standing::of(peer.as_ref(), &self.allow);
+        let standing = Standing::of(peer.as_ref(), &self.allow, &self.logs);
         Ok((stream, standing))
     }
 
@@ -87,11 +89,11 @@ impl Inbound {
         }
     }
 
-    async fn caller(self: Arc<Self>, stream: Stream, admitted: Admitted, keep: Arc<OwnedSemaphorePermit>) {
+    async fn caller(self: Arc<Self>, stream: Stream, known: Known, keep: Arc<OwnedSemaphorePermit>) {
         let h2 = is_h2(&stream);
         let answer = move |request| {
-            let (inbound, admitted, keep) = (Arc::clone(&self), admitted.clone(), Arc::clone(&keep));
-            async move { inbound.answer(request, &admitted, keep).await }
+            let (inbound, known, keep) = (Arc::clone(&self), known.clone(), Arc::clone(&keep));
+            async move { inbound.answer(request, &known, keep).await }
         };
         serve::many(h2, stream, answer).await;
     }
@@ -99,12 +101,16 @@ impl Inbound {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        admitted: &Admitted,
+        known: &Known,
         keep: Arc<OwnedSemaphorePermit>,
     ) -> Response<ResponseBody> {
         if message::is_own_path(request.uri()) {
-            return standing::own_path();
+            return self.own_path(&request, known.logs);
         }
+        let admitted = match &known.backend {
+            Ok(admitted) => admitted,
+            Err(why) => return standing::porch(request.method(), request.uri(), why),
+        };
         match self.relay(request, admitted, keep).await {
             Ok(response) => response,
             Err(failure) => {
@@ -117,6 +123,16 @@ impl Inbound {
                 );
                 answer::text(failure.status(), failure.outside())
             }
+        }
+    }
+
+    /// What is the mesh's own never reaches a backend, whoever asks.
+    fn own_path(&self, request: &Request<Incoming>, permitted: Option<Permitted>) -> Response<ResponseBody> {
+        match (logs::asked(request.uri()), permitted) {
+            (Some(asked), Some(permitted)) => {
+                self.logs.answer(permitted, request.method(), asked, request.uri())
+            }
+            _ => standing::own_path(request.uri()),
         }
     }
 

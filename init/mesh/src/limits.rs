@@ -75,6 +75,16 @@ pub const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Copy buffer of an upgraded connection, in bytes, each way.
 pub const TUNNEL_BUFFER: usize = 16 << 10;
 
+/// Answers with log lines that are in memory at a time, because their receivers have not taken them yet; the next one is a
+/// 503. With [`LOG_BYTES`], each byte of a line being six in JSON at most, they take some 4 MiB.
+pub const LOG_ANSWERS: usize = 8;
+
+/// Lines in one answer, at most and unless fewer are asked for.
+pub const LOG_LINES: usize = 1000;
+
+/// Bytes of lines in one answer, each line counting 64 more. At least one line is given.
+pub const LOG_BYTES: usize = 64 << 10;
+
 /// Queue of a listening socket.
 pub const BACKLOG: i32 = 512;
 

@@ -1,6 +1,7 @@
 //! The whole proxy: sockets first, then the certificate, then connections.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::config::{Backend, Config};
 use crate::dial::Dial;
 use crate::identity::{self, CurrentCertificate, IdentitySource};
 use crate::inbound::Inbound;
+use crate::logs::Logs;
 use crate::outbound::{Outbound, Targets};
 use crate::peer::PeerPolicy;
 use crate::upstream::Upstream;
@@ -24,31 +26,33 @@ pub struct Mesh {
     policy: Arc<dyn PeerPolicy>,
     inbound: Vec<StdListener>,
     outbound: Vec<StdListener>,
+    logs: Arc<Logs>,
 }
 
 /// Opens the sockets, gets a certificate, calls `ready`, serves for ever. `outbound` is in the order of
-/// `config.outbound`.
+/// `config.outbound`, `logs` in that of `config.logs`.
 ///
 /// # Errors
 /// Whatever [`Mesh::open`] and [`Mesh::run`] say.
 pub async fn run<S: IdentitySource>(
     config: Config,
     outbound: Vec<StdListener>,
+    logs: Vec<File>,
     identity: S,
     ready: impl FnOnce(),
 ) -> Result<Infallible, MeshError> {
-    Mesh::open(config, outbound)?.run(identity, ready).await
+    Mesh::open(config, outbound, logs)?.run(identity, ready).await
 }
 
 impl Mesh {
-    /// Opens the inbound ports and takes the outbound listeners, in the order of `config.outbound`. Peers are judged by
-    /// their quotes ([`Attested`]).
+    /// Opens the inbound ports and takes the outbound listeners, in the order of `config.outbound`, and the log rings, in
+    /// that of `config.logs`. Peers are judged by their quotes ([`Attested`]).
     ///
     /// # Errors
-    /// [`MeshError::Policy`], [`MeshError::Listeners`], [`MeshError::Listen`], [`MeshError::Handover`].
-    pub fn open(config: Config, outbound: Vec<StdListener>) -> Result<Self, MeshError> {
+    /// [`MeshError::Policy`], [`MeshError::Listeners`], [`MeshError::Logs`], [`MeshError::Listen`], [`MeshError::Handover`].
+    pub fn open(config: Config, outbound: Vec<StdListener>, logs: Vec<File>) -> Result<Self, MeshError> {
         let policy = Attested::new(&config)?;
-        Self::open_with(config, outbound, Arc::new(policy))
+        Self::open_with(config, outbound, logs, Arc::new(policy))
     }
 
     /// As [`Self::open`], with another judge of peers.
@@ -58,17 +62,29 @@ impl Mesh {
     pub fn open_with(
         config: Config,
         outbound: Vec<StdListener>,
+        logs: Vec<File>,
         policy: Arc<dyn PeerPolicy>,
     ) -> Result<Self, MeshError> {
         let (services, listeners) = (config.outbound.len(), outbound.len());
         if services != listeners {
             return Err(MeshError::Listeners { services, listeners });
         }
+        let (names, rings) = (config.logs.len(), logs.len());
+        if names != rings {
+            return Err(MeshError::Logs { names, rings });
+        }
+        let logs = Logs::new(config.log_readers.clone(), config.logs.iter().cloned().zip(logs));
         for (listener, service) in outbound.iter().zip(&config.outbound) {
             listener.set_nonblocking(true).map_err(|source| handover(&service.service, source))?;
         }
         let inbound = config.backends.iter().map(|backend| io::listen(backend.listen));
-        Ok(Self { inbound: inbound.collect::<Result<_, _>>()?, config, policy, outbound })
+        Ok(Self {
+            inbound: inbound.collect::<Result<_, _>>()?,
+            config,
+            policy,
+            outbound,
+            logs: Arc::new(logs),
+        })
     }
 
     /// The local addresses of the inbound listeners, in the order of `config.backends`.
@@ -98,7 +114,12 @@ impl Mesh {
             let address = SocketAddr::from(([0; 16], backend.listen));
             let listener =
                 TcpListener::from_std(listener).map_err(|source| MeshError::Listen { address, source })?;
-            let inbound = Arc::new(inbound(backend, Arc::clone(&server), Arc::clone(&self.policy)));
+            let inbound = Arc::new(inbound(
+                backend,
+                Arc::clone(&server),
+                Arc::clone(&self.policy),
+                Arc::clone(&self.logs),
+            ));
             tasks.spawn(async move {
                 let name = format!("the inbound listener of service {}", inbound.service);
                 inbound.run(listener).await;
@@ -141,12 +162,18 @@ impl Mesh {
     }
 }
 
-fn inbound(backend: Backend, tls: Arc<rustls::ServerConfig>, policy: Arc<dyn PeerPolicy>) -> Inbound {
+fn inbound(
+    backend: Backend,
+    tls: Arc<rustls::ServerConfig>,
+    policy: Arc<dyn PeerPolicy>,
+    logs: Arc<Logs>,
+) -> Inbound {
     Inbound {
         service: backend.service,
         allow: backend.allow,
         tls,
         policy,
+        logs,
         backend: Upstream::new(Dial::Service(backend.to)),
         strangers: Arc::new(Semaphore::new(limits::STRANGERS)),
         callers: Arc::new(Semaphore::new(limits::CALLERS)),

@@ -10,16 +10,26 @@ use crate::answer;
 use crate::body::ResponseBody;
 use crate::config::Caller;
 use crate::header::{APP_ID, COMPOSE_HASH};
+use crate::logs::{self, Logs, Permitted};
 use crate::message;
 use crate::peer::PeerIdentity;
 
 /// The verdict on a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Standing {
-    /// It may call the backend.
-    Admitted(Admitted),
+    /// It is one of those who may do something here.
+    Known(Known),
     /// It may ask whether we are there. The text says why no more.
     Stranger(Arc<str>),
+}
+
+/// An attested peer, and what it may do; at least one of both.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// Calling the backend, or why not.
+    pub(crate) backend: Result<Admitted, Arc<str>>,
+    /// Reading the logs.
+    pub(crate) logs: Option<Permitted>,
 }
 
 /// The caller as the backend will see it.
@@ -30,14 +40,17 @@ pub(crate) struct Admitted {
 }
 
 impl Standing {
-    /// Judges a verified peer, or nobody, against the `allow` list of a backend.
-    pub(crate) fn of(peer: Option<&PeerIdentity>, allow: &[Caller]) -> Self {
+    /// Judges a verified peer, or nobody, against the `allow` list of a backend and the readers of the logs.
+    pub(crate) fn of(peer: Option<&PeerIdentity>, allow: &[Caller], logs: &Logs) -> Self {
         let Some(peer) = peer else {
             return Self::Stranger("a client certificate is required".into());
         };
-        match Admitted::new(peer) {
-            Some(admitted) if allow.iter().any(|caller| caller.admits(&peer.app)) => Self::Admitted(admitted),
-            _ => Self::Stranger(format!("app {} is not allowed here", peer.app).into()),
+        let allowed = allow.iter().any(|caller| caller.admits(&peer.app));
+        let admitted = Admitted::new(peer).filter(|_| allowed);
+        let backend = admitted.ok_or_else(|| format!("app {} is not allowed here", peer.app).into());
+        match (backend, logs.permit(peer)) {
+            (Err(why), None) => Self::Stranger(why),
+            (backend, logs) => Self::Known(Known { backend, logs }),
         }
     }
 }
@@ -59,13 +72,19 @@ impl Admitted {
 pub(crate) fn porch(method: &Method, uri: &Uri, why: &str) -> Response<ResponseBody> {
     match (method, uri.path()) {
         (&Method::GET, "/health") => answer::text(StatusCode::OK, "ok"),
-        (&Method::GET, _) if message::is_own_path(uri) => own_path(),
+        (&Method::GET, _) if message::is_own_path(uri) => own_path(uri),
         _ => answer::text(StatusCode::FORBIDDEN, why),
     }
 }
 
-/// The answer to the mesh's own paths, to whomever asks.
-pub(crate) fn own_path() -> Response<ResponseBody> {
+/// The answer to the mesh's own paths, to whomever asks; [`Logs::answer`] is for those who are permitted.
+pub(crate) fn own_path(uri: &Uri) -> Response<ResponseBody> {
+    if logs::asked(uri).is_some() {
+        return answer::text(
+            StatusCode::FORBIDDEN,
+            "this is not for you: logs.readers does not name your app",
+        );
+    }
     answer::text(StatusCode::NOT_FOUND, "not implemented in this version")
 }
 
@@ -80,7 +99,10 @@ mod tests {
     }
 
     fn admitted(peer: Option<&PeerIdentity>, allow: &[Caller]) -> bool {
-        matches!(Standing::of(peer, allow), Standing::Admitted(_))
+        matches!(
+            Standing::of(peer, allow, &readers(&[])),
+            Standing::Known(Known { backend: Ok(_), logs: None })
+        )
     }
 
     #[test]
@@ -93,11 +115,32 @@ mod tests {
         assert!(!admitted(None, &[Caller::Any]));
     }
 
+    fn readers(apps: &[u8]) -> Logs {
+        Logs::new(apps.iter().map(|byte| AppId([*byte; 20])).collect(), std::iter::empty())
+    }
+
+    #[test]
+    fn calling_the_backend_and_reading_the_logs_are_two_permissions() {
+        let standing = |peer: Option<&PeerIdentity>, allow: &[Caller], apps: &[u8]| match Standing::of(
+            peer,
+            allow,
+            &readers(apps),
+        ) {
+            Standing::Known(known) => (known.backend.is_ok(), known.logs.is_some()),
+            Standing::Stranger(_) => (false, false),
+        };
+        assert_eq!(standing(Some(&peer(1)), &[Caller::Any], &[2]), (true, false));
+        assert_eq!(standing(Some(&peer(2)), &[Caller::Any], &[2]), (true, true));
+        assert_eq!(standing(Some(&peer(2)), &[Caller::App(AppId([1; 20]))], &[2]), (false, true));
+        assert_eq!(standing(Some(&peer(3)), &[Caller::App(AppId([1; 20]))], &[2]), (false, false));
+        assert_eq!(standing(None, &[Caller::Any], &[2]), (false, false));
+        assert_eq!(standing(Some(&peer(2)), &[], &[]), (false, false), "no readers: nobody");
+    }
+
     #[test]
     fn the_introduction_replaces_every_other() {
-        let Standing::Admitted(admitted) = Standing::of(Some(&peer(0xab)), &[Caller::Any]) else {
-            panic!("not admitted")
-        };
+        let standing = Standing::of(Some(&peer(0xab)), &[Caller::Any], &readers(&[]));
+        let Standing::Known(Known { backend: Ok(admitted), .. }) = standing else { panic!("not admitted") };
         let mut headers = HeaderMap::new();
         headers.append(APP_ID, HeaderValue::from_static("forged"));
         headers.append(APP_ID, HeaderValue::from_static("twice"));
@@ -113,6 +156,8 @@ mod tests {
         assert_eq!(status(Method::GET, "/health"), 200);
         assert_eq!(status(Method::GET, "/health?x=1"), 200);
         assert_eq!(status(Method::GET, "/.well-known/casemate/collateral"), 404);
+        assert_eq!(status(Method::GET, "/.well-known/casemate/logs"), 403);
+        assert_eq!(status(Method::GET, "/.well-known/casemate/logs/web?after=1"), 403);
         for (method, uri) in [
             (Method::POST, "/health"),
             (Method::HEAD, "/health"),

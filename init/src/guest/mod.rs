@@ -84,6 +84,7 @@ impl Guest {
         let mut mask = SigSet::empty();
         mask.extend([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
         SigSet::all().thread_block()?;
+        crate::log::keep()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let document = status::Document {
             version: 1,

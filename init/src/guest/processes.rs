@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
-use crate::log::{self, LineReader};
+use crate::log::{self, Output};
 use crate::status;
 use crate::supervise::{Exit, Next, Restarts};
 use crate::sys::{self, Namespaces, Spawn};
@@ -44,7 +44,7 @@ pub(super) struct Recipe {
 struct Process {
     recipe: Recipe,
     state: State,
-    output: Option<LineReader>,
+    output: Output,
     report: Option<File>,
     ready: bool,
     last_exit: Option<Exit>,
@@ -87,6 +87,8 @@ pub(super) struct Processes {
     binary: File,
     null: File,
     list: Vec<Process>,
+    /// Of processes that are not started yet.
+    outputs: Vec<Output>,
     stopping: bool,
 }
 
@@ -94,15 +96,22 @@ impl Processes {
     /// None yet.
     pub(super) fn new() -> io::Result<Self> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        Ok(Self { binary: File::open("/proc/self/exe")?, null, list: Vec::new(), stopping: false })
+        Ok(Self {
+            binary: File::open("/proc/self/exe")?,
+            null,
+            list: Vec::new(),
+            outputs: Vec::new(),
+            stopping: false,
+        })
     }
 
     /// Starts one, for as long as the machine runs.
     pub(super) fn start(&mut self, recipe: Recipe) -> io::Result<()> {
+        let output = self.output(&recipe.name)?;
         let mut process = Process {
             recipe,
             state: State::Done,
-            output: None,
+            output,
             report: None,
             ready: false,
             last_exit: None,
@@ -113,6 +122,26 @@ impl Processes {
         Ok(())
     }
 
+    /// The output that was prepared for a process, or a new one.
+    fn output(&mut self, name: &str) -> io::Result<Output> {
+        match self.outputs.iter().position(|output| output.name() == name) {
+            Some(found) => Ok(self.outputs.swap_remove(found)),
+            None => Output::new(name),
+        }
+    }
+
+    /// The log rings, to be read only, with their names: PID 1's own, that of every process so far, and those of some that
+    /// come later.
+    pub(super) fn logs(&mut self, later: &[&str]) -> io::Result<Vec<(String, OwnedFd)>> {
+        for name in later {
+            let output = self.output(name)?;
+            self.outputs.push(output);
+        }
+        let outputs = self.list.iter().map(|process| &process.output).chain(&self.outputs);
+        let rings = outputs.map(|output| Ok((output.name().to_owned(), output.reader()?)));
+        std::iter::once(Ok((log::OWN.to_owned(), log::own_reader()?))).chain(rings).collect()
+    }
+
     /// Whether it has said that it is ready, in this run of it.
     pub(super) fn is_ready(&self, name: &str) -> bool {
         self.list.iter().any(|process| process.recipe.name == name && process.ready)
@@ -120,7 +149,7 @@ impl Processes {
 
     /// What [`Processes::after_poll`] needs polled, in its order.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let outputs = self.list.iter().filter_map(|p| p.output.as_ref().map(LineReader::as_fd));
+        let outputs = self.list.iter().filter_map(|p| p.output.watched());
         let reports = self.list.iter().filter_map(|p| p.report.as_ref().map(File::as_fd));
         outputs.chain(reports)
     }
@@ -128,10 +157,7 @@ impl Processes {
     /// Reads what the processes wrote, and reaps. Descriptors do not block, so all are tried.
     pub(super) fn after_poll(&mut self, happenings: &mut Vec<Happening>) {
         for process in &mut self.list {
-            let name = &process.recipe.name;
-            if process.output.as_mut().is_some_and(|output| !output.drain(|line| log::print(name, line))) {
-                process.output = None;
-            }
+            process.output.drain();
             read_report(process, happenings);
         }
         self.reap(happenings);
@@ -288,7 +314,7 @@ fn read_report(process: &mut Process, happenings: &mut Vec<Happening>) {
 
 fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
     let recipe = &process.recipe;
-    let (output, output_end) = LineReader::new()?;
+    let output_end = process.output.connect()?;
     // Whole messages, so that a process cannot make PID 1 read half of one.
     let (report, report_end) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
@@ -307,7 +333,6 @@ fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
         uid: recipe.uid,
     })?;
     process.state = State::Running { pid, since: uptime() };
-    process.output = Some(output);
     process.report = Some(File::from(report));
     process.ready = false;
     Ok(())

@@ -77,17 +77,24 @@ impl Guest {
         Ok(())
     }
 
-    /// How the mesh proxy is started: with every service's outbound listener.
+    /// How the mesh proxy is started: with every service's outbound listener, and, if anybody may read them, every log ring.
     pub(super) fn mesh_recipe(&mut self, measured: &Measured) -> Result<Recipe, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(Reason::MeshFailed, error.to_string());
-        let handover = self.mesh_config(measured)?;
+        let mut handover = self.mesh_config(measured)?;
         let listeners: Result<Vec<OwnedFd>, _> =
             self.namespaces.iter().map(|net| net.outbound().try_clone_to_owned()).collect();
+        let mut extra = listeners.map_err(|e| failed(&e))?;
+        if !handover.log_readers.is_empty() {
+            for (name, ring) in self.processes()?.logs(&["mesh"]).map_err(|e| failed(&e))? {
+                handover.logs.push(name);
+                extra.push(ring);
+            }
+        }
         Ok(Recipe {
             name: "mesh".into(),
             role: roles::MESH,
             handover: serde_json::to_vec(&handover).map_err(|e| failed(&e))?,
-            extra: listeners.map_err(|e| failed(&e))?,
+            extra,
             uid: Some(MESH_UID),
             namespaces: Namespaces::Shared,
             leaf: Self::leaf("mesh", OWN_LIMITS, Reason::MeshFailed)?,

@@ -1,5 +1,6 @@
 //! The mesh proxy's process.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,14 +23,21 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("RLIMIT_NOFILE")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("RLIMIT_NOFILE")?;
     let config: Config = handover::read().context("handover")?;
+    let mut numbers = handover::FIRST_EXTRA..;
+    let mut extra = |what: &str, of: &str| {
+        let number = numbers.next().context("descriptors")?;
+        sys::inherited(number).with_context(|| format!("{what} of {of}"))
+    };
     let mut listeners = Vec::new();
-    for (index, outbound) in (0..).zip(&config.outbound) {
-        let listener = sys::inherited(handover::FIRST_EXTRA + index)
-            .with_context(|| format!("outbound listener of {}", outbound.service))?;
-        listeners.push(TcpListener::from(listener));
+    for outbound in &config.outbound {
+        listeners.push(TcpListener::from(extra("outbound listener", &outbound.service)?));
+    }
+    let mut logs = Vec::new();
+    for name in &config.logs {
+        logs.push(File::from(extra("log ring", name)?));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let Err(error) = runtime.block_on(casemate_mesh::run(config, listeners, Agent, || {
+    let Err(error) = runtime.block_on(casemate_mesh::run(config, listeners, logs, Agent, || {
         if let Err(error) = report_ready() {
             tracing::error!(%error, "could not report readiness");
         }

@@ -1,6 +1,6 @@
 //! Bad documents, each refused with the documented words.
 
-use crate::support::{changed, parse, refusal, remove, small};
+use crate::support::{changed, parse, refusal, remove, set, small};
 use casemate_measure::document::{MAX_BYTES, Problem};
 use casemate_measure::{MeasuredConfig, Platform};
 use serde_json::{Value, json};
@@ -222,6 +222,17 @@ fn bounds_hold() {
 }
 
 #[test]
+fn logs_need_a_port_to_be_read_on() {
+    let mut document = changed(&[("/casemate/logs", json!({ "readers": ["00".repeat(20)] }))]);
+    assert_eq!(parse(&document).unwrap().section().logs.readers.len(), 1);
+    set(&mut document, "/casemate/mesh/backends", json!([]));
+    let found = refusal(&document);
+    let expected =
+        "casemate.logs.readers: expected [] without mesh.backends, on whose ports the logs are served";
+    assert!(found.contains(expected), "{found}");
+}
+
+#[test]
 fn services_are_told_apart() {
     let second = |name: &str, uid: u32| json!({ "name": name, "exec": ["/a"], "rootfs": "a", "uid": uid });
     refused(&[
@@ -229,6 +240,11 @@ fn services_are_told_apart() {
             "/casemate/services/-",
             second("web", 1001),
             "casemate.services[1].name: expected a name that no other service has, found \"web\"",
+        ),
+        (
+            "/casemate/services/-",
+            second("mesh", 1001),
+            "casemate.services[1].name: expected a name that none of our own processes has, found \"mesh\"",
         ),
         (
             "/casemate/services/-",

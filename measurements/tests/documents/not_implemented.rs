@@ -86,8 +86,8 @@ fn keys_of_the_section() {
         ),
         (
             "/casemate/logs",
-            json!({"readers": ["operators"]}),
-            "casemate.logs.readers a list of 1 (implemented: only [])",
+            json!({"readers": ["00".repeat(20), "operators"]}),
+            "casemate.logs.readers[1] \"operators\" (implemented: only app ids)",
         ),
         (
             "/casemate/operators",

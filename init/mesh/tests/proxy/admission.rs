@@ -161,7 +161,7 @@ async fn the_guests_own_policy_refuses_a_certificate_without_a_quote() {
     let (own, caller) = (App::new(1), App::new(2));
     let mut config = world::config(&own);
     config.backends = vec![world::backend(backend.address, vec![Caller::Any])];
-    let mesh = casemate_mesh::Mesh::open(config, Vec::new()).unwrap();
+    let mesh = casemate_mesh::Mesh::open(config, Vec::new(), Vec::new()).unwrap();
     let port = mesh.listening().unwrap()[0].port();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let (source, (ready, is_ready)) = (own.clone(), tokio::sync::oneshot::channel());

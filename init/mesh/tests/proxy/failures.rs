@@ -176,10 +176,11 @@ async fn a_port_in_use_is_named_and_listeners_are_counted() {
     config.backends = vec![world::backend(to, vec![Caller::Any])];
     config.backends[0].listen = listener.local_addr().unwrap().port();
     let policy = std::sync::Arc::new(Known::new(&[]));
-    let error = casemate_mesh::Mesh::open_with(config.clone(), Vec::new(), policy.clone()).unwrap_err();
+    let error =
+        casemate_mesh::Mesh::open_with(config.clone(), Vec::new(), Vec::new(), policy.clone()).unwrap_err();
     assert!(matches!(error, MeshError::Listen { .. }), "{error}");
 
     config.outbound = vec![casemate_mesh::Outbound { service: "web".to_owned() }];
-    let error = casemate_mesh::Mesh::open_with(config, Vec::new(), policy).unwrap_err();
+    let error = casemate_mesh::Mesh::open_with(config, Vec::new(), Vec::new(), policy).unwrap_err();
     assert_eq!(error.to_string(), "outbound listeners: expected one for each of 1 services, found 0");
 }

@@ -13,6 +13,7 @@ mod backend;
 mod client;
 mod failures;
 mod headers;
+mod logs;
 mod outbound;
 mod streaming;
 mod switching;

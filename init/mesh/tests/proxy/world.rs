@@ -177,6 +177,8 @@ pub(crate) fn config(own: &App) -> Config {
         backends: Vec::new(),
         targets: BTreeMap::new(),
         outbound: Vec::new(),
+        log_readers: Vec::new(),
+        logs: Vec::new(),
     }
 }
 
@@ -193,11 +195,21 @@ pub(crate) struct Running {
 }
 
 /// Starts the mesh of `own` and waits until it says that it is ready.
-pub(crate) async fn start(own: &App, mut config: Config, policy: Known) -> Running {
+pub(crate) async fn start(own: &App, config: Config, policy: Known) -> Running {
+    start_with(own, config, Vec::new(), policy).await
+}
+
+/// As [`start`], with log rings.
+pub(crate) async fn start_with(
+    own: &App,
+    mut config: Config,
+    logs: Vec<std::fs::File>,
+    policy: Known,
+) -> Running {
     config.outbound = vec![Outbound { service: "web".to_owned() }];
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let outbound = listener.local_addr().unwrap();
-    let mesh = Mesh::open_with(config, vec![listener], Arc::new(policy)).unwrap();
+    let mesh = Mesh::open_with(config, vec![listener], logs, Arc::new(policy)).unwrap();
     let port = mesh.listening().unwrap().first().map_or(0, SocketAddr::port);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let own = own.clone();

@@ -38,6 +38,10 @@ fn is_no_tag(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.starts_with("tag:"))
 }
 
+fn is_no_operators(value: &Value) -> bool {
+    !matches!(value, Value::Text(text) if text == "operators")
+}
+
 /// Services have no IPv6.
 fn is_no_ipv6(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.contains(':'))
@@ -124,8 +128,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.images[].rtmr2", text(96, REGISTER), None, Yes, "RTMR2: command line and initramfs; not zero"),
     key("mesh.tls_min", Word(&["1.2", "1.3"]), Some("\"1.3\""), Yes, "the lowest TLS version"),
     key("logs", Object, FIELDS, Yes, "the log rings"),
-    key("logs.readers", list(0, 64), EMPTY, Only(&["[]"]), "who may read them; empty: nobody"),
-    key("logs.readers[]", text(40, "\"operators\" or 40 hex digits"), None, No, "the operators, or an app"),
+    key("logs.readers", list(0, 64), EMPTY, Yes, "who may read them, on the backends' ports; empty: nobody"),
+    key("logs.readers[]", text(40, "\"operators\" or 40 hex digits"), None, Where(is_no_operators, "app ids"), "the operators, or an app; needs a backend"),
     key("operators", Object, FIELDS, Yes, "people who may act on the machine"),
     key("operators.certificates", list(0, 64), EMPTY, Only(&["[]"]), "by their certificates"),
     key("operators.certificates[]", Object, None, No, "one operator"),
@@ -143,7 +147,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("server.ephemeral", Boolean, Some("false"), No, "run without a KMS: its state dies with the machine"),
     key("services", list(0, 63), EMPTY, Yes, "the workload; number *n*, from 1, has 198.18.*n*.0/30"),
     key("services[]", Object, None, Yes, "one service"),
-    key("services[].name", text(63, LABEL), None, Yes, "its name, unique"),
+    key("services[].name", text(63, LABEL), None, Yes, "its name, unique, and none of our processes'"),
     key("services[].exec", list(1, 64), None, Yes, "program (absolute, inside `rootfs`) and arguments"),
     key("services[].exec[]", text(4096, "text without NUL"), None, Yes, "one of them"),
     key("services[].rootfs", text(63, LABEL), None, Yes, "the image's workload directory that becomes its root"),

@@ -37,6 +37,7 @@ pub(super) fn section(
     };
     let role = node.at("role")?.word(&[("node", Role::Node), ("server", Role::Server)])?;
     let services = services::services(&node.at("services")?)?;
+    let mesh = mesh::mesh(&node.at("mesh")?, &services, &around)?;
     Ok(Section {
         role,
         node: names(&node.at("node")?)?,
@@ -47,8 +48,8 @@ pub(super) fn section(
         gateway: node.at("gateway")?.present().map(|gateway| network::gateway(&gateway)).transpose()?,
         vpn: vpn::vpn(&node.at("vpn")?, around.allowed_envs)?,
         egress: egress::egress(&node.at("egress")?)?,
-        mesh: mesh::mesh(&node.at("mesh")?, &services, &around)?,
-        logs: people::logs(&node.at("logs")?)?,
+        logs: people::logs(&node.at("logs")?, &mesh)?,
+        mesh,
         operators: people::operators(&node.at("operators")?)?,
         server: people::server(node.at("server")?, role, &around)?,
         services,

@@ -6,18 +6,22 @@ use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
 use crate::section::{
-    AllowedApp, DnsLabel, Headscale, LogReader, Logs, OperatorCertificate, Operators, Role, Server,
+    AllowedApp, DnsLabel, Headscale, LogReader, Logs, Mesh, OperatorCertificate, Operators, Role, Server,
 };
 
 use super::Surroundings;
 
-pub(super) fn logs(node: &Node<'_>) -> Result<Logs, Problem> {
-    let readers = node.at("readers")?.each(|item| {
+pub(super) fn logs(node: &Node<'_>, mesh: &Mesh) -> Result<Logs, Problem> {
+    let list = node.at("readers")?;
+    let readers = list.each(|item| {
         item.form("\"operators\" or 40 lower-case hex digits", |text| match text {
             "operators" => Some(LogReader::Operators),
             _ => forms::app_id(text).map(LogReader::App),
         })
     })?;
+    if !readers.is_empty() && mesh.backends.is_empty() {
+        return Err(list.problem("[] without mesh.backends, on whose ports the logs are served"));
+    }
     Ok(Logs { readers })
 }
 

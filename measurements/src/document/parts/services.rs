@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
-use crate::section::{DnsLabel, OUTBOUND_PORT, Restart, Service, ServiceDstack, ServiceQuote};
+use crate::section::{DnsLabel, OUTBOUND_PORT, OWN_PROCESSES, Restart, Service, ServiceDstack, ServiceQuote};
 
 const LABEL: &str = "a DNS label";
 
@@ -19,6 +19,9 @@ pub(super) fn services(node: &Node<'_>) -> Result<Vec<Service>, Problem> {
     let mut services = Vec::new();
     for item in node.items()? {
         let service = service(&item)?;
+        if OWN_PROCESSES.contains(&service.name.as_str()) {
+            return Err(item.at("name")?.problem("a name that none of our own processes has"));
+        }
         if !names.insert(service.name.clone()) {
             return Err(item.at("name")?.problem("a name that no other service has"));
         }
