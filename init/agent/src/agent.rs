@@ -62,11 +62,18 @@ impl Agent {
     /// # Errors
     /// If the handover's parts disagree, the key provider is not `none`, or the TEE does not answer.
     pub fn new(handover: Handover) -> Result<Self, AgentError> {
+        // Before the TEE is asked: a handover that contradicts itself is refused for what it is.
+        handover.check()?;
+        let tee = handover.tee.open(&handover.events)?;
+        Self::with(handover, tee)
+    }
+
+    /// The same with a TEE that is open.
+    pub(crate) fn with(handover: Handover, tee: Box<dyn Tee>) -> Result<Self, AgentError> {
         handover.check()?;
         if handover.key_provider != KeyProvider::None.event_payload() {
             return Err(AgentError::KeyProvider { found: quoted(&handover.key_provider) });
         }
-        let tee = handover.tee.open(&handover.events)?;
         let evidence = Evidence::new(tee, handover.events.clone())?;
         let encoding = |error: serde_json::Error| AgentError::Evidence(error.to_string());
         let info = info(&handover, evidence.tee()).map_err(encoding)?;
@@ -87,19 +94,18 @@ impl Agent {
         self.evidence.tee()
     }
 
-    /// Carries out one call and returns JSON.
-    pub(crate) fn call(
-        &self,
-        method: &str,
-        arguments: Arguments,
-        now: OffsetDateTime,
-    ) -> Result<Bytes, CallError> {
+    /// Reads what a caller wants. Nothing is carried out.
+    pub(crate) fn request(method: &str, mut arguments: Arguments) -> Result<Request, CallError> {
         match method {
-            "GetTlsKey" => self.tls_key(arguments, now),
-            "GetKey" => self.key(arguments),
-            "GetQuote" => self.quote(arguments),
-            "Info" => Ok(self.info.clone()),
-            "Version" => Ok(self.version.clone()),
+            "GetTlsKey" => tls_key(arguments),
+            "GetKey" => Ok(Request::Key(KeyRequest {
+                path: arguments.text("path")?,
+                purpose: arguments.text("purpose")?,
+                algorithm: arguments.text("algorithm")?,
+            })),
+            "GetQuote" => quote(arguments),
+            "Info" => Ok(Request::Info),
+            "Version" => Ok(Request::Version),
             other => match NOT_IMPLEMENTED.into_iter().find(|name| *name == other) {
                 Some(name) => Err(CallError::NotImplemented(name)),
                 None => Err(CallError::UnknownMethod(other.to_owned())),
@@ -107,45 +113,68 @@ impl Agent {
         }
     }
 
-    fn tls_key(&self, mut arguments: Arguments, now: OffsetDateTime) -> Result<Bytes, CallError> {
-        let request = TlsKeyRequest {
-            subject: arguments.text("subject")?,
-            alt_names: arguments.texts("alt_names")?,
-            usage_ra_tls: arguments.flag("usage_ra_tls")?,
-            usage_server_auth: arguments.flag("usage_server_auth")?,
-            usage_client_auth: arguments.flag("usage_client_auth")?,
-            not_before: arguments.seconds("not_before")?,
-            not_after: arguments.seconds("not_after")?,
-        };
-        if arguments.flag("with_app_info")? {
-            return Err(CallError::NotImplemented("GetTlsKey with `with_app_info`"));
+    /// Carries out one call and returns JSON. Waits for the TEE if [`Request::needs_quote`].
+    pub(crate) fn carry_out(&self, request: &Request, now: OffsetDateTime) -> Result<Bytes, CallError> {
+        match request {
+            Request::TlsKey(request) => Ok(encode(&self.ca.issue(request, &self.evidence, now)?)?),
+            Request::Key(request) => Ok(encode(&self.app_key.derive(request)?)?),
+            Request::Quote(report_data) => Ok(encode(&Quote {
+                quote: self.evidence.tee().quote(report_data)?,
+                event_log: self.quote_event_log.clone(),
+                report_data: report_data.to_vec(),
+                vm_config: VM_CONFIG.to_owned(),
+            })?),
+            Request::Info => Ok(self.info.clone()),
+            Request::Version => Ok(self.version.clone()),
         }
-        Ok(encode(&self.ca.issue(&request, &self.evidence, now)?)?)
     }
+}
 
-    fn key(&self, mut arguments: Arguments) -> Result<Bytes, CallError> {
-        let request = KeyRequest {
-            path: arguments.text("path")?,
-            purpose: arguments.text("purpose")?,
-            algorithm: arguments.text("algorithm")?,
-        };
-        Ok(encode(&self.app_key.derive(&request)?)?)
-    }
+/// A call that was understood.
+#[derive(Debug)]
+pub(crate) enum Request {
+    TlsKey(TlsKeyRequest),
+    Key(KeyRequest),
+    Quote([u8; 64]),
+    Info,
+    Version,
+}
 
-    fn quote(&self, mut arguments: Arguments) -> Result<Bytes, CallError> {
-        let given = arguments.bytes("report_data")?;
-        let mut report_data = [0; 64];
-        let Some(head) = report_data.get_mut(..given.len()) else {
-            return Err(CallError::ReportData(given.len()));
-        };
-        head.copy_from_slice(&given);
-        Ok(encode(&Quote {
-            quote: self.evidence.tee().quote(&report_data)?,
-            event_log: self.quote_event_log.clone(),
-            report_data: report_data.to_vec(),
-            vm_config: VM_CONFIG.to_owned(),
-        })?)
+impl Request {
+    /// Whether the TEE is asked, which takes its time.
+    pub(crate) const fn needs_quote(&self) -> bool {
+        match self {
+            Self::TlsKey(request) => request.usage_ra_tls,
+            Self::Quote(_) => true,
+            Self::Key(_) | Self::Info | Self::Version => false,
+        }
     }
+}
+
+fn tls_key(mut arguments: Arguments) -> Result<Request, CallError> {
+    let request = TlsKeyRequest {
+        subject: arguments.text("subject")?,
+        alt_names: arguments.texts("alt_names")?,
+        usage_ra_tls: arguments.flag("usage_ra_tls")?,
+        usage_server_auth: arguments.flag("usage_server_auth")?,
+        usage_client_auth: arguments.flag("usage_client_auth")?,
+        not_before: arguments.seconds("not_before")?,
+        not_after: arguments.seconds("not_after")?,
+    };
+    if arguments.flag("with_app_info")? {
+        return Err(CallError::NotImplemented("GetTlsKey with `with_app_info`"));
+    }
+    Ok(Request::TlsKey(request))
+}
+
+fn quote(mut arguments: Arguments) -> Result<Request, CallError> {
+    let given = arguments.bytes("report_data")?;
+    let mut report_data = [0; 64];
+    let Some(head) = report_data.get_mut(..given.len()) else {
+        return Err(CallError::ReportData(given.len()));
+    };
+    head.copy_from_slice(&given);
+    Ok(Request::Quote(report_data))
 }
 
 fn encode(answer: &impl Serialize) -> Result<Bytes, serde_json::Error> {

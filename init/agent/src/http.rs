@@ -4,9 +4,8 @@
 use bytes::Bytes;
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
-use time::OffsetDateTime;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Request};
 use crate::arguments::{Arguments, quoted};
 
 const JSON: &str = "application/json";
@@ -44,15 +43,30 @@ pub(crate) struct Call<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Carries the call out.
-pub(crate) fn answer(
-    agent: &Agent,
-    call: &Call<'_>,
-    now: OffsetDateTime,
-) -> (StatusCode, &'static str, Bytes) {
-    match carry_out(agent, call, now) {
+/// Reads the call.
+pub(crate) fn request(call: &Call<'_>) -> Result<Request, String> {
+    if call.form == Form::Protobuf {
+        return Err("protobuf mode is not implemented in this version: use JSON (`?json`, or content type \
+                    application/json)"
+            .into());
+    }
+    let arguments = match *call.method {
+        Method::GET => Arguments::from_query(call.query),
+        Method::POST => Arguments::from_json(call.body),
+        ref other => return Err(format!("expected GET or POST, found {}", quoted(other.as_str()))),
+    };
+    let method = call.path.strip_prefix('/').unwrap_or(call.path);
+    arguments
+        .map_err(Into::into)
+        .and_then(|arguments| Agent::request(method, arguments))
+        .map_err(|error| error.to_string())
+}
+
+/// What was carried out, or why not.
+pub(crate) fn answer(form: Form, carried_out: Result<Bytes, String>) -> (StatusCode, &'static str, Bytes) {
+    match carried_out {
         Ok(body) => (StatusCode::OK, JSON, body),
-        Err(error) => refusal(call.form, &error),
+        Err(error) => refusal(form, &error),
     }
 }
 
@@ -75,24 +89,6 @@ pub(crate) fn response<B>(
     let value = hyper::header::HeaderValue::from_static(content_type);
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
     response
-}
-
-fn carry_out(agent: &Agent, call: &Call<'_>, now: OffsetDateTime) -> Result<Bytes, String> {
-    if call.form == Form::Protobuf {
-        return Err("protobuf mode is not implemented in this version: use JSON (`?json`, or content type \
-                    application/json)"
-            .into());
-    }
-    let arguments = match *call.method {
-        Method::GET => Arguments::from_query(call.query),
-        Method::POST => Arguments::from_json(call.body),
-        ref other => return Err(format!("expected GET or POST, found {}", quoted(other.as_str()))),
-    };
-    let method = call.path.strip_prefix('/').unwrap_or(call.path);
-    arguments
-        .map_err(Into::into)
-        .and_then(|arguments| agent.call(method, arguments, now))
-        .map_err(|error| error.to_string())
 }
 
 /// Field 1, length-delimited (protobuf encoding: tag `1 << 3 | 2`, varint length, bytes).

@@ -19,7 +19,7 @@ pub const MESH_UID: u32 = 103;
 /// PID 1.
 const INIT_UID: u32 = 0;
 
-/// Serves `socket` to PID 1 and the mesh proxy for ever, on a runtime of one thread; calls `ready` once a caller can
+/// Serves `socket` to PID 1 and the mesh proxy for ever, on one thread beside which quotes are made; calls `ready` once a caller can
 /// connect.
 ///
 /// The socket file gets mode 0666, because its owner may not give it to the group of its callers. Who may call is
@@ -29,8 +29,10 @@ const INIT_UID: u32 = 0;
 /// # Errors
 /// If the handover is refused, the TEE does not answer, or the socket cannot be made or served.
 pub fn run(handover: Handover, socket: &Path, ready: impl FnOnce()) -> Result<Infallible, AgentError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Runtime)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // One for the quote that is being made, and one that the runtime may still be about to end.
+    runtime.max_blocking_threads(2);
+    let runtime = runtime.enable_all().build().map_err(AgentError::Runtime)?;
     let agent = Agent::new(handover)?;
     runtime.block_on(async {
         let listener = bind(socket)?;

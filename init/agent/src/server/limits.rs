@@ -13,6 +13,10 @@ pub(super) const HEAD_MAX: usize = 16 << 10;
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Of these, connections of one uid.
 pub(super) const CONNECTIONS_OF_ONE_UID: usize = 16;
+/// Calls that wait for a quote, or have one made, …
+pub(super) const QUOTES_MAX: usize = 16;
+/// … and of these, calls of one uid.
+pub(super) const QUOTES_OF_ONE_UID: usize = 8;
 /// To tell a caller that it is refused.
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// Between attempts to accept while descriptors or memory are short, …

@@ -3,6 +3,9 @@
 
 mod limits;
 mod places;
+mod quotes;
+#[cfg(test)]
+mod slow_tee;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +31,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::Agent;
 use crate::error::AgentError;
-use crate::http::{Call, Form, answer, refusal, response};
-use limits::{ACCEPT_ATTEMPTS, ACCEPT_PAUSE, BODY_MAX, BODY_SMALL, HEAD_MAX, REFUSAL_TIME, Times};
-use places::{Place, Places};
+use crate::http::{Call, Form, answer, refusal, request, response};
+use limits::{
+    ACCEPT_ATTEMPTS, ACCEPT_PAUSE, BODY_MAX, BODY_SMALL, CONNECTIONS_MAX, CONNECTIONS_OF_ONE_UID, HEAD_MAX,
+    REFUSAL_TIME, Times,
+};
+use places::{Most, Place, Places};
+use quotes::Quotes;
 
 /// Who may call, by the uid that the kernel says the peer has (`SO_PEERCRED`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +75,9 @@ async fn serve_in(
     times: Times,
 ) -> Result<Infallible, AgentError> {
     let large_body = Semaphore::new(1);
-    let server = Arc::new(Server { agent, callers, times, large_body, places: Places::default() });
+    let places = Places::new(Most { all: CONNECTIONS_MAX, of_one_uid: CONNECTIONS_OF_ONE_UID });
+    let (agent, quotes) = (Arc::new(agent), Quotes::new());
+    let server = Arc::new(Server { agent, callers, times, large_body, places, quotes });
     let mut failures = 0;
     loop {
         match listener.accept().await {
@@ -87,9 +96,10 @@ async fn serve_in(
 
 #[derive(Debug)]
 struct Server {
-    agent: Agent,
+    agent: Arc<Agent>,
     callers: Callers,
     times: Times,
+    quotes: Quotes,
     /// Held by the one request whose body is larger than [`BODY_SMALL`].
     large_body: Semaphore,
     places: Places,
@@ -112,7 +122,7 @@ fn admit(server: &Arc<Server>, stream: UnixStream) {
         tokio::spawn(refuse(stream, "503 Service Unavailable", "too many connections".to_owned()));
         return;
     };
-    tokio::spawn(serve_connection(Arc::clone(server), stream, place));
+    tokio::spawn(serve_connection(Arc::clone(server), stream, uid, place));
 }
 
 /// Best effort: the connection is closed either way.
@@ -127,10 +137,10 @@ async fn refuse(mut stream: UnixStream, status: &str, error: String) {
     }
 }
 
-async fn serve_connection(server: Arc<Server>, stream: UnixStream, place: Place) {
+async fn serve_connection(server: Arc<Server>, stream: UnixStream, uid: u32, place: Place) {
     let service = service_fn(|request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(respond(&server, request).await) }
+        async move { Ok::<_, Infallible>(respond(&server, uid, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -153,8 +163,8 @@ async fn serve_connection(server: Arc<Server>, stream: UnixStream, place: Place)
     drop(place);
 }
 
-async fn respond(server: &Server, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let (head, body) = request.into_parts();
+async fn respond(server: &Server, uid: u32, incoming: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = incoming.into_parts();
     let query = head.uri.query().unwrap_or_default();
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let form = Form::of(&head.method, query, content_type);
@@ -169,11 +179,26 @@ async fn respond(server: &Server, request: Request<Incoming>) -> Response<Full<B
     let reply = match &read {
         Ok((body, _permit)) => {
             let call = Call { form, method: &head.method, path: head.uri.path(), query, body };
-            answer(&server.agent, &call, OffsetDateTime::now_utc())
+            answer(form, carry_out(server, uid, &call).await)
         }
         Err(error) => refusal(form, &error.to_string()),
     };
     response(reply, Full::new)
+}
+
+async fn carry_out(server: &Server, uid: u32, call: &Call<'_>) -> Result<Bytes, String> {
+    let request = request(call)?;
+    let needs_quote = request.needs_quote();
+    let agent = Arc::clone(&server.agent);
+    let work = move || {
+        let carried_out = agent.carry_out(&request, OffsetDateTime::now_utc());
+        carried_out.map_err(|error| error.to_string())
+    };
+    if needs_quote {
+        server.quotes.in_turn(uid, work).await.unwrap_or_else(|error| Err(error.to_string()))
+    } else {
+        work()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,15 +1,25 @@
-//! How many connections there are, and whose.
+//! How many there are of something, and whose.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::limits::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_UID};
+/// How many places there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// For all together.
+    pub(super) all: usize,
+    /// For one uid.
+    pub(super) of_one_uid: usize,
+}
 
-/// Connections by uid.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<Mutex<HashMap<u32, usize>>>);
+/// Who has a place, by uid.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    taken: Arc<Mutex<HashMap<u32, usize>>>,
+    most: Most,
+}
 
-/// One connection's place; given back on drop.
+/// One place; given back on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,
@@ -17,11 +27,16 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// A place for a connection of this uid, if there is one.
+    /// All of them free.
+    pub(super) fn new(most: Most) -> Self {
+        Self { taken: Arc::default(), most }
+    }
+
+    /// A place for this uid, if there is one.
     pub(super) fn take(&self, uid: u32) -> Option<Place> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let of_uid = taken.get(&uid).copied().unwrap_or_default();
-        if of_uid >= CONNECTIONS_OF_ONE_UID || taken.values().sum::<usize>() >= CONNECTIONS_MAX {
+        if of_uid >= self.most.of_one_uid || taken.values().sum::<usize>() >= self.most.all {
             return None;
         }
         taken.insert(uid, of_uid + 1);
@@ -32,7 +47,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_uid) = taken.get_mut(&self.uid) {
             *of_uid -= 1;
             if *of_uid == 0 {
@@ -48,15 +63,15 @@ mod tests {
 
     #[test]
     fn one_uid_cannot_take_the_places_of_others() {
-        let places = Places::default();
+        let places = Places::new(Most { all: 64, of_one_uid: 16 });
         let one: Vec<_> = std::iter::from_fn(|| places.take(1000)).collect();
-        assert_eq!(one.len(), CONNECTIONS_OF_ONE_UID);
+        assert_eq!(one.len(), 16);
         let all: Vec<_> = (0..).map_while(|n| places.take(2000 + n)).collect();
-        assert_eq!(one.len() + all.len(), CONNECTIONS_MAX);
+        assert_eq!(one.len() + all.len(), 64);
         assert!(places.take(103).is_none());
         drop(one);
         assert!(places.take(1000).is_some());
         drop(all);
-        assert!(places.0.lock().unwrap().is_empty(), "uids that left are forgotten");
+        assert!(places.taken.lock().unwrap().is_empty(), "uids that left are forgotten");
     }
 }

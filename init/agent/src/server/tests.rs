@@ -21,9 +21,14 @@ const TIMES: Times = Times {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn agent(document: &str) -> Agent {
+    Agent::new(handover(document)).unwrap()
+}
+
+/// A boot of this document on the simulated TEE.
+pub(super) fn handover(document: &str) -> Handover {
     let compose_hash = ComposeHash::of(document.as_bytes());
     let app_id = compose_hash.app_id();
-    Agent::new(Handover {
+    Handover {
         document: document.into(),
         app_name: "test".into(),
         compose_hash,
@@ -33,8 +38,7 @@ fn agent(document: &str) -> Agent {
         events: EventLog::new(boot_events(&compose_hash, &app_id, None)),
         tee: TeeHandover::Simulator { launch: LaunchRegisters::ZERO },
         version: "1".into(),
-    })
-    .unwrap()
+    }
 }
 
 async fn start(document: &str) -> (TempDir, std::path::PathBuf) {
@@ -122,7 +126,7 @@ async fn a_caller_who_does_not_read_loses_its_place() {
     let document = format!("{{\"name\":\"{}\"}}", "x".repeat(3 << 20));
     let (_dir, socket) = start(&document).await;
     let mut streams = Vec::new();
-    for _ in 0..limits::CONNECTIONS_OF_ONE_UID {
+    for _ in 0..CONNECTIONS_OF_ONE_UID {
         let mut stream = UnixStream::connect(&socket).await.unwrap();
         stream.write_all(b"GET /Info HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         streams.push(stream);
