@@ -18,6 +18,8 @@ use crate::unpack;
 pub const WANTED: &[(ModuleGroup, &[&str])] = &[
     // The TEE's report interface; RTMR sysfs comes with tdx_guest.
     (ModuleGroup::Tee, &["configfs", "tsm_report", "tdx_guest"]),
+    // The disk that carries the document of an image without one; with a baked document it is never loaded.
+    (ModuleGroup::Share, &["virtio_blk"]),
     // Everything that the egress lock's rules and read-back use; nfnetlink itself is built in.
     (
         ModuleGroup::Lock,

@@ -8,6 +8,7 @@ pub mod layout;
 pub mod log;
 pub mod net;
 pub mod roles;
+pub mod share;
 pub mod status;
 pub mod supervise;
 pub mod sys;

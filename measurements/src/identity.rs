@@ -117,6 +117,16 @@ impl KeyProvider {
         format!(r#"{{"name":"{name}","id":"{id}"}}"#)
     }
 
+    /// The word that dstack's documents use (dstack `dstack-types/src/lib.rs`, `KeyProviderKind`).
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Local(_) => "local",
+            Self::Kms(_) => "kms",
+            Self::Tpm => "tpm",
+        }
+    }
+
     const fn code(&self) -> u8 {
         match self {
             Self::None => 0,
@@ -126,7 +136,8 @@ impl KeyProvider {
         }
     }
 
-    fn id(&self) -> &[u8] {
+    /// What the provider is known by; empty where it has nothing of the kind.
+    pub fn id(&self) -> &[u8] {
         match self {
             Self::None | Self::Tpm => &[],
             Self::Local(id) | Self::Kms(id) => id,

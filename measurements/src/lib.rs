@@ -7,6 +7,7 @@ pub mod event;
 pub mod identity;
 pub mod image;
 pub mod manifest;
+pub mod mr_config;
 pub mod register;
 pub mod section;
 pub mod smbios;

@@ -34,6 +34,8 @@ pub const SERVICES_DIR: &str = "services";
 pub enum ModuleGroup {
     /// `tee`: before the document is hashed and extended.
     Tee,
+    /// `share`: before the host share is read; an image with a baked document never loads it.
+    Share,
     /// `lock`: before the egress lock.
     Lock,
     /// `late`: before the links come up, after which loading is disabled.
@@ -45,6 +47,7 @@ impl ModuleGroup {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Tee => "tee",
+            Self::Share => "share",
             Self::Lock => "lock",
             Self::Late => "late",
         }
@@ -52,7 +55,7 @@ impl ModuleGroup {
 
     /// The group of a word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Tee, Self::Lock, Self::Late].into_iter().find(|group| group.word() == word)
+        [Self::Tee, Self::Share, Self::Lock, Self::Late].into_iter().find(|group| group.word() == word)
     }
 }
 

@@ -167,6 +167,14 @@ coded!(
         Panic = 50, "PID 1 panicked";
         /// PID 1's own set-up failed; detail: errno.
         EarlyFailed = 51, "PID 1's own set-up failed";
+        /// The host share was refused; detail: why, as `init/README.md` numbers it.
+        ShareRefused = 60, "the host share was refused";
+        /// The host offers its share in a way that the guest does not take: 9p.
+        ShareUnsupported = 61, "the host share is 9p; a block device labelled DSTACKSHR is needed";
+        /// More than one device carries the share's label.
+        ShareAmbiguous = 62, "more than one device is labelled as the host share";
+        /// The process that reads the share died, hung or gave no sound answer; detail: its exit status.
+        ShareReader = 63, "the process that reads the host share failed";
         /// The TEE is there and does not answer as it must; detail: errno or 0.
         TeeSilent = 52, "the TEE does not answer as it must";
         /// The agent's way to the TEE could not be made, or others have one, too; detail: errno or 0.

@@ -146,7 +146,7 @@ fn codes_are_told_apart() {
         assert_eq!(Reason::from_code(reason.code()), Some(*reason));
     }
     assert!(Reason::LockFailed.is_failure() && !Reason::Restarting.is_failure());
-    for group in [ModuleGroup::Tee, ModuleGroup::Lock, ModuleGroup::Late] {
+    for group in [ModuleGroup::Tee, ModuleGroup::Share, ModuleGroup::Lock, ModuleGroup::Late] {
         assert_eq!(ModuleGroup::from_word(group.word()), Some(group));
     }
 }

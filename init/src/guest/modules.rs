@@ -43,7 +43,7 @@ fn in_group(order: &str, group: ModuleGroup) -> Result<Vec<&str>, Failure> {
             None => {
                 return Err(Failure::new(
                     Reason::ModuleFailed,
-                    format!("/{MODULES_ORDER_PATH}: expected \"tee|lock|late FILE\", found {line:?}"),
+                    format!("/{MODULES_ORDER_PATH}: expected \"tee|share|lock|late FILE\", found {line:?}"),
                 ));
             }
         }
