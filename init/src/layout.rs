@@ -10,6 +10,8 @@ pub const MESH_UID: u32 = 103;
 pub const VPC_UID: u32 = 104;
 /// The DHCP client's uid.
 pub const DHCP_UID: u32 = 105;
+/// The uid of the process that reads the host share.
+pub const SHARE_UID: u32 = 106;
 /// The time client's uid.
 pub const TIME_UID: u32 = 107;
 /// The mark of the DHCP client's socket, which PID 1 opens.

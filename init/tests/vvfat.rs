@@ -1,5 +1,7 @@
 //! What QEMU makes of a directory (`vvfat`, one of the ways in which a dstack host offers its share), read by our reader.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +12,8 @@ use casemate_init::share::{self, Refusal};
 fn disk(directory: &Path, kind: u8, label: &str) -> File {
     let raw = directory.with_extension(format!("{kind}.raw"));
     let options = format!("driver=vvfat,dir={},label={label},fat-type={kind}", directory.display());
-    let made = Command::new("qemu-img").args(["convert", "-O", "raw", "--image-opts", &options]).arg(&raw).status();
+    let made =
+        Command::new("qemu-img").args(["convert", "-O", "raw", "--image-opts", &options]).arg(&raw).status();
     assert!(made.unwrap().success());
     File::open(raw).unwrap()
 }
@@ -32,7 +35,8 @@ fn peer_qemus_vvfat_is_read() {
     fs::write(directory.join("app-compose.json"), &document).unwrap();
     fs::write(directory.join(".sys-config.json"), r#"{"mr_config": "{}", "vm_config": "{}"}"#).unwrap();
     fs::write(directory.join(".user-config"), "never read").unwrap();
-    for kind in [12, 16, 32] {
+    // Not 32: QEMU gives that a boot sector of FAT16 before tables of FAT32, which nobody can read.
+    for kind in [12, 16] {
         let answer = read(disk(&directory, kind, "DSTACKSHR")).unwrap();
         assert!(answer.document == document, "FAT{kind}: another document");
         assert_eq!(answer.mr_config.as_deref(), Some(&b"{}"[..]), "FAT{kind}");

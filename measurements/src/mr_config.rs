@@ -118,12 +118,8 @@ mod tests {
     const INSTANCE: InstanceId = InstanceId([0x44; 20]);
 
     fn judge(document: &str, provider: &KeyProvider) -> Result<(), String> {
-        let measured = Measured {
-            compose_hash: &COMPOSE,
-            app_id: &APP,
-            key_provider: provider,
-            instance_id: &INSTANCE,
-        };
+        let measured =
+            Measured { compose_hash: &COMPOSE, app_id: &APP, key_provider: provider, instance_id: &INSTANCE };
         check(document.as_bytes(), &measured).map_err(|error| error.to_string())
     }
 
@@ -185,7 +181,9 @@ mod tests {
 
     #[test]
     fn what_the_host_wrote_is_shown_short_and_escaped() {
-        for text in [r#"{"compose_hash":"WORD","key_provider":"none"}"#, r#"{"WORD":1}"#, r#"{"version":"WORD"}"#] {
+        for text in
+            [r#"{"compose_hash":"WORD","key_provider":"none"}"#, r#"{"WORD":1}"#, r#"{"version":"WORD"}"#]
+        {
             let long = text.replace("WORD", &format!("\\u001b{}", "x".repeat(1000)));
             let error = judge(&long, &KeyProvider::None).unwrap_err();
             assert!(error.len() < 300 && !error.contains('\u{1b}'), "{error}");

@@ -171,8 +171,8 @@ coded!(
         ShareRefused = 60, "the host share was refused";
         /// The host offers its share in a way that the guest does not take: 9p.
         ShareUnsupported = 61, "the host share is 9p; a block device labelled DSTACKSHR is needed";
-        /// More than one device carries the share's label.
-        ShareAmbiguous = 62, "more than one device is labelled as the host share";
+        /// The host gave an app id that is not the document's, and no KMS vouches for it; digest: the compose hash.
+        AppIdMismatch = 62, "the app id is not the document's";
         /// The process that reads the share died, hung or gave no sound answer; detail: its exit status.
         ShareReader = 63, "the process that reads the host share failed";
         /// The TEE is there and does not answer as it must; detail: errno or 0.

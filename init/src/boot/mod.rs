@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use casemate_agent::{events_after_parsing, events_before_parsing};
-use casemate_measure::manifest::ModuleGroup;
+use casemate_measure::manifest::{DOCUMENT_PATH, ModuleGroup};
 use casemate_measure::status::{Reason, Stage};
 use casemate_measure::{
     AppId, ComposeHash, EventLog, InstanceId, KeyProvider, MeasuredConfig, MrConfigId, Platform, Register,
+    mr_config,
 };
 
 mod failure;
@@ -34,8 +35,10 @@ pub trait Host {
     fn entropy(&mut self) -> Result<(), Failure>;
     /// Finds the TEE.
     fn find_tee(&mut self) -> Result<(), Failure>;
-    /// The measured document's bytes.
-    fn document(&mut self) -> Result<Document, Failure>;
+    /// The document that the measured initramfs carries, if it does.
+    fn baked_document(&mut self) -> Result<Option<Vec<u8>>, Failure>;
+    /// What the host share says. Asked only where no document is baked in.
+    fn shared_document(&mut self) -> Result<Shared, Failure>;
     /// Extends RTMR3.
     fn extend(&mut self, digest: &Register) -> Result<(), Failure>;
     /// MRCONFIGID as the host set it at launch.
@@ -62,15 +65,66 @@ pub trait Host {
     fn ready(&mut self, measured: &Measured);
 }
 
-/// The document, and how it came.
+/// What the host share says: bytes of the host's, of which only forms were checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// `app-compose.json`, byte for byte.
+    pub document: Vec<u8>,
+    /// The document behind MRCONFIGID version 3, byte for byte.
+    pub mr_config: Option<Vec<u8>>,
+    /// The instance id's seed of an earlier boot.
+    pub instance_id_seed: Option<[u8; 20]>,
+    /// The app id, where it is not the compose hash's.
+    pub app_id: Option<AppId>,
+}
+
+/// How the document came. Only with a baked one may MRCONFIGID be zero.
 #[derive(Clone, Debug)]
-pub struct Document {
-    /// What to call it in errors.
-    pub name: String,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Whether it was part of the measured initramfs. Only then may MRCONFIGID be zero.
-    pub baked: bool,
+enum Source {
+    /// Part of the measured initramfs; the share was never opened.
+    Baked(Vec<u8>),
+    /// From the host share.
+    Share(Shared),
+}
+
+impl Source {
+    /// What to call the document in errors.
+    fn name(&self) -> String {
+        match self {
+            Self::Baked(_) => format!("/{DOCUMENT_PATH}"),
+            Self::Share(_) => format!("host share: {}", crate::share::DOCUMENT),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Baked(document) => document,
+            Self::Share(shared) => &shared.document,
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Baked(document) => document,
+            Self::Share(shared) => shared.document,
+        }
+    }
+
+    const fn shared(&self) -> Option<&Shared> {
+        match self {
+            Self::Baked(_) => None,
+            Self::Share(shared) => Some(shared),
+        }
+    }
+}
+
+/// A document that was hashed and extended, and not looked into yet.
+#[derive(Clone, Debug)]
+struct Hashed {
+    source: Source,
+    compose_hash: ComposeHash,
+    /// As extended: the host's word, or the compose hash's.
+    app_id: AppId,
 }
 
 /// What the boot knows after measuring and parsing.
@@ -98,8 +152,7 @@ struct Row<H> {
 /// What stages hand on to later ones.
 #[derive(Default)]
 struct Progress {
-    document: Option<Document>,
-    compose_hash: Option<ComposeHash>,
+    hashed: Option<Hashed>,
     events: EventLog,
     measured: Option<Measured>,
 }
@@ -163,81 +216,128 @@ fn tee<H: Host>(host: &mut H, _: &mut Progress) -> Result<(), Failure> {
 
 /// Hash first, extend first, compare with MRCONFIGID version 1; nothing is parsed yet.
 fn measure<H: Host>(host: &mut H, progress: &mut Progress) -> Result<(), Failure> {
-    let document = host.document()?;
-    let compose = ComposeHash::of(&document.bytes);
-    for event in events_before_parsing(&compose, &compose.app_id()) {
+    let source = if let Some(document) = host.baked_document()? {
+        Source::Baked(document)
+    } else {
+        host.load_modules(ModuleGroup::Share)?;
+        Source::Share(host.shared_document()?)
+    };
+    let compose_hash = ComposeHash::of(source.bytes());
+    let app_id = source.shared().and_then(|shared| shared.app_id).unwrap_or_else(|| compose_hash.app_id());
+    for event in events_before_parsing(&compose_hash, &app_id) {
         let digest = progress.events.push(event);
         host.extend(&digest)?;
     }
     let bound = host.mr_config_id()?;
-    let version = bound.0.first().copied().unwrap_or_default();
     if bound == MrConfigId::ZERO {
-        if !document.baked {
-            return Err(Failure::new(
-                Reason::ConfigIdMismatch,
-                "MRCONFIGID is zero, which is accepted only with a document baked into the image",
-            ));
+        if source.shared().is_some() {
+            let text = "MRCONFIGID: expected the document's, found zero, which is accepted only with a baked document";
+            return Err(Failure::new(Reason::ConfigIdMismatch, text).about(compose_hash.0));
         }
-    } else if version == 1 && bound != MrConfigId::v1(&compose) {
-        return Err(Failure::new(
-            Reason::ConfigIdMismatch,
-            format!("MRCONFIGID: expected {}, found {bound}", MrConfigId::v1(&compose)),
-        )
-        .about(compose.0));
+    } else if version(&bound) == 1 {
+        matches(&bound, &MrConfigId::v1(&compose_hash), &compose_hash)?;
     }
-    progress.compose_hash = Some(compose);
-    progress.document = Some(document);
+    progress.hashed = Some(Hashed { source, compose_hash, app_id });
     Ok(())
 }
 
 /// Parse, compare with the later versions of MRCONFIGID, and only then extend what parsing told.
 fn parse<H: Host>(host: &mut H, progress: &mut Progress) -> Result<(), Failure> {
-    let (Some(document), Some(compose)) = (progress.document.take(), progress.compose_hash) else {
+    let Some(hashed) = progress.hashed.take() else {
         return Err(Failure::new(Reason::NoDocument, "nothing was measured"));
     };
-    let config = MeasuredConfig::parse(&document.name, &document.bytes, Platform::Appliance)
-        .map_err(|error| Failure::new(Reason::DocumentRefused, error.to_string()).about(compose.0))?;
-    let app_id = compose.app_id();
-    check_config_id(&host.mr_config_id()?, &compose, &app_id, config.key_provider())?;
-    let instance_id = InstanceId::derive(&host.instance_seed()?, &app_id);
-    for event in events_after_parsing(Some(&instance_id), config.key_provider()) {
+    let about = hashed.compose_hash.0;
+    let config = MeasuredConfig::parse(&hashed.source.name(), hashed.source.bytes(), Platform::Appliance)
+        .map_err(|error| Failure::new(Reason::DocumentRefused, error.to_string()).about(about))?;
+    let provider = config.key_provider();
+    let instance_id = instance_id(host, &hashed, provider)?;
+    check_config_id(&host.mr_config_id()?, &hashed, provider, &instance_id)?;
+    check_app_id(&hashed, provider)?;
+    for event in events_after_parsing(Some(&instance_id), provider) {
         let digest = progress.events.push(event);
         host.extend(&digest)?;
     }
     progress.measured = Some(Measured {
         config,
-        document: document.bytes,
-        app_id,
+        app_id: hashed.app_id,
+        document: hashed.source.into_bytes(),
         instance_id,
         events: progress.events.clone(),
     });
     Ok(())
 }
 
-fn check_config_id(
-    bound: &MrConfigId,
-    compose: &ComposeHash,
-    app: &AppId,
+/// The host's seed counts where keys come from somewhere and survive a boot; without a key provider each boot is an instance
+/// of its own, as in dstack (`dstack-util/src/system_setup.rs`).
+fn instance_id<H: Host>(
+    host: &mut H,
+    hashed: &Hashed,
     provider: &KeyProvider,
-) -> Result<(), Failure> {
-    let expected = match bound.0.first() {
-        Some(2) => MrConfigId::v2(compose, app, provider),
-        // These two were judged before parsing.
-        _ if *bound == MrConfigId::ZERO => return Ok(()),
-        Some(1) => return Ok(()),
-        version => {
-            return Err(Failure::new(
-                Reason::ConfigIdMismatch,
-                format!(
-                    "MRCONFIGID: expected version 1 or 2, found {version:?} (version 3 needs the host share)"
-                ),
-            ));
+) -> Result<InstanceId, Failure> {
+    let kept = match provider {
+        KeyProvider::None => None,
+        KeyProvider::Local(_) | KeyProvider::Kms(_) | KeyProvider::Tpm => {
+            hashed.source.shared().and_then(|shared| shared.instance_id_seed)
         }
     };
-    if *bound == expected {
+    let seed = match kept {
+        Some(seed) => seed,
+        None => host.instance_seed()?,
+    };
+    Ok(InstanceId::derive(&seed, &hashed.app_id))
+}
+
+fn check_config_id(
+    bound: &MrConfigId,
+    hashed: &Hashed,
+    provider: &KeyProvider,
+    instance_id: &InstanceId,
+) -> Result<(), Failure> {
+    let compose_hash = &hashed.compose_hash;
+    let mismatch = |text: String| Failure::new(Reason::ConfigIdMismatch, text).about(compose_hash.0);
+    match version(bound) {
+        // These two were judged before parsing.
+        0 if *bound == MrConfigId::ZERO => Ok(()),
+        1 => Ok(()),
+        2 => matches(bound, &MrConfigId::v2(compose_hash, &hashed.app_id, provider), compose_hash),
+        3 => {
+            let Some(document) = hashed.source.shared().and_then(|shared| shared.mr_config.as_deref()) else {
+                let text = "MRCONFIGID version 3: expected its document in the host share's .sys-config.json, found none";
+                return Err(mismatch(text.to_owned()));
+            };
+            matches(bound, &MrConfigId::v3(document), compose_hash)?;
+            let measured = mr_config::Measured {
+                compose_hash,
+                app_id: &hashed.app_id,
+                key_provider: provider,
+                instance_id,
+            };
+            mr_config::check(document, &measured).map_err(|error| mismatch(error.to_string()))
+        }
+        other => Err(mismatch(format!("MRCONFIGID: expected version 1, 2 or 3, found {other}"))),
+    }
+}
+
+/// Without a KMS nobody vouches for an app id but the document itself.
+fn check_app_id(hashed: &Hashed, provider: &KeyProvider) -> Result<(), Failure> {
+    let own = hashed.compose_hash.app_id();
+    if hashed.app_id == own || matches!(provider, KeyProvider::Kms(_)) {
         return Ok(());
     }
-    Err(Failure::new(Reason::ConfigIdMismatch, format!("MRCONFIGID: expected {expected}, found {bound}")))
+    let text = format!("app id: expected {own} without a KMS, found {} in .instance_info", hashed.app_id);
+    Err(Failure::new(Reason::AppIdMismatch, text).about(hashed.compose_hash.0))
+}
+
+fn version(bound: &MrConfigId) -> u8 {
+    bound.0.first().copied().unwrap_or_default()
+}
+
+fn matches(bound: &MrConfigId, expected: &MrConfigId, compose_hash: &ComposeHash) -> Result<(), Failure> {
+    if bound == expected {
+        return Ok(());
+    }
+    let text = format!("MRCONFIGID: expected {expected}, found {bound}");
+    Err(Failure::new(Reason::ConfigIdMismatch, text).about(compose_hash.0))
 }
 
 fn lock<H: Host>(host: &mut H, progress: &mut Progress) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use casemate_measure::{
     AppId, ComposeHash, EventLog, KeyProvider, MeasuredConfig, MrConfigId, Register, RuntimeEvent,
 };
 
-use super::{Document, Failure, Host, Measured, run};
+use super::{Failure, Host, Measured, Shared, run};
 
 const GOOD: &str = include_str!("../../../configs/node.app-compose.json");
 
@@ -16,8 +16,9 @@ const GOOD: &str = include_str!("../../../configs/node.app-compose.json");
 struct Paper {
     calls: Vec<String>,
     fails_at: Option<&'static str>,
-    document: Vec<u8>,
-    baked: bool,
+    /// Baked into the image.
+    document: Option<Vec<u8>>,
+    shared: Shared,
     bound: MrConfigId,
     rtmr3: Register,
 }
@@ -27,11 +28,16 @@ impl Paper {
         Self {
             calls: Vec::new(),
             fails_at: None,
-            document: GOOD.into(),
-            baked: true,
+            document: Some(GOOD.into()),
+            shared: Shared::default(),
             bound: MrConfigId::ZERO,
             rtmr3: Register::ZERO,
         }
+    }
+
+    /// With a document on the host share, and MRCONFIGID.
+    fn shared(shared: Shared, bound: MrConfigId) -> Self {
+        Self { document: None, shared, bound, ..Self::new() }
     }
 
     fn call(&mut self, name: impl Into<String>) -> Result<(), Failure> {
@@ -69,9 +75,13 @@ impl Host for Paper {
     fn find_tee(&mut self) -> Result<(), Failure> {
         self.call("tee")
     }
-    fn document(&mut self) -> Result<Document, Failure> {
-        self.call("document")?;
-        Ok(Document { name: "app-compose.json".into(), bytes: self.document.clone(), baked: self.baked })
+    fn baked_document(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        self.call("baked document")?;
+        Ok(self.document.clone())
+    }
+    fn shared_document(&mut self) -> Result<Shared, Failure> {
+        self.call("share")?;
+        Ok(self.shared.clone())
     }
     fn extend(&mut self, digest: &Register) -> Result<(), Failure> {
         self.rtmr3 = self.rtmr3.extended(digest);
@@ -124,7 +134,7 @@ fn nothing_is_up_before_the_lock_and_nothing_is_parsed_before_it_is_measured() {
         "entropy",
         "modules tee",
         "tee",
-        "document",
+        "baked document",
         "extend",
         "modules lock",
         "lock",
@@ -170,7 +180,7 @@ fn a_failure_at_any_step_ends_the_boot_there() {
         ("entropy", Stage::Entropy),
         ("modules tee", Stage::Tee),
         ("tee", Stage::Tee),
-        ("document", Stage::Measure),
+        ("baked document", Stage::Measure),
         ("extend", Stage::Measure),
         ("modules lock", Stage::Lock),
         ("lock", Stage::Lock),
@@ -194,13 +204,14 @@ fn a_failure_at_any_step_ends_the_boot_there() {
 #[test]
 fn a_refused_document_was_measured_first_and_nothing_took_effect() {
     let mut paper = Paper::new();
-    paper.document = b"{\"casemate\": {\"a\": 1, \"\\u0061\": 2}}".to_vec();
+    let document = b"{\"casemate\": {\"a\": 1, \"\\u0061\": 2}}";
+    paper.document = Some(document.to_vec());
     let (stage, failure) = run(&mut paper).unwrap_err();
     assert_eq!((stage, failure.reason), (Stage::Document, Reason::DocumentRefused));
-    assert_eq!(failure.digest, ComposeHash::of(&paper.document).0);
+    assert_eq!(failure.digest, ComposeHash::of(document).0);
     assert_eq!(paper.calls.iter().filter(|call| *call == "extend").count(), 3);
     assert!(!paper.calls.iter().any(|call| call == "lock"));
-    let compose = ComposeHash::of(&paper.document);
+    let compose = ComposeHash::of(document);
     let events = vec![
         RuntimeEvent::new("system-preparing", []),
         RuntimeEvent::new("app-id", compose.app_id().0),
@@ -209,32 +220,162 @@ fn a_refused_document_was_measured_first_and_nothing_took_effect() {
     assert_eq!(paper.rtmr3, EventLog::new(events).replay());
 }
 
+fn compose() -> ComposeHash {
+    ComposeHash::of(GOOD.as_bytes())
+}
+
+fn good() -> Shared {
+    Shared { document: GOOD.into(), ..Shared::default() }
+}
+
+/// How the boot ended: `None` if it came to its end.
+fn ending(mut paper: Paper) -> Option<(Stage, Reason)> {
+    run(&mut paper).err().map(|(stage, failure)| (stage, failure.reason))
+}
+
+#[test]
+fn a_baked_image_never_opens_the_share() {
+    let mut paper = Paper::new();
+    paper.shared = good();
+    run(&mut paper).unwrap();
+    assert!(!paper.calls.iter().any(|call| call == "share" || call == "modules share"), "{:?}", paper.calls);
+}
+
+#[test]
+fn the_shares_document_is_hashed_before_anything_is_made_of_it() {
+    let mut paper = Paper::shared(good(), MrConfigId::v1(&compose()));
+    let measured = run(&mut paper).unwrap();
+    let order = ["tee", "baked document", "modules share", "share", "extend", "modules lock"];
+    let positions: Vec<usize> = order.iter().map(|name| paper.position(name)).collect();
+    assert!(positions.is_sorted(), "{:?}", paper.calls);
+    assert_eq!((measured.document.as_slice(), measured.app_id), (GOOD.as_bytes(), compose().app_id()));
+    for step in ["modules share", "share"] {
+        let mut paper = Paper::shared(good(), MrConfigId::v1(&compose()));
+        paper.fails_at = Some(step);
+        let (stage, _) = run(&mut paper).unwrap_err();
+        assert_eq!((stage, paper.rtmr3), (Stage::Measure, Register::ZERO), "{step}");
+        assert_eq!(paper.calls.last().map(String::as_str), Some(step), "nothing follows");
+    }
+}
+
 #[test]
 fn mrconfigid_decides_about_the_document() {
-    let compose = ComposeHash::of(GOOD.as_bytes());
     let other = ComposeHash([1; 32]);
     let v2 = |hash: &ComposeHash, app: &AppId| MrConfigId::v2(hash, app, &KeyProvider::None);
-    let mut unknown = [0; 48];
-    unknown[0] = 9;
-    let mut zero_version = [0; 48];
-    zero_version[40] = 1;
+    let first = |version: u8| {
+        let mut id = [0; 48];
+        (id[0], id[40]) = (version, 1);
+        MrConfigId(id)
+    };
+    let mut almost = MrConfigId::v1(&compose());
+    almost.0[47] = 1;
+    // What it is, how it ends with the document on the share, and with the document baked in.
     let cases = [
-        (MrConfigId::ZERO, true, None),
-        (MrConfigId::ZERO, false, Some(Stage::Measure)),
-        (MrConfigId::v1(&compose), false, None),
-        (MrConfigId::v1(&compose), true, None),
-        (MrConfigId::v1(&other), true, Some(Stage::Measure)),
-        (v2(&compose, &compose.app_id()), false, None),
-        (v2(&other, &other.app_id()), true, Some(Stage::Document)),
-        (MrConfigId::v3(b"{}"), true, Some(Stage::Document)),
-        (MrConfigId(unknown), true, Some(Stage::Document)),
-        (MrConfigId(zero_version), true, Some(Stage::Document)),
+        (MrConfigId::ZERO, Some(Stage::Measure), None),
+        (MrConfigId::v1(&compose()), None, None),
+        (MrConfigId::v1(&other), Some(Stage::Measure), Some(Stage::Measure)),
+        (almost, Some(Stage::Measure), Some(Stage::Measure)),
+        (v2(&compose(), &compose().app_id()), None, None),
+        (v2(&other, &compose().app_id()), Some(Stage::Document), Some(Stage::Document)),
+        (v2(&compose(), &other.app_id()), Some(Stage::Document), Some(Stage::Document)),
+        (
+            MrConfigId::v2(&compose(), &compose().app_id(), &KeyProvider::Tpm),
+            Some(Stage::Document),
+            Some(Stage::Document),
+        ),
+        (MrConfigId::v3(b"{}"), Some(Stage::Document), Some(Stage::Document)),
+        (first(0), Some(Stage::Document), Some(Stage::Document)),
+        (first(4), Some(Stage::Document), Some(Stage::Document)),
     ];
-    for (bound, baked, expected) in cases {
+    for (bound, with_share, baked) in cases {
         let mut paper = Paper::new();
-        (paper.bound, paper.baked) = (bound, baked);
-        let ended = run(&mut paper).map_err(|(stage, failure)| (stage, failure.reason));
-        let expected = expected.map(|stage| (stage, Reason::ConfigIdMismatch));
-        assert_eq!(ended.err(), expected, "{bound} baked {baked}");
+        paper.bound = bound;
+        for (paper, expected) in [(Paper::shared(good(), bound), with_share), (paper, baked)] {
+            let expected = expected.map(|stage| (stage, Reason::ConfigIdMismatch));
+            assert_eq!(ending(paper), expected, "{bound}");
+        }
+    }
+}
+
+#[test]
+fn version_3_binds_a_document_that_must_say_what_was_measured() {
+    // A paper machine's seed is always the same, and so is its instance id.
+    let instance = casemate_measure::InstanceId::derive(&[7; 20], &compose().app_id());
+    let full = format!(
+        r#"{{"app_id":"{}","compose_hash":"{}","instance_id":"{instance}","key_provider":"none","key_provider_id":"","version":3}}"#,
+        compose().app_id(),
+        compose()
+    );
+    let with = |document: &str| Shared { mr_config: Some(document.into()), ..good() };
+    assert_eq!(ending(Paper::shared(with(&full), MrConfigId::v3(full.as_bytes()))), None);
+    let mismatch = Some((Stage::Document, Reason::ConfigIdMismatch));
+    let spaced = format!("{full} ");
+    assert_eq!(
+        ending(Paper::shared(with(&spaced), MrConfigId::v3(full.as_bytes()))),
+        mismatch,
+        "hashed as supplied"
+    );
+    assert_eq!(ending(Paper::shared(good(), MrConfigId::v3(full.as_bytes()))), mismatch, "not supplied");
+    let mut baked = Paper::new();
+    (baked.shared, baked.bound) = (with(&full), MrConfigId::v3(full.as_bytes()));
+    assert_eq!(ending(baked), mismatch, "a baked image has no share");
+    let lies = [
+        (compose().app_id().to_string(), "00".repeat(20)),
+        (compose().to_string(), "00".repeat(32)),
+        (instance.to_string(), "00".repeat(20)),
+        ("none".into(), "kms".into()),
+        ("_id\":\"\"".into(), "_id\":\"00\"".into()),
+        ("\"version\":3".into(), "\"version\":4".into()),
+        ("\"version\":3".into(), "\"other\":3".into()),
+    ];
+    for (from, to) in lies {
+        let lie = full.replace(&from, &to);
+        assert_ne!(lie, full);
+        assert_eq!(ending(Paper::shared(with(&lie), MrConfigId::v3(lie.as_bytes()))), mismatch, "{lie}");
+    }
+}
+
+#[test]
+fn another_app_id_is_extended_and_then_without_a_kms_powers_off() {
+    let app = AppId([9; 20]);
+    let shared = Shared { app_id: Some(app), ..good() };
+    let v2 = MrConfigId::v2(&compose(), &app, &KeyProvider::None);
+    for bound in [MrConfigId::v1(&compose()), v2] {
+        let mut paper = Paper::shared(shared.clone(), bound);
+        let (stage, failure) = run(&mut paper).unwrap_err();
+        assert_eq!((stage, failure.reason), (Stage::Document, Reason::AppIdMismatch), "{bound}");
+        assert_eq!(failure.digest, compose().0);
+        let events = vec![
+            RuntimeEvent::new("system-preparing", []),
+            RuntimeEvent::new("app-id", app.0),
+            RuntimeEvent::new("compose-hash", compose().0),
+        ];
+        assert_eq!(paper.rtmr3, EventLog::new(events).replay());
+    }
+    let own = Shared { app_id: Some(compose().app_id()), ..good() };
+    assert_eq!(ending(Paper::shared(own, MrConfigId::v1(&compose()))), None);
+}
+
+#[test]
+fn without_a_key_provider_the_hosts_seed_is_not_used() {
+    let shared = Shared { instance_id_seed: Some([8; 20]), ..good() };
+    let measured = run(&mut Paper::shared(shared, MrConfigId::v1(&compose()))).unwrap();
+    let fresh = casemate_measure::InstanceId::derive(&[7; 20], &compose().app_id());
+    assert_eq!(measured.instance_id, fresh);
+    assert_eq!(measured.events.instance_id(), Some(fresh));
+}
+
+/// No document of this version names a KMS, so the rule is held where it stands.
+#[test]
+fn with_a_kms_the_hosts_seed_and_app_id_count() {
+    let app_id = AppId([9; 20]);
+    let shared = Shared { instance_id_seed: Some([8; 20]), app_id: Some(app_id), ..good() };
+    let hashed = super::Hashed { source: super::Source::Share(shared), compose_hash: compose(), app_id };
+    let kms = KeyProvider::Kms(vec![1]);
+    let id = super::instance_id(&mut Paper::new(), &hashed, &kms).unwrap();
+    assert_eq!(id, casemate_measure::InstanceId::derive(&[8; 20], &app_id));
+    super::check_app_id(&hashed, &kms).unwrap();
+    for other in [KeyProvider::Local(vec![1]), KeyProvider::Tpm, KeyProvider::None] {
+        assert!(super::check_app_id(&hashed, &other).is_err(), "{other:?}");
     }
 }

@@ -67,6 +67,11 @@ impl Leaf {
         list.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
+    /// Removes it, once nothing runs in it.
+    pub(super) fn remove(self) -> io::Result<()> {
+        fs::remove_dir(&self.path)
+    }
+
     /// Whether nothing runs in it.
     pub(super) fn is_empty(&self) -> bool {
         fs::read_to_string(self.path.join("cgroup.events"))

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use casemate_measure::manifest::{DOCUMENT_PATH, ModuleGroup};
+use casemate_measure::manifest::ModuleGroup;
 use casemate_measure::section::Network;
 use casemate_measure::status::{Reason, Stage};
 use casemate_measure::{MeasuredConfig, MrConfigId, Register};
@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::boot::{Document, Failure, Host, Measured};
+use crate::boot::{Failure, Host, Measured, Shared};
 use crate::net;
 use crate::net::dhcp::Report;
 use crate::status;
@@ -23,6 +23,7 @@ use processes::{Happening, Processes, Recipe};
 
 mod address;
 mod cgroup;
+mod document;
 mod initramfs;
 mod lock;
 mod memory;
@@ -247,16 +248,12 @@ impl Host for Guest {
         Ok(())
     }
 
-    fn document(&mut self) -> Result<Document, Failure> {
-        let path = Path::new("/").join(DOCUMENT_PATH);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Document { name: path.display().to_string(), bytes, baked: true }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(
-                Reason::NoDocument,
-                "the image carries no document, and reading one from the host share is not implemented in this version",
-            )),
-            Err(error) => Err(Failure::errno(Reason::NoDocument, path.display(), &error)),
-        }
+    fn baked_document(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        document::baked(Path::new("/"))
+    }
+
+    fn shared_document(&mut self) -> Result<Shared, Failure> {
+        self.read_share()
     }
 
     fn extend(&mut self, digest: &Register) -> Result<(), Failure> {

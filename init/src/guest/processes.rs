@@ -147,6 +147,25 @@ impl Processes {
         self.list.iter().any(|process| process.recipe.name == name && process.ready)
     }
 
+    /// How it ended, once nothing of it runs any more and it is not started again.
+    pub(super) fn ended(&self, name: &str) -> Option<Exit> {
+        let process = self.list.iter().find(|process| process.recipe.name == name)?;
+        let over = process.state == State::Done && process.recipe.leaf.is_empty();
+        process.last_exit.filter(|_| over)
+    }
+
+    /// Forgets one that has ended, with its descriptors and its cgroup; its last words are printed.
+    pub(super) fn forget(&mut self, name: &str) -> io::Result<()> {
+        let Some(at) = self.list.iter().position(|process| process.recipe.name == name) else {
+            return Ok(());
+        };
+        let mut process = self.list.remove(at);
+        if let Some(output) = &mut process.output {
+            output.drain(|line| log::print(name, line));
+        }
+        process.recipe.leaf.remove()
+    }
+
     /// What [`Processes::after_poll`] needs polled, in its order.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let outputs = self.list.iter().filter_map(|p| p.output.watched());

@@ -14,6 +14,7 @@ mod agent;
 mod dhcp;
 mod mesh;
 mod service;
+mod share;
 
 pub use service::ServiceHandover;
 
@@ -25,6 +26,17 @@ pub const MESH: &CStr = c"casemate-mesh";
 pub const DHCP: &CStr = c"casemate-dhcp";
 /// `argv[0]` of the first process of a service's namespaces.
 pub const SERVICE: &CStr = c"casemate-service";
+
+/// `argv[0]` of the process that reads the host share.
+pub const SHARE: &CStr = c"casemate-share";
+
+/// What PID 1 tells the process that reads the host share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareHandover {
+    /// The disks' names, in the order of their descriptors: for errors.
+    pub devices: Vec<String>,
+}
 
 /// What PID 1 tells the DHCP client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +53,7 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
         name if name == MESH.to_bytes() => mesh::run,
         name if name == DHCP.to_bytes() => dhcp::run,
         name if name == SERVICE.to_bytes() => service::run,
+        name if name == SHARE.to_bytes() => share::run,
         _ => return None,
     };
     let code = role().unwrap_or_else(|error| {

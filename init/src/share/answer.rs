@@ -73,7 +73,8 @@ impl Answer {
             | bit(self.instance.seed.is_some(), SEED)
             | bit(self.instance.app_id.is_some(), APP_ID);
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let mut message = Vec::with_capacity(HEADER.saturating_add(self.document.len()).saturating_add(mr_config.len()));
+        let mut message =
+            Vec::with_capacity(HEADER.saturating_add(self.document.len()).saturating_add(mr_config.len()));
         message.extend(MAGIC);
         message.extend(VERSION.to_le_bytes());
         message.extend(fields.to_le_bytes());
@@ -154,13 +155,12 @@ mod tests {
 
     fn answers() -> impl Strategy<Value = Answer> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..64);
-        (bytes(), proptest::option::of(bytes()), any::<Option<[u8; 20]>>(), any::<Option<[u8; 20]>>()).prop_map(
-            |(document, mr_config, seed, app_id)| Answer {
+        (bytes(), proptest::option::of(bytes()), any::<Option<[u8; 20]>>(), any::<Option<[u8; 20]>>())
+            .prop_map(|(document, mr_config, seed, app_id)| Answer {
                 document,
                 mr_config,
                 instance: InstanceInfo { seed, app_id: app_id.map(AppId) },
-            },
-        )
+            })
     }
 
     proptest! {

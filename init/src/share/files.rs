@@ -144,7 +144,12 @@ fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(SHOWN).collect::<String>())
 }
 
-fn wrong(file: &'static str, field: &str, expected: impl Into<String>, found: impl Into<String>) -> ShareError {
+fn wrong(
+    file: &'static str,
+    field: &str,
+    expected: impl Into<String>,
+    found: impl Into<String>,
+) -> ShareError {
     ShareError::Field { file, field: field.to_owned(), expected: expected.into(), found: found.into() }
 }
 
@@ -213,17 +218,22 @@ mod tests {
     #[test]
     fn instance_info_is_twenty_bytes_or_nothing() {
         let seed = "0a".repeat(20);
-        let full = format!(r#"{{"instance_id_seed":"{seed}","instance_id":"{seed}","app_id":"{}"}}"#, "0B".repeat(20));
+        let full = format!(
+            r#"{{"instance_id_seed":"{seed}","instance_id":"{seed}","app_id":"{}"}}"#,
+            "0B".repeat(20)
+        );
         let read = instance_info(full.as_bytes()).unwrap();
         assert_eq!((read.seed, read.app_id), (Some([0x0a; 20]), Some(AppId([0x0b; 20]))));
-        for nothing in ["{}", r#"{"instance_id_seed":"","instance_id":"","app_id":""}"#, r#"{"app_id":null}"#] {
+        for nothing in ["{}", r#"{"instance_id_seed":"","instance_id":"","app_id":""}"#, r#"{"app_id":null}"#]
+        {
             assert_eq!(instance_info(nothing.as_bytes()).unwrap(), InstanceInfo::default());
         }
         for field in ["instance_id_seed", "instance_id", "app_id"] {
             for bad in ["0a".repeat(19), "0a".repeat(21), "0".repeat(39), "0g".repeat(20), " ".into()] {
                 let text = format!("{{\"{field}\":\"{bad}\"}}");
                 let error = instance_info(text.as_bytes()).unwrap_err().to_string();
-                let expected = format!(".instance_info: {field}: expected 40 hex digits or nothing, found \"{bad}\"");
+                let expected =
+                    format!(".instance_info: {field}: expected 40 hex digits or nothing, found \"{bad}\"");
                 assert_eq!(error, expected);
             }
         }

@@ -83,7 +83,13 @@ fn labelled<S: Source>(source: S) -> Result<Option<(Volume<S>, Root)>, fat::FatE
         Ok(_) => Ok(None),
         Err(error @ fat::FatError::Io(_)) => Err(error),
         // Some other disk that is damaged is not the guest's business.
-        Err(error) => if in_boot_sector { Err(error) } else { Ok(None) },
+        Err(error) => {
+            if in_boot_sector {
+                Err(error)
+            } else {
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -102,7 +108,8 @@ fn answer<S: Source>(device: &str, volume: &mut Volume<S>, root: &Root) -> Resul
         Some(bytes) => files::sys_config(&bytes)?.mr_config,
         None => None,
     };
-    let instance = instance_info.map_or_else(|| Ok(files::InstanceInfo::default()), |b| files::instance_info(&b))?;
+    let instance =
+        instance_info.map_or_else(|| Ok(files::InstanceInfo::default()), |b| files::instance_info(&b))?;
     Ok(Answer { document, mr_config: mr_config.map(String::into_bytes), instance })
 }
 

@@ -40,7 +40,10 @@ fn the_labelled_device_is_taken_and_its_three_files() {
         assert_eq!((answer.instance.seed, answer.instance.app_id), (Some([0x0a; 20]), None));
     }
     let least = read_image(&share(&[(DOCUMENT, b"")])).unwrap();
-    assert_eq!((least.document.len(), least.mr_config, least.instance), (0, None, files::InstanceInfo::default()));
+    assert_eq!(
+        (least.document.len(), least.mr_config, least.instance),
+        (0, None, files::InstanceInfo::default())
+    );
 }
 
 #[test]
@@ -74,7 +77,9 @@ fn the_root_directorys_label_counts_before_the_boot_sectors() {
 
 #[test]
 fn limits_are_exact_and_what_is_too_long_is_not_read() {
-    for (name, limit) in [(DOCUMENT, DOCUMENT_MAX), (SYS_CONFIG, SYS_CONFIG_MAX), (INSTANCE_INFO, INSTANCE_INFO_MAX)] {
+    for (name, limit) in
+        [(DOCUMENT, DOCUMENT_MAX), (SYS_CONFIG, SYS_CONFIG_MAX), (INSTANCE_INFO, INSTANCE_INFO_MAX)]
+    {
         let mut content = vec![b' '; limit as usize + 1];
         content[..2].copy_from_slice(b"{}");
         let with = |content: &[u8]| {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::io::{Seek as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -37,6 +37,35 @@ pub fn memfd(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// An empty memfd that another process writes an answer into.
+///
+/// # Errors
+/// What the kernel says.
+pub fn answer_memfd(name: &str) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
+}
+
+/// Seals what another process has written, which has ended, and reads it: at most `most` bytes, and nobody can change it
+/// under the reader.
+///
+/// # Errors
+/// If it is longer, if it cannot be sealed, because the process sealed it itself or something still maps it, and what the
+/// kernel says.
+pub fn read_answer(answer: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::from(answer);
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(io::Error::other(format!("expected at most {most} bytes, found {length}")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Makes reads and writes return `EAGAIN` instead of waiting.
 ///
 /// # Errors
@@ -45,4 +74,32 @@ pub fn non_blocking(fd: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(bytes: &[u8]) -> OwnedFd {
+        let answer = answer_memfd("answer").unwrap();
+        File::from(answer.try_clone().unwrap()).write_all(bytes).unwrap();
+        answer
+    }
+
+    #[test]
+    fn an_answer_is_sealed_bounded_and_read_from_its_start() {
+        let answer = written(b"12345");
+        let kept = File::from(answer.try_clone().unwrap());
+        assert_eq!(read_answer(answer, 5).unwrap(), b"12345");
+        assert!((&kept).write_all(b"6").is_err() && kept.set_len(1).is_err(), "nobody changes it any more");
+        let error = read_answer(written(b"123456"), 5).unwrap_err();
+        assert_eq!(error.to_string(), "expected at most 5 bytes, found 6");
+    }
+
+    #[test]
+    fn an_answer_that_its_writer_sealed_is_refused() {
+        let answer = written(b"12345");
+        fcntl(&answer, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL)).unwrap();
+        assert_eq!(read_answer(answer, 5).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
 }

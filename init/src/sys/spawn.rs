@@ -36,6 +36,8 @@ pub struct Spawn<'a> {
 pub enum Namespaces {
     /// PID 1's own.
     Shared,
+    /// PID 1's own but for the network, of which there is none: not even a loopback that is up.
+    NoNetwork,
     /// Mount, pid, ipc and uts of its own; it enters its network namespace by descriptor.
     Service,
 }
@@ -44,6 +46,7 @@ impl Namespaces {
     const fn flags(self) -> libc::c_int {
         match self {
             Self::Shared => 0,
+            Self::NoNetwork => libc::CLONE_NEWNET,
             Self::Service => libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS,
         }
     }

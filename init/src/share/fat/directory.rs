@@ -80,7 +80,8 @@ impl<'w> Listing<'w> {
         }
         // A long name that does not belong to the entry behind it names nothing (Linux `fat_parse_long`).
         let Some(name) = name.and_then(|name| name.of(entry)) else { return Ok(()) };
-        let Some(wanted) = self.wanted.iter().find(|wanted| name.iter().copied().eq(wanted.encode_utf16())) else {
+        let Some(wanted) = self.wanted.iter().find(|wanted| name.iter().copied().eq(wanted.encode_utf16()))
+        else {
             return Ok(());
         };
         let wanted = (*wanted).to_owned();
@@ -107,7 +108,8 @@ impl LongName {
         let (number, checksum) = (byte(entry, 0), byte(entry, 13));
         let mut name = if number & LONG_FIRST == 0 {
             let name = name?;
-            let follows = name.part.checked_sub(1) == Some(number) && number != 0 && name.checksum == checksum;
+            let follows =
+                name.part.checked_sub(1) == Some(number) && number != 0 && name.checksum == checksum;
             follows.then_some(Self { part: number, ..name })?
         } else {
             let part = number & !LONG_FIRST;

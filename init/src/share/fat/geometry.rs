@@ -112,7 +112,8 @@ impl Geometry {
             // Bit 7: the tables are not mirrored, and the low bits name the one in use.
             let active = if flags & 0x80 == 0 { 0 } else { u64::from(flags & 0xf) };
             let version = u16_at(sector, 42);
-            if version != 0 || root_bytes != 0 || active >= tables || clusters > FAT32_LAST.saturating_sub(1) {
+            if version != 0 || root_bytes != 0 || active >= tables || clusters > FAT32_LAST.saturating_sub(1)
+            {
                 return None;
             }
             (Kind::Fat32 { root_cluster: u32_at(sector, 44) }, 32, active)
@@ -126,7 +127,8 @@ impl Geometry {
         // Clusters that the table has no entry for cannot be followed (Linux `fat_fill_super`).
         let entries = table.checked_mul(sector_bytes)?.checked_mul(8)? / bits;
         let held = u32::try_from(entries).unwrap_or(u32::MAX).checked_sub(FIRST)?;
-        let bytes = |sectors: u64| sectors.checked_mul(sector_bytes)?.checked_add(at.checked_mul(SECTOR as u64)?);
+        let bytes =
+            |sectors: u64| sectors.checked_mul(sector_bytes)?.checked_add(at.checked_mul(SECTOR as u64)?);
         let table_start = reserved.checked_add(active.checked_mul(table)?)?;
         let root_start = data_sector.checked_sub(root_sectors)?;
         Some(Self {

@@ -1,9 +1,9 @@
 //! A bounded reader of FAT12, FAT16 and FAT32: the root directory's label, and whole files of it by their long names.
 //!
-//! Our own, because the kept library for FAT (`fatfs`) wants a device that it may write to, follows cyclic directories for
-//! ever, and takes the kind of FAT from the number of clusters alone, which refuses QEMU's `vvfat` with `fat-type=32`. The
-//! tests read what that library writes. Format: Microsoft's "FAT32 File System Specification" 1.03 ("the specification");
-//! where file systems in use differ from it, what Linux reads counts (`fs/fat/inode.c`, `fs/fat/dir.c`).
+//! Our own, because the kept library for FAT (`fatfs`) wants a device that it may write to, follows a cyclic directory for
+//! ever and has no bound on what it reads; the tests read what that library writes. Format: Microsoft's "FAT32 File System
+//! Specification" 1.03 ("the specification"); where file systems in use differ from it, what Linux reads counts
+//! (`fs/fat/inode.c`, `fs/fat/dir.c`).
 //!
 //! Bounds, whatever the device says: [`BUDGET`] bytes are read, a directory has [`ENTRIES_MAX`] entries, a file has the
 //! length of its entry, which the caller has bounded. Subdirectories and other files are never looked at.
@@ -192,7 +192,7 @@ impl<S: Source> Volume<S> {
             Kind::Fat12 | Kind::Fat16 => entry.cluster & 0xffff,
         });
         for chunk in content.chunks_mut(length.max(1)) {
-                let Some(current) = cluster else {
+            let Some(current) = cluster else {
                 return Err(FatError::Cluster { of: entry.name.clone(), found: END });
             };
             let at = self.data(current, &entry.name)?;
@@ -278,7 +278,9 @@ struct Bounded<S> {
 impl<S: Source> Bounded<S> {
     fn fill(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let left = self.left.checked_sub(into.len() as u64);
-        self.left = left.ok_or_else(|| io::Error::other(format!("expected to read at most {BUDGET} bytes, found more")))?;
+        self.left = left.ok_or_else(|| {
+            io::Error::other(format!("expected to read at most {BUDGET} bytes, found more"))
+        })?;
         self.source.fill(offset, into)
     }
 

@@ -45,7 +45,11 @@ fn files_of_every_kind_of_fat_are_read_whole() {
         for length in [0, 1, 511, 512, 513, 4096, 4097, 70_000] {
             let wanted = content(length);
             // Two files that grow in turns: their clusters are scattered.
-            let bytes = image(kind, *b"DSTACKSHR  ", &[("other file.txt", b"x"), (NAME, b""), (".instance_info", b"y")]);
+            let bytes = image(
+                kind,
+                *b"DSTACKSHR  ",
+                &[("other file.txt", b"x"), (NAME, b""), (".instance_info", b"y")],
+            );
             let mut bytes = bytes;
             {
                 let volume = fatfs::FileSystem::new(Cursor::new(&mut bytes), FsOptions::new()).unwrap();
@@ -66,13 +70,16 @@ fn files_of_every_kind_of_fat_are_read_whole() {
 fn names_are_exact_and_labels_are_found() {
     let files: Vec<(String, Vec<u8>)> =
         (0..40).map(|n| (format!("a rather long name of file {n}.json"), content(n))).collect();
-    let mut list: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let mut list: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     list.push((NAME, b"it"));
     for kind in KINDS {
         let bytes = image(kind, *b"SOME LABEL ", &list);
         assert_eq!(read(&bytes, NAME).unwrap().unwrap(), b"it");
         assert_eq!(read(&bytes, list[39].0).unwrap().unwrap(), list[39].1);
-        for other in ["APP-COMPOSE.JSON", "app-compose.jso", "app-compose.json ", "app-co~1.jso", "APP-CO~1.JSO", ""] {
+        for other in
+            ["APP-COMPOSE.JSON", "app-compose.jso", "app-compose.json ", "app-co~1.jso", "APP-CO~1.JSO", ""]
+        {
             assert_eq!(read(&bytes, other).unwrap(), None, "{other:?}");
         }
         let mut volume = Volume::open(bytes.as_slice()).unwrap().unwrap();
@@ -95,7 +102,10 @@ fn the_only_fat_partition_is_read() {
         bytes
     };
     for (slot, kind) in (0..4).cycle().zip(FAT_TYPES) {
-        assert_eq!(read(&disk(&[(slot, kind, 63), ((slot + 1) % 4, 0x83, 5)]), NAME).unwrap().unwrap(), b"inside");
+        assert_eq!(
+            read(&disk(&[(slot, kind, 63), ((slot + 1) % 4, 0x83, 5)]), NAME).unwrap().unwrap(),
+            b"inside"
+        );
     }
     let nothing: [&[(usize, u8, u32)]; 7] = [
         &[],
