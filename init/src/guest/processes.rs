@@ -154,15 +154,13 @@ impl Processes {
         process.last_exit.filter(|_| over)
     }
 
-    /// Forgets one that has ended, with its descriptors and its cgroup; its last words are printed.
+    /// Forgets one that has ended, with its descriptors, its log and its cgroup; its last words are read.
     pub(super) fn forget(&mut self, name: &str) -> io::Result<()> {
         let Some(at) = self.list.iter().position(|process| process.recipe.name == name) else {
             return Ok(());
         };
         let mut process = self.list.remove(at);
-        if let Some(output) = &mut process.output {
-            output.drain(|line| log::print(name, line));
-        }
+        process.output.drain();
         process.recipe.leaf.remove()
     }
 
