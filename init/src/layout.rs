@@ -18,3 +18,5 @@ pub const TIME_UID: u32 = 107;
 pub const DHCP_MARK: u32 = 0x0da1;
 /// Where the agent's socket is; /run/dstack.sock and so /var/run/dstack.sock lead there.
 pub const AGENT_SOCKET: &str = "/run/dstack/dstack.sock";
+/// Its directory, the agent's own: a restarted agent makes the socket anew.
+pub const AGENT_SOCKET_DIRECTORY: &str = "/run/dstack";

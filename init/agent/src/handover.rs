@@ -8,6 +8,7 @@ use casemate_measure::{AppId, ComposeHash, EventLog, InstanceId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::AgentError;
+use crate::tdx::Paths;
 
 /// Everything the agent serves that was decided at boot. The agent checks that its parts agree with each other and
 /// refuses to start if they do not: what it says about the app is then what RTMR3 says.
@@ -53,6 +54,21 @@ pub enum TeeHandover {
         /// What the VM showed at launch.
         launch: LaunchRegisters,
     },
+}
+
+impl TeeHandover {
+    /// The devices, and the folders of files, that the agent opens to reach it. Files of their folders that it may not write
+    /// are not its own.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Tdx { root, .. } => {
+                let paths = Paths::under(root);
+                vec![paths.device(), paths.report()]
+            }
+            #[cfg(feature = "simulator")]
+            Self::Simulator { .. } => Vec::new(),
+        }
+    }
 }
 
 impl Handover {

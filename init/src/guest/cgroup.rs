@@ -38,7 +38,9 @@ impl Leaf {
             set(&path, "memory.max", &bytes.to_string(), |found| {
                 found.parse::<u64>().is_ok_and(|f| f <= bytes && bytes.saturating_sub(f) < 4096)
             })?;
-            set(&path, "memory.swap.max", "0", |found| found == "0").or_else(ignore_absent)?;
+            for never in ["memory.swap.max", "memory.zswap.max"] {
+                set(&path, never, "0", |found| found == "0").or_else(ignore_absent)?;
+            }
             // The whole tree dies together, so that no half service lives on.
             set(&path, "memory.oom.group", "1", |found| found == "1")?;
         }

@@ -23,6 +23,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("kernel/core_pattern", "|/bin/false"),
     ("kernel/randomize_va_space", "2"),
     ("kernel/modprobe", ""),
+    // Nothing made in memory can be executed: what runs is what was measured.
+    ("vm/memfd_noexec", "2"),
     ("fs/protected_hardlinks", "1"),
     ("fs/protected_symlinks", "1"),
     ("fs/protected_fifos", "2"),

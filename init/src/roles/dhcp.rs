@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::{DhcpHandover, trace};
+use crate::confine::{self, Kernel, Profile, Reach};
 use crate::{handover, net, sys};
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
@@ -15,5 +16,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let mut seed = [0; 32];
     sys::random(&mut seed, false).context("getrandom")?;
     sys::give_back_startup_pages().context("startup pages")?;
+    Reach::nothing().send_udp(net::dhcp::SERVER_PORT).enter(Kernel::Pinned)?;
+    confine::enter(Profile::Dhcp)?;
     match net::dhcp::child(socket, report, told.mac, seed)? {}
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use casemate_agent::TlsKeyRequest;
 use casemate_agent::client::AgentClient;
-use casemate_mesh::{CertificateKey, Config, IdentitySource, SourceError};
+use casemate_mesh::{CertificateKey, Config, IdentitySource, Mesh, SourceError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{report_ready, trace};
-use crate::layout::AGENT_SOCKET;
+use crate::confine::{self, Kernel, Profile, Reach};
+use crate::layout::{AGENT_SOCKET, AGENT_SOCKET_DIRECTORY};
 use crate::{handover, sys};
 
 /// Twice the day after which the mesh asks for a new one.
@@ -36,13 +37,25 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     for name in &config.logs {
         logs.push(File::from(extra("log ring", name)?));
     }
+    let reach = reach(&config);
+    let mesh = Mesh::open(config, listeners, logs)?;
+    reach.enter(Kernel::Pinned)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let Err(error) = runtime.block_on(casemate_mesh::run(config, listeners, logs, Agent, || {
+    // Before the first byte of a peer, not only before it says that it is ready.
+    confine::enter(Profile::Mesh)?;
+    let Err(error) = runtime.block_on(mesh.run(Agent, || {
         if let Err(error) = report_ready() {
             tracing::error!(%error, "could not report readiness");
         }
     }));
     Err(error.into())
+}
+
+/// The agent, and the ports of services and targets. Its own ports are open by then.
+fn reach(config: &Config) -> Reach {
+    let services = config.backends.iter().map(|backend| backend.to.port());
+    let targets = config.targets.values().map(std::net::SocketAddr::port);
+    services.chain(targets).fold(Reach::nothing().call(AGENT_SOCKET_DIRECTORY), Reach::connect_tcp)
 }
 
 /// The guest agent behind its socket.

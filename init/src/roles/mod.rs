@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{self, Profile};
 use crate::handover;
 use crate::sys;
 
@@ -62,6 +63,20 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
         ExitCode::FAILURE
     });
     Some(code)
+}
+
+/// The last step of a start: from here on only the profile's system calls, and PID 1 is told. A process that cannot be
+/// confined, or cannot say so, ends.
+fn ready(profile: Profile) {
+    let done = confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready()?));
+    if let Err(error) = done {
+        tracing::error!(error = format!("{error:#}"), "not ready");
+        #[expect(
+            clippy::exit,
+            reason = "the callers that call this have no way to fail; there is nothing to unwind"
+        )]
+        std::process::exit(1);
+    }
 }
 
 /// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes. What only its start needed is

@@ -66,6 +66,17 @@ pub fn read_answer(answer: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Every descriptor from `first` on closes at the next exec.
+///
+/// # Errors
+/// What the kernel says.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: it sets a flag of descriptors; none is closed under its owner's hands, and no memory is touched.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes reads and writes return `EAGAIN` instead of waiting.
 ///
 /// # Errors

@@ -6,21 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use casemate_measure::section::Service;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, execve, pivot_root, sethostname};
+use nix::unistd::{ForkResult, Pid, execve, sethostname};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{self, Kernel, Profile, Reach};
 use crate::{handover, net, sys};
+
+mod root;
 
 /// What PID 1 tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,17 +50,24 @@ impl ServiceHandover {
     }
 }
 
-/// Device nodes every program expects, from the guest's own devtmpfs.
-const NODES: &[&str] = &["null", "zero", "full", "random", "urandom"];
+/// Of all processes, services are ended first when the machine has no memory left (proc_pid_oom_score_adj(5): the highest
+/// value). Without `CAP_SYS_RESOURCE` nobody can lower it.
+const FIRST_TO_GO: &str = "1000";
+/// After standard input, output and error.
+const FIRST_CLOSED: u32 = 3;
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
     let told: ServiceHandover = handover::read().context("handover")?;
     let netns = sys::inherited(handover::FIRST_EXTRA).context("network namespace")?;
     net::namespace::enter(netns.as_fd()).context("network namespace")?;
     drop(netns);
+    // Here and not when it was cloned: it is in its cgroup only now, and that one becomes the root of what it sees.
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("cgroup namespace")?;
+    fs::write("/proc/self/oom_score_adj", FIRST_TO_GO).context("oom_score_adj")?;
     sethostname(&told.name).context("hostname")?;
-    enter_root(&told)?;
+    root::enter(&told)?;
     sys::drop_privileges(told.uid);
+    confined(&told.name)?;
 
     let program = told.exec.first().context("exec is empty")?;
     let program = CString::new(program.as_str())?;
@@ -78,11 +87,27 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     match sys::fork()? {
         ForkResult::Child => {
             SigSet::all().thread_unblock()?;
+            // None is open now; none that is opened here some day shall cross, either.
+            sys::close_on_exec_from(FIRST_CLOSED)?;
             let Err(error) = execve(&program, &arguments, &variables);
             Err(error).with_context(|| format!("{}: exec", program.to_string_lossy()))
         }
-        ForkResult::Parent { child } => wait_for(child, &mask),
+        ForkResult::Parent { child } => {
+            if !cfg!(feature = "danger-unconfined") {
+                confine::enter(Profile::ServiceShim)?;
+            }
+            wait_for(child, &mask)
+        }
     }
+}
+
+/// What holds for the workload holds for this process before: it enters first, and then stacks a shorter list on top.
+fn confined(name: &str) -> anyhow::Result<()> {
+    if cfg!(feature = "danger-unconfined") {
+        return Ok(());
+    }
+    Reach::own_namespaces().enter(Kernel::Pinned).context(name.to_owned())?;
+    confine::enter(Profile::Service).context(name.to_owned())
 }
 
 /// Reaps whatever the workload leaves behind, passes SIGTERM on, and ends as the workload ends.
@@ -105,55 +130,4 @@ fn wait_for(workload: Pid, mask: &SigSet) -> anyhow::Result<ExitCode> {
             signal => _ = kill(workload, signal),
         }
     }
-}
-
-/// The workload's tree becomes the root, read-only; beside it only /proc of the own pid namespace, five device nodes and
-/// the measured tmpfs. Everything else of the machine is unmounted.
-fn enter_root(told: &ServiceHandover) -> anyhow::Result<()> {
-    let none: Option<&str> = None;
-    let root = told.root.as_path();
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("private mounts")?;
-    mount(Some(root), root, none, MsFlags::MS_BIND, none).with_context(|| root.display().to_string())?;
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(none, root, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | quiet, none)
-        .context("read-only root")?;
-
-    let proc = root.join("proc");
-    mount(Some("proc"), &proc, Some("proc"), quiet | MsFlags::MS_NOEXEC, Some("hidepid=2"))
-        .context("/proc")?;
-    devices(&root.join("dev"))?;
-    for (point, size) in &told.tmpfs {
-        let target = root.join(point.trim_start_matches('/'));
-        let data = format!("mode=0700,size={size},uid={},gid={}", told.uid, told.uid);
-        mount(Some("tmpfs"), &target, Some("tmpfs"), quiet, Some(data.as_str())).context(point.clone())?;
-    }
-
-    std::env::set_current_dir(root)?;
-    pivot_root(".", ".").context("pivot_root")?;
-    umount2(".", MntFlags::MNT_DETACH).context("old root")?;
-    std::env::set_current_dir("/")?;
-    Ok(())
-}
-
-fn devices(dev: &Path) -> anyhow::Result<()> {
-    let none: Option<&str> = None;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), dev, Some("tmpfs"), flags, Some("mode=0755,size=64k")).context("/dev")?;
-    for node in NODES {
-        let target = dev.join(node);
-        File::create(&target)?;
-        let source = Path::new("/dev").join(node);
-        mount(Some(&source), &target, none, MsFlags::MS_BIND, none)
-            .with_context(|| source.display().to_string())?;
-    }
-    link(dev)?;
-    mount(none, dev, none, flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).context("read-only /dev")
-}
-
-fn link(dev: &Path) -> io::Result<()> {
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
-    {
-        std::os::unix::fs::symlink(target, dev.join(name))?;
-    }
-    fs::create_dir(dev.join("shm"))
 }
