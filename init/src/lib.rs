@@ -12,3 +12,4 @@ pub mod share;
 pub mod status;
 pub mod supervise;
 pub mod sys;
+pub mod time;

@@ -101,16 +101,18 @@ coded!(
         Links = 11, "links";
         /// Its address.
         Address = 12, "address";
+        /// A first authenticated time, where the document asks for one.
+        Time = 13, "authenticated time";
         /// The guest agent.
-        Agent = 13, "guest agent";
+        Agent = 14, "guest agent";
         /// The workload.
-        Services = 14, "services";
+        Services = 15, "services";
         /// The mesh proxy.
-        Mesh = 15, "mesh";
+        Mesh = 16, "mesh";
         /// Everything runs.
-        Ready = 16, "ready";
+        Ready = 17, "ready";
         /// Going down in order.
-        Shutdown = 17, "shutdown";
+        Shutdown = 18, "shutdown";
     }
 );
 
@@ -183,6 +185,10 @@ coded!(
         TeeDebug = 54, "the host can read this TD's memory";
         /// The kernel says that it is not locked down for confidentiality; detail: errno or 0.
         NotLockedDown = 55, "the kernel is not locked down";
+        /// The document asks for an authenticated time, and none was obtained in time; detail: samples refused by PID 1.
+        NoTime = 76, "no authenticated time was obtained";
+        /// The clock could not be set; detail: errno.
+        ClockFailed = 77, "the clock could not be set";
     }
 );
 

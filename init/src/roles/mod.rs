@@ -16,6 +16,7 @@ mod dhcp;
 mod mesh;
 mod service;
 mod share;
+mod time;
 
 pub use service::ServiceHandover;
 
@@ -25,6 +26,8 @@ pub const AGENT: &CStr = c"casemate-agent";
 pub const MESH: &CStr = c"casemate-mesh";
 /// `argv[0]` of the DHCP client.
 pub const DHCP: &CStr = c"casemate-dhcp";
+/// `argv[0]` of the time client.
+pub const TIME: &CStr = c"casemate-time";
 /// `argv[0]` of the first process of a service's namespaces.
 pub const SERVICE: &CStr = c"casemate-service";
 
@@ -53,6 +56,7 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
         name if name == AGENT.to_bytes() => agent::run,
         name if name == MESH.to_bytes() => mesh::run,
         name if name == DHCP.to_bytes() => dhcp::run,
+        name if name == TIME.to_bytes() => time::run,
         name if name == SERVICE.to_bytes() => service::run,
         name if name == SHARE.to_bytes() => share::run,
         _ => return None,

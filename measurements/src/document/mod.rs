@@ -41,6 +41,7 @@ pub struct MeasuredConfig {
     compose_hash: ComposeHash,
     name: String,
     key_provider: KeyProvider,
+    secure_time: bool,
     section: Section,
     warnings: Vec<Warning>,
 }
@@ -90,6 +91,12 @@ impl MeasuredConfig {
         &self.key_provider
     }
 
+    /// dstack's `secure_time`: whether nothing may run before an authenticated time was obtained. Only with servers in
+    /// `casemate.time.nts`; in a container dstack's own guest carries it out, and this is false.
+    pub const fn secure_time(&self) -> bool {
+        self.secure_time
+    }
+
     /// The `casemate` section.
     pub const fn section(&self) -> &Section {
         &self.section
@@ -112,12 +119,14 @@ fn read(compose_hash: ComposeHash, document: &[u8], platform: Platform) -> Resul
     };
     let complete = shape::complete(section)?;
     let section = parts::section(&Node::section(&complete), &fields, platform)?;
+    let secure_time = dstack::secure_time(top, platform, !section.time.nts.is_empty())?;
     dstack::carried_out(top, platform)?;
     carried_out::check(&complete)?;
     Ok(MeasuredConfig {
         compose_hash,
         name: fields.name,
         key_provider: fields.key_provider,
+        secure_time,
         warnings: parts::warnings(&section),
         section,
     })

@@ -1,6 +1,6 @@
 //! What no stage carries out yet is refused in those words, after everything else was found right.
 
-use crate::support::{changed, parse, refusal, remove, small};
+use crate::support::{changed, parse, refusal, remove, set, small};
 use casemate_measure::{KeyProvider, MeasuredConfig, Platform};
 use serde_json::{Value, json};
 
@@ -16,8 +16,8 @@ fn keys_of_the_section() {
         ),
         (
             "/casemate/time",
-            json!({"nts": [{"address": "192.0.2.1:4460", "name": "nts.example"}]}),
-            "casemate.time.nts a list of 1 (implemented: only [])",
+            json!({"nts": [{"address": "[2001:db8::1]:4460", "name": "nts.example"}]}),
+            "casemate.time.nts[0].address \"[2001:db8::1]:4460\" (implemented: only IPv4)",
         ),
         (
             "/casemate/collateral",
@@ -139,11 +139,6 @@ fn fields_of_dstack() {
         ("allowed_envs", json!(["A"]), "a list of 1 (implemented: []; there is no encrypted environment)"),
         ("features", json!(["kms"]), "a list of 1 (implemented: []; old switches for KMS and gateway)"),
         ("no_instance_id", json!(true), "true (implemented: false; each boot has an instance id)"),
-        (
-            "secure_time",
-            json!(true),
-            "true (implemented: false; there is no authenticated time, so it must be written false)",
-        ),
         ("storage_fs", json!("zfs"), "\"zfs\" (implemented: null; there is no data disk)"),
         ("swap_size", json!("1G"), "\"1G\" (implemented: 0 or \"0\"; there is no swap)"),
         ("event_log_version", json!(2), "2 (implemented: 1; dstack 0.5 reads version 1 only)"),
@@ -160,12 +155,55 @@ fn fields_of_dstack() {
         let found = refusal(&changed(&[(&format!("/{field}"), value)]));
         assert_eq!(found, format!("doc.json: not implemented in this version: {field} {expected}"));
     }
+}
+
+/// dstack's default is a promise too, and without servers it cannot be kept.
+#[test]
+fn secure_time_needs_servers() {
+    const REFUSED: &str = "expected false, or servers in casemate.time.nts that can make it true, found";
+    let nts = json!({"nts": [{"address": "192.0.2.1:4460", "name": "nts.example"}]});
+    for (written, with_servers, without) in [
+        (Some(true), true, Err("true")),
+        (Some(false), false, Ok(false)),
+        (None, true, Err("nothing, which to dstack means true")),
+    ] {
+        let mut document = small();
+        match written {
+            Some(value) => set(&mut document, "/secure_time", json!(value)),
+            None => remove(&mut document, "/secure_time"),
+        }
+        match without {
+            Ok(waits) => assert_eq!(parse(&document).unwrap().secure_time(), waits),
+            Err(found) => assert_eq!(refusal(&document), format!("doc.json: secure_time: {REFUSED} {found}")),
+        }
+        set(&mut document, "/casemate/time", nts.clone());
+        let config = parse(&document).unwrap();
+        assert_eq!(config.secure_time(), with_servers, "{written:?}");
+        assert_eq!(config.section().time.nts[0].address, "192.0.2.1:4460".parse().unwrap());
+    }
     let mut document = small();
-    remove(&mut document, "/secure_time");
-    assert_eq!(
-        refusal(&document),
-        "doc.json: not implemented in this version: secure_time nothing, which to dstack means true (implemented: false; there is no authenticated time, so it must be written false)"
-    );
+    set(&mut document, "/secure_time", json!("yes"));
+    assert!(refusal(&document).starts_with("doc.json: secure_time: expected true or false"), "{}", refusal(&document));
+}
+
+#[test]
+fn a_time_server_votes_once() {
+    let server = |address: &str| json!({"address": address, "name": "nts.example"});
+    for second in ["192.0.2.1:4460", "192.0.2.1:4461", "[::ffff:192.0.2.1]:4460"] {
+        let document =
+            changed(&[("/casemate/time", json!({"nts": [server("192.0.2.1:4460"), server(second)]}))]);
+        assert_eq!(
+            refusal(&document),
+            format!(
+                "doc.json: casemate.time.nts[1].address: expected an IP address that no other server has, found \"{second}\""
+            )
+        );
+    }
+    parse(&changed(&[(
+        "/casemate/time",
+        json!({"nts": [server("192.0.2.1:4460"), server("192.0.2.2:4460")]}),
+    )]))
+    .unwrap();
 }
 
 #[test]

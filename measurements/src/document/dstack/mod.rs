@@ -164,6 +164,28 @@ pub(super) fn read(top: &BTreeMap<String, Value>, platform: Platform) -> Result<
     Ok(DstackFields { name, key_provider: key_provider(top)?, allowed_envs: allowed_envs(top)? })
 }
 
+/// Whether the boot waits for an authenticated time. Without servers to ask, that would be a promise that nothing keeps.
+pub(super) fn secure_time(
+    top: &BTreeMap<String, Value>,
+    platform: Platform,
+    has_servers: bool,
+) -> Result<bool, Problem> {
+    if platform == Platform::Container {
+        return Ok(false);
+    }
+    let Some(field) = FIELDS.iter().find(|field| field.name == "secure_time") else { return Ok(false) };
+    let (value, found) = field.effective(top)?;
+    let wanted = value == Value::Boolean(true);
+    if wanted && !has_servers {
+        return Err(Problem::invalid(
+            field.name,
+            "false, or servers in casemate.time.nts that can make it true",
+            found,
+        ));
+    }
+    Ok(wanted)
+}
+
 /// What this version does not carry out; for after everything else was found right.
 pub(super) fn carried_out(top: &BTreeMap<String, Value>, platform: Platform) -> Result<(), Problem> {
     if platform == Platform::Container {

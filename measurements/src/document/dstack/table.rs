@@ -42,7 +42,7 @@ pub(in crate::document) const FIELDS: &[DstackField] = &[
     field("key_provider_id", Some("\"\""), Text, Only(&["\"\""]), NotImplemented, "there is no provider to pin"),
     field("allowed_envs", Some("[]"), List, Only(&["[]"]), NotImplemented, "there is no encrypted environment"),
     field("no_instance_id", FALSE, Boolean, Only(&["false"]), NotImplemented, "each boot has an instance id"),
-    field("secure_time", Some("true"), Boolean, Only(&["false"]), NotImplemented, "there is no authenticated time, so it must be written false"),
+    field("secure_time", Some("true"), Boolean, Only(&["true", "false"]), Honoured, "true waits for a first authenticated time, so it needs servers in casemate.time.nts"),
     field("storage_fs", NULL, Text, Only(&["null"]), NotImplemented, "there is no data disk"),
     field("swap_size", Some("0"), Any, Only(&["0", "\"0\""]), NotImplemented, "there is no swap"),
     field("event_log_version", Some("1"), Any, Only(&["1"]), NotImplemented, "dstack 0.5 reads version 1 only"),

@@ -47,6 +47,11 @@ fn is_no_ipv6(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.contains(':'))
 }
 
+/// The physical link has no IPv6 address.
+fn is_ipv4_socket(value: &Value) -> bool {
+    !matches!(value, Value::Text(text) if text.starts_with('['))
+}
+
 const NULL: Option<&str> = Some("null");
 const EMPTY: Option<&str> = Some("[]");
 const FIELDS: Option<&str> = Some("{}");
@@ -70,10 +75,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("dns.resolvers[].address", text(64, SOCKET), None, No, "where it listens"),
     key("dns.resolvers[].name", text(253, DNS_NAME), None, No, "the name that its certificate carries"),
     key("time", Object, FIELDS, Yes, "the clock"),
-    key("time.nts", list(0, 8), EMPTY, Only(&["[]"]), "authenticated time servers; none: the host's clock, said so in status"),
-    key("time.nts[]", Object, None, No, "one server"),
-    key("time.nts[].address", text(64, SOCKET), None, No, "where its key exchange listens"),
-    key("time.nts[].name", text(253, DNS_NAME), None, No, "the name that its certificate carries"),
+    key("time.nts", list(0, 8), EMPTY, Yes, "authenticated time servers, more than half of which must agree; none: the host's clock, said so in status"),
+    key("time.nts[]", Object, None, Yes, "one server"),
+    key("time.nts[].address", text(64, SOCKET), None, Where(is_ipv4_socket, "IPv4"), "where its key exchange listens, one IP address each; its NTP is UDP port 123 there"),
+    key("time.nts[].name", text(253, DNS_NAME), None, Yes, "the name that its certificate carries"),
     key("collateral", Object, FIELDS, Yes, "what quotes are verified with"),
     key("collateral.pccs", text(512, "https:// URL"), NULL, Only(&["null"]), "a server to fetch it from"),
     key("collateral.max_age_days", Integer { min: 1, max: 365 }, Some("30"), Only(&["30"]), "how old it may be, in days"),

@@ -50,12 +50,20 @@ pub(super) fn dns(node: &Node<'_>) -> Result<Dns, Problem> {
 }
 
 pub(super) fn time(node: &Node<'_>) -> Result<Time, Problem> {
-    let nts = node.at("nts")?.each(|item| {
-        Ok(NtsServer {
-            address: item.at("address")?.form(SOCKET, forms::remote_socket)?,
+    let mut nts: Vec<NtsServer> = Vec::new();
+    for item in node.at("nts")?.items()? {
+        let address = item.at("address")?;
+        let server = NtsServer {
+            address: address.form(SOCKET, forms::remote_socket)?,
             name: item.at("name")?.form(DNS_NAME, forms::dns_name)?,
-        })
-    })?;
+        };
+        // Each has one vote, and NTP is on the same port of all.
+        let ip = server.address.ip().to_canonical();
+        if nts.iter().any(|other| other.address.ip().to_canonical() == ip) {
+            return Err(address.problem("an IP address that no other server has"));
+        }
+        nts.push(server);
+    }
     Ok(Time { nts })
 }
 
