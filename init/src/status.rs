@@ -95,8 +95,8 @@ pub struct Document {
     /// Whose root the mesh trusts: `intel`, or `simulator` exactly when our own TEE is one; `nobody yet` before the
     /// stage *TEE*.
     pub trust: &'static str,
-    /// Whose clock this is.
-    pub time: &'static str,
+    /// The clock: whose it is, and how far it is to be trusted.
+    pub time: crate::time::Status,
     /// PID 1's own network namespace, as /proc/1/ns/net says it.
     pub network_namespace: Option<String>,
     /// Who we are.

@@ -55,6 +55,8 @@ pub trait Host {
     fn links(&mut self, config: &MeasuredConfig) -> Result<(), Failure>;
     /// The physical link's address.
     fn address(&mut self, config: &MeasuredConfig) -> Result<(), Failure>;
+    /// A first authenticated time, if the document names servers and insists.
+    fn time(&mut self, config: &MeasuredConfig) -> Result<(), Failure>;
     /// The guest agent, until it is ready.
     fn agent(&mut self, measured: &Measured) -> Result<(), Failure>;
     /// Namespaces and the workload.
@@ -166,7 +168,7 @@ impl Progress {
 /// The table. Every failure powers off: before the lock because nothing may run unlocked, after it because a machine
 /// without its address, agent, workload or mesh is not the machine that was measured. What dies later is restarted
 /// by the supervisor (see [`crate::supervise`]).
-const fn table<H: Host>() -> [Row<H>; 14] {
+const fn table<H: Host>() -> [Row<H>; 15] {
     const fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
     }
@@ -183,6 +185,7 @@ const fn table<H: Host>() -> [Row<H>; 14] {
         Row { stage: Stage::Modules, deadline: seconds(120), run: modules },
         Row { stage: Stage::Links, deadline: seconds(30), run: |h, p| h.links(&p.measured()?.config) },
         Row { stage: Stage::Address, deadline: seconds(120), run: |h, p| h.address(&p.measured()?.config) },
+        Row { stage: Stage::Time, deadline: seconds(120), run: |h, p| h.time(&p.measured()?.config) },
         Row { stage: Stage::Agent, deadline: seconds(60), run: |h, p| h.agent(p.measured()?) },
         Row { stage: Stage::Services, deadline: seconds(60), run: |h, p| h.services(p.measured()?) },
     ]

@@ -108,6 +108,9 @@ impl Host for Paper {
     fn address(&mut self, _: &MeasuredConfig) -> Result<(), Failure> {
         self.call("address")
     }
+    fn time(&mut self, _: &MeasuredConfig) -> Result<(), Failure> {
+        self.call("time")
+    }
     fn agent(&mut self, _: &Measured) -> Result<(), Failure> {
         self.call("agent")
     }
@@ -142,6 +145,7 @@ fn nothing_is_up_before_the_lock_and_nothing_is_parsed_before_it_is_measured() {
         "no more modules",
         "links",
         "address",
+        "time",
         "agent",
         "services",
         "mesh",
@@ -188,6 +192,7 @@ fn a_failure_at_any_step_ends_the_boot_there() {
         ("no more modules", Stage::Modules),
         ("links", Stage::Links),
         ("address", Stage::Address),
+        ("time", Stage::Time),
         ("agent", Stage::Agent),
         ("services", Stage::Services),
         ("mesh", Stage::Mesh),

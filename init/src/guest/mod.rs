@@ -34,6 +34,7 @@ mod processes;
 mod settings;
 mod steady;
 mod tee;
+mod time;
 mod watchdog;
 mod workload;
 
@@ -54,6 +55,7 @@ pub struct Guest {
     link: Option<String>,
     lease: Option<Report>,
     lease_ends: Option<Duration>,
+    clock: Option<time::GuestClock>,
     namespaces: Vec<net::namespace::ServiceNet>,
     shutdown: bool,
     document: status::Document,
@@ -93,7 +95,6 @@ impl Guest {
             casemate_version: env!("CARGO_PKG_VERSION"),
             tee: "none yet",
             trust: "nobody yet",
-            time: "host (unauthenticated)",
             ..Default::default()
         };
         Ok(Self {
@@ -108,6 +109,7 @@ impl Guest {
             link: None,
             lease: None,
             lease_ends: None,
+            clock: None,
             namespaces: Vec::new(),
             shutdown: false,
             printed: document.clone(),
@@ -160,6 +162,7 @@ impl Guest {
                     Err(error) => crate::log::print("casemate", &format!("DHCP report: {error}")),
                 }
             }
+            Happening::Reported { name, bytes } if name == time::NAME => self.take_time(bytes),
             Happening::Reported { .. } => {}
             Happening::Ended { exit, again: true } => {
                 power::tell(self.stage, Reason::Restarting, exit.number(), [0; 32]);
@@ -234,7 +237,7 @@ impl Host for Guest {
 
     fn sysctls(&mut self) -> Result<(), Failure> {
         settings::apply(Path::new("/proc/sys"))?;
-        settings::advance_clock(Path::new(INIT))
+        self.start_clock(Path::new(INIT))
     }
 
     fn entropy(&mut self) -> Result<(), Failure> {
@@ -321,6 +324,10 @@ impl Host for Guest {
                 self.apply_lease()
             }
         }
+    }
+
+    fn time(&mut self, config: &MeasuredConfig) -> Result<(), Failure> {
+        self.obtain_time(config)
     }
 
     fn agent(&mut self, measured: &Measured) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
-//! Kernel settings, entropy and the clock.
+//! Kernel settings, entropy and the image's epoch.
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use casemate_measure::status::Reason;
 
@@ -83,15 +83,11 @@ pub(super) fn random_seed() -> Result<[u8; 20], Failure> {
     Ok(seed)
 }
 
-/// The clock is the later of the host's and the image's epoch, which the builder wrote as `/init`'s own time stamp.
-pub(super) fn advance_clock(init: &Path) -> Result<(), Failure> {
-    let failed = |error: &std::io::Error| Failure::errno(Reason::SysctlFailed, "clock", error);
+/// The image's epoch, which the builder wrote as `/init`'s own time stamp.
+pub(super) fn epoch(init: &Path) -> Result<Duration, Failure> {
+    let failed = |error: &std::io::Error| Failure::errno(Reason::ClockFailed, init.display(), error);
     let epoch = fs::metadata(init).and_then(|meta| meta.modified()).map_err(|e| failed(&e))?;
-    if SystemTime::now() >= epoch {
-        return Ok(());
-    }
-    let since = epoch.duration_since(UNIX_EPOCH).unwrap_or_default();
-    sys::set_clock(since).map_err(|e| failed(&e))
+    Ok(epoch.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

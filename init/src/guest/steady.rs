@@ -120,8 +120,8 @@ impl Guest {
         type Group = fn(&str) -> bool;
         let groups: [Group; 3] = [
             |name| name == "mesh",
-            |name| !matches!(name, "mesh" | "agent" | "dhcp"),
-            |name| matches!(name, "agent" | "dhcp"),
+            |name| !matches!(name, "mesh" | "agent" | "dhcp" | super::time::NAME),
+            |name| matches!(name, "agent" | "dhcp" | super::time::NAME),
         ];
         for group in groups {
             self.stop_group(group);

@@ -8,7 +8,7 @@ use nix::sys::socket::{MsgFlags, send};
 use rustls::RootCertStore;
 
 use super::trace;
-use crate::time::{self, Handover};
+use crate::time::{self, Client, Handover};
 use crate::{handover, sys};
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
@@ -17,7 +17,9 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let report = sys::inherited(handover::REPORT).context("report")?;
     // Nothing in the document adds a root: who can name a server cannot also say who may vouch for it.
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    match time::run(&told, roots, |agreed| {
+    let client = Client::new(&told, roots)?;
+    sys::give_back_startup_pages().context("startup pages")?;
+    match time::run(client, |agreed| {
         send(report.as_raw_fd(), &agreed.encode(), MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
     })? {}

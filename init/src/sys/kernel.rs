@@ -39,6 +39,20 @@ pub fn set_clock(since_epoch: Duration) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets the wall clock run faster (slower, if negative) until it has gained so much; replaces an earlier order. adjtime(3).
+///
+/// # Errors
+/// What the kernel says.
+pub fn slew_clock(nanoseconds: i64) -> io::Result<()> {
+    // SAFETY: all-zero is a valid timex: no modes.
+    let mut order: libc::timex = unsafe { std::mem::zeroed() };
+    order.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    order.offset = nanoseconds / 1000;
+    // SAFETY: `order` is a valid timex for the length of the call.
+    let result = unsafe { libc::adjtimex(&raw mut order) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Powers off at once. Returns only if the kernel refuses, and then PID 1 aborts, which `panic=-1` turns into a reset.
 pub fn power_off() -> ! {
     // SAFETY: neither call touches this process's memory.

@@ -28,8 +28,7 @@ struct Interval {
 /// The error covers every interval of those that agree, so that it is right if only one of them is.
 pub fn agree(answers: &[(usize, Sample)], named: usize) -> Option<Agreed> {
     let intervals: Vec<Interval> = answers.iter().map(interval).collect();
-    let around =
-        |moment: i128| intervals.iter().filter(move |one| one.low <= moment && moment <= one.high);
+    let around = |moment: i128| intervals.iter().filter(move |one| one.low <= moment && moment <= one.high);
     // The most-shared moment is the beginning of one of them.
     let begin = intervals.iter().map(|one| one.low).max_by_key(|low| around(*low).count())?;
     let votes = around(begin).count();
@@ -137,7 +136,7 @@ mod tests {
                 }), 0..8),
         ) {
             let all: Vec<(usize, Sample)> = all.into_iter().enumerate().collect();
-            drop(agree(&all, all.len()));
+            _ = agree(&all, all.len());
         }
     }
 }

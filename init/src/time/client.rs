@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rustls::RootCertStore;
@@ -45,11 +46,24 @@ pub struct Handover {
     pub horizon: u64,
 }
 
-/// The servers, and what is known of each.
+/// The servers, each asked by a thread of its own, and what is known. The threads are there from the start, so that the
+/// process can give up the right to make more.
 pub struct Client {
-    sources: Vec<Source>,
-    trust: Trust,
+    workers: Vec<Worker>,
     known: Option<Sample>,
+}
+
+struct Worker {
+    address: SocketAddr,
+    orders: Sender<Order>,
+    answers: Receiver<Result<Sample, TimeError>>,
+}
+
+/// Ask once.
+#[derive(Clone, Copy)]
+struct Order {
+    now: Duration,
+    known: Option<Duration>,
 }
 
 /// What all servers are judged by.
@@ -69,7 +83,7 @@ struct Source {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("servers", &self.sources.len()).finish_non_exhaustive()
+        f.debug_struct("Client").field("servers", &self.workers.len()).finish_non_exhaustive()
     }
 }
 
@@ -77,18 +91,14 @@ impl Client {
     /// Nobody was asked yet. Certificates must lead to one of `roots`, and to nothing else.
     ///
     /// # Errors
-    /// No roots, or a name that is none.
+    /// No roots, a name that is none, or no threads.
     pub fn new(told: &Handover, roots: RootCertStore) -> Result<Self, TimeError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (floor, horizon) = (Duration::from_secs(told.floor), Duration::from_secs(told.horizon));
         let certificates = Certificates::new(roots, provider.clone(), floor, horizon)?;
-        let sources = told.servers.iter().map(|server| {
-            let name = ServerName::try_from(server.name.clone())
-                .map_err(|_| rustls::Error::General(format!("{:?} is no name", server.name)))?;
-            Ok(Source { address: server.address, name, bound: None, quiet_until: Duration::ZERO })
-        });
-        let sources = sources.collect::<Result<_, TimeError>>()?;
-        Ok(Self { sources, trust: Trust { certificates, provider, floor, horizon }, known: None })
+        let trust = Arc::new(Trust { certificates, provider, floor, horizon });
+        let workers = told.servers.iter().map(|server| Worker::start(server, trust.clone()));
+        Ok(Self { workers: workers.collect::<Result<_, TimeError>>()?, known: None })
     }
 
     /// Asks every server once, all at the same time, and keeps what more than half of them agree on. Takes no longer than the
@@ -98,30 +108,22 @@ impl Client {
     /// If the kernel has no clock.
     pub fn round(&mut self) -> Result<Option<Report>, TimeError> {
         let now = io::since_boot()?;
-        let known = self.known.map(|sample| sample.time_at(now));
-        let (trust, named) = (&self.trust, self.sources.len());
-        let answers: Vec<(usize, Result<Sample, TimeError>)> = match self.sources.as_mut_slice() {
-            // One server is what most documents name, and then there is one thread.
-            [only] => vec![(0, only.ask(trust, known, now))],
-            all => std::thread::scope(|scope| {
-                let asked: Vec<_> = all
-                    .iter_mut()
-                    .map(|source| scope.spawn(move || source.ask(trust, known, now)))
-                    .collect();
-                // A thread that panicked has no answer.
-                asked.into_iter().enumerate().filter_map(|(n, one)| Some((n, one.join().ok()?))).collect()
-            }),
-        };
+        let order = Order { now, known: self.known.map(|sample| sample.time_at(now)) };
+        // A thread that has ended has no answer.
+        for worker in &self.workers {
+            _ = worker.orders.send(order);
+        }
         let mut good = Vec::new();
-        for (server, answer) in answers {
-            match answer {
-                Ok(sample) => good.push((server, sample)),
-                Err(error) => {
-                    let address = self.sources.get(server).map(|source| source.address);
-                    tracing::warn!(?address, %error, "no time from a server");
+        for (server, worker) in self.workers.iter().enumerate() {
+            match worker.answers.recv() {
+                Ok(Ok(sample)) => good.push((server, sample)),
+                Ok(Err(error)) => {
+                    tracing::warn!(address = %worker.address, %error, "no time from a server");
                 }
+                Err(_) => tracing::error!(address = %worker.address, "nobody asks this server any more"),
             }
         }
+        let named = self.workers.len();
         let Some(Agreed { sample, server, votes }) = agree(&good, named) else {
             tracing::warn!(answers = good.len(), named, "the servers do not agree");
             return Ok(None);
@@ -129,6 +131,30 @@ impl Client {
         self.known = Some(sample);
         let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
         Ok(Some(Report { sample, server: small(server), votes: small(votes) }))
+    }
+}
+
+impl Worker {
+    fn start(server: &Server, trust: Arc<Trust>) -> Result<Self, TimeError> {
+        /// TLS with certificates of several kilobytes; a thread's default would be 2 MiB.
+        const STACK: usize = 512 << 10;
+        let name = ServerName::try_from(server.name.clone())
+            .map_err(|_| rustls::Error::General(format!("{:?} is no name", server.name)))?;
+        let address = server.address;
+        let mut source = Source { address, name, bound: None, quiet_until: Duration::ZERO };
+        let (orders, ordered) = channel::<Order>();
+        let (answer, answers) = channel();
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || {
+                while let Ok(Order { now, known }) = ordered.recv() {
+                    if answer.send(source.ask(&trust, known, now)).is_err() {
+                        break;
+                    }
+                }
+            })
+            .map_err(TimeError::io("start a thread"))?;
+        Ok(Self { address, orders, answers })
     }
 }
 
@@ -184,13 +210,11 @@ impl Source {
 /// Asks for ever, and tells what is agreed on.
 ///
 /// # Errors
-/// When it cannot go on: PID 1 does not listen any more, or the handover is none.
+/// When it cannot go on: PID 1 does not listen any more.
 pub fn run(
-    told: &Handover,
-    roots: RootCertStore,
+    mut client: Client,
     mut tell: impl FnMut(&Report) -> std::io::Result<()>,
 ) -> Result<Infallible, TimeError> {
-    let mut client = Client::new(told, roots)?;
     let mut failures = 0_u32;
     loop {
         match client.round()? {

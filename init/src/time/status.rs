@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Change, Clock, Proof, Report};
 
 /// Part of the status document: `time`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// `host (unauthenticated)`, or `nts` once a server has been agreed with.
     pub source: &'static str,
@@ -38,12 +38,39 @@ pub struct Status {
 /// The host's clock.
 const HOST: &str = "host (unauthenticated)";
 
+/// What a server's answer has made of it.
+const NTS: &str = "nts";
+
+impl Default for Status {
+    /// Before there is a floor.
+    fn default() -> Self {
+        Self {
+            source: HOST,
+            state: "unsynchronised",
+            required: false,
+            server: None,
+            votes: 0,
+            offset_ms: None,
+            error_ms: None,
+            last_sync: None,
+            floor: 0,
+            floor_from: "image",
+            refused: 0,
+        }
+    }
+}
+
 impl Status {
     /// Nobody was asked yet.
     pub fn new(clock: &Clock) -> Self {
-        let mut status = Self { source: HOST, state: "unsynchronised", ..Self::default() };
+        let mut status = Self::default();
         status.floor(clock);
         status
+    }
+
+    /// Whether an authenticated time has been the clock's.
+    pub fn is_authenticated(&self) -> bool {
+        self.source == NTS
     }
 
     /// The floor may have risen.
@@ -73,7 +100,7 @@ impl Status {
         };
         // A clock that is still the host's does not become anybody else's by being compared.
         if change != Change::Skewed {
-            self.source = "nts";
+            self.source = NTS;
         }
         self.server = server;
         self.votes = report.votes;

@@ -183,7 +183,11 @@ fn secure_time_needs_servers() {
     }
     let mut document = small();
     set(&mut document, "/secure_time", json!("yes"));
-    assert!(refusal(&document).starts_with("doc.json: secure_time: expected true or false"), "{}", refusal(&document));
+    assert!(
+        refusal(&document).starts_with("doc.json: secure_time: expected true or false"),
+        "{}",
+        refusal(&document)
+    );
 }
 
 #[test]

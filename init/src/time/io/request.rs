@@ -26,8 +26,7 @@ pub(in crate::time) fn ask(
     server: IpAddr,
     pivot: Duration,
 ) -> Result<Sample, TimeError> {
-    let socket =
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(TimeError::io("open a UDP socket"))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(TimeError::io("open a UDP socket"))?;
     socket.connect((server, NTP_PORT)).map_err(TimeError::io("connect by UDP"))?;
     let mut last = TimeError::exchange("a cookie", "none");
     for _ in 0..TRIES {

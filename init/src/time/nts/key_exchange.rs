@@ -78,9 +78,7 @@ struct Offer {
 impl Offer {
     fn take(&mut self, record: &Record<'_>, address: IpAddr, name: &str) -> Result<(), TimeError> {
         match record.kind {
-            kind::PROTOCOL => {
-                once(&mut self.protocol, record, NTPV4, "next protocol NTPv4, once")
-            }
+            kind::PROTOCOL => once(&mut self.protocol, record, NTPV4, "next protocol NTPv4, once"),
             kind::AEAD => once(&mut self.aead, record, AES_SIV_CMAC_256, "AEAD_AES_SIV_CMAC_256, once"),
             kind::ERROR => Err(TimeError::exchange("an offer", format!("error {:02x?}", record.body))),
             // RFC 8915 section 4.1.4: a warning that is not understood is an error, and none is defined.

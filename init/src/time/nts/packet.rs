@@ -245,9 +245,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The extension field at `at`: its type, its body, and where the next begins. RFC 7822 section 3: at least 16 bytes, a
+/// Type and body of an extension field, and where the next begins.
+type Extension<'a> = (u16, &'a [u8], usize);
+
+/// The extension field at `at`; none at the end. RFC 7822 section 3: at least 16 bytes, a
 /// multiple of 4, all within the packet.
-fn extension(bytes: &[u8], at: usize) -> Result<Option<(u16, &[u8], usize)>, TimeError> {
+fn extension(bytes: &[u8], at: usize) -> Result<Option<Extension<'_>>, TimeError> {
     let rest = bytes.get(at..).unwrap_or_default();
     if rest.is_empty() {
         return Ok(None);

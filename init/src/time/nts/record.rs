@@ -22,7 +22,11 @@ pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, TimeErro
         }
         let record = first(rest);
         rest = record.as_ref().map_or(&[], |(_, behind)| *behind);
-        Some(record.map(|(record, _)| record).ok_or_else(|| TimeError::exchange("a whole record", "part of one")))
+        Some(
+            record
+                .map(|(record, _)| record)
+                .ok_or_else(|| TimeError::exchange("a whole record", "part of one")),
+        )
     })
 }
 

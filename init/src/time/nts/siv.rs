@@ -41,13 +41,18 @@ mod tests {
     #[test]
     fn vectors_of_the_rfc() {
         let hex = |text: &str| hex::decode(text.replace(' ', "")).unwrap();
-        let key: [u8; 32] = hex("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0 f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff").try_into().unwrap();
+        let key: [u8; 32] =
+            hex("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0 f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff").try_into().unwrap();
         let sealed = Aes128Siv::new((&key).into())
-            .encrypt([hex("101112131415161718191a1b1c1d1e1f2021222324252627")], &hex("112233445566778899aabbccddee"))
+            .encrypt(
+                [hex("101112131415161718191a1b1c1d1e1f2021222324252627")],
+                &hex("112233445566778899aabbccddee"),
+            )
             .unwrap();
         assert_eq!(sealed, hex("85632d07c6e8f37f950acd320a2ecc93 40c02b9690c4dc04daef7f6afe5c"));
 
-        let key: [u8; 32] = hex("7f7e7d7c7b7a79787776757473727170 404142434445464748494a4b4c4d4e4f").try_into().unwrap();
+        let key: [u8; 32] =
+            hex("7f7e7d7c7b7a79787776757473727170 404142434445464748494a4b4c4d4e4f").try_into().unwrap();
         let data = [
             hex("00112233445566778899aabbccddeeff deaddadadeaddadaffeeddccbbaa9988 7766554433221100"),
             hex("102030405060708090a0"),
@@ -58,7 +63,9 @@ mod tests {
         assert_eq!(
             sealed,
             hex("7bdb6e3b432667eb06f4d14bff2fbd0f cb900f2fddbe404326601965c889bf17
-                dba77ceb094fa663b7a3f748ba8af829 ea64ad544a272e9c485b62a3fd5c0d".replace('\n', "").as_str())
+                dba77ceb094fa663b7a3f748ba8af829 ea64ad544a272e9c485b62a3fd5c0d"
+                .replace('\n', "")
+                .as_str())
         );
     }
 

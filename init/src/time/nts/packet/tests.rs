@@ -20,9 +20,9 @@ fn request() -> Request {
     association.request(&nonces()).unwrap().unwrap()
 }
 
-fn ntp(unix: f64) -> u64 {
-    // Exact for the halves and quarters used here.
-    ((unix + 2_208_988_800.0) * 4_294_967_296.0) as u128 as u64
+/// So many quarters of a second after 1 793 500 000.
+fn ntp(quarters: u64) -> u64 {
+    (1_793_500_000 + FROM_1900_TO_1970 + quarters / 4) << 32 | (quarters % 4) << 30
 }
 
 /// How to write an answer.
@@ -45,8 +45,8 @@ impl Script {
         header[8..12].copy_from_slice(&0x0000_4000_u32.to_be_bytes());
         header[12..16].copy_from_slice(b"GPS\0");
         header[24..32].copy_from_slice(&nonces().origin);
-        header[32..40].copy_from_slice(&ntp(1_793_500_000.25).to_be_bytes());
-        header[40..48].copy_from_slice(&ntp(1_793_500_000.5).to_be_bytes());
+        header[32..40].copy_from_slice(&ntp(1).to_be_bytes());
+        header[40..48].copy_from_slice(&ntp(2).to_be_bytes());
         let mut plain = Vec::new();
         put(&mut plain, field::COOKIE, &[7; 100]);
         put(&mut plain, 0x4242, &[0; 12]);
@@ -154,11 +154,17 @@ fn hostile_answers_are_refused() {
         (with(|s| s.header[1] = 16), "a synchronised server"),
         (with(|s| s.header[1] = 255), "a synchronised server"),
         (with(|s| s.header[40..48].fill(0)), "transmit"),
-        (with(|s| s.header[40..48].copy_from_slice(&ntp(1_793_500_000.0).to_be_bytes())), "transmit"),
+        (with(|s| s.header[40..48].copy_from_slice(&ntp(0).to_be_bytes())), "transmit"),
         (with(|s| s.plain = vec![2, 4, 0, 255, 1, 2]), "extension"),
         (with(|s| s.plain = [&[2, 4, 0, 18][..], &[0; 14]].concat()), "extension"),
         (with(|s| s.plain = vec![2, 4, 0, 0]), "extension"),
-        (with(|s| { s.plain.clear(); put(&mut s.plain, field::COOKIE, &[0; 12]) }), "a cookie of"),
+        (
+            with(|s| {
+                s.plain.clear();
+                put(&mut s.plain, field::COOKIE, &[0; 12])
+            }),
+            "a cookie of",
+        ),
         (kiss(false, b"NTSN"), "kiss-o'-death \"NTSN\""),
         (kiss(true, b"RATE"), "kiss-o'-death \"RATE\""),
         (kiss(true, b"DENY"), "kiss-o'-death \"DENY\""),
@@ -176,7 +182,9 @@ fn hostile_answers_are_refused() {
     let mut two = good[..48].to_vec();
     put(&mut two, field::UNIQUE_ID, &[0; 32]);
     two.extend_from_slice(&good[48..]);
-    assert!(Answer::open(&two, &request(), &keys()).unwrap_err().to_string().contains("one unique identifier"));
+    assert!(
+        Answer::open(&two, &request(), &keys()).unwrap_err().to_string().contains("one unique identifier")
+    );
 }
 
 /// Every byte up to the end of the authenticator is protected.
