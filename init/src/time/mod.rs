@@ -1,9 +1,4 @@
-//! The clock: the rule by which it moves ([`Clock`]), and the client that asks named servers for the time (NTS, RFC 8915).
-//!
-//! PID 1 keeps the rule and sets the clock. What reads the network is a process of its own, `casemate-time`, which answers
-//! in messages of one fixed size ([`Report`]); PID 1 judges each again. Times are durations since 1970-01-01 UTC without
-//! leap seconds (POSIX), or, where it says so, since the kernel started: the client never reads the wall clock, so a step
-//! of the one cannot disturb the other.
+#![doc = include_str!("README.md")]
 
 mod agreement;
 mod certificate;
