@@ -12,6 +12,14 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         casemate_init::guest::run();
     }
-    eprintln!("casemate-init: this is PID 1 of an appliance image; `cargo qemu boot` starts one");
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "status"
+    {
+        return casemate_init::status::command::run(rest);
+    }
+    eprintln!(
+        "casemate-init: this is PID 1 of an appliance image; `cargo qemu boot` starts one; `casemate-init status` shows its state from inside"
+    );
     ExitCode::from(64)
 }

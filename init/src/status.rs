@@ -1,13 +1,26 @@
 //! What the machine says of itself: frames to the host, a document inside.
+//!
+#![doc = include_str!("status/README.md")]
 
+use std::fs::Permissions;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use casemate_measure::LaunchRegisters;
 use casemate_measure::status::{Flavour, Frame, PORT_NAME, Reason, Stage};
 use serde::Serialize;
+
+use crate::log;
+
+pub mod command;
+#[cfg(test)]
+mod tests;
+
+/// Where the document is.
+pub const PATH: &str = "/run/casemate/status.json";
 
 /// Which binary this is.
 pub const FLAVOUR: Flavour = if cfg!(feature = "dev") { Flavour::Dev } else { Flavour::Prod };
@@ -64,6 +77,13 @@ impl Port {
         }
     }
 
+    /// What it has counted.
+    pub fn counts(&self) -> PortCounts {
+        let waiting = u32::from(self.is_waiting());
+        let sent = self.sequence.saturating_sub(self.dropped).saturating_sub(waiting);
+        PortCounts { sent, dropped: self.dropped }
+    }
+
     /// Whether a frame waits for room.
     pub const fn is_waiting(&self) -> bool {
         self.waiting.is_some()
@@ -86,8 +106,8 @@ pub struct Document {
     pub version: u32,
     /// `dev` or `prod`.
     pub flavor: &'static str,
-    /// This binary's version.
-    pub casemate_version: &'static str,
+    /// Versions of what runs.
+    pub versions: Versions,
     /// Where the boot is.
     pub stage: &'static str,
     /// `tdx` or `simulator`; `none yet` before the stage *TEE*.
@@ -97,6 +117,8 @@ pub struct Document {
     pub trust: &'static str,
     /// The clock: whose it is, and how far it is to be trusted.
     pub time: crate::time::Status,
+    /// What was measured at launch, as the TEE says.
+    pub registers: Option<LaunchRegisters>,
     /// PID 1's own network namespace, as /proc/1/ns/net says it.
     pub network_namespace: Option<String>,
     /// Who we are.
@@ -105,14 +127,59 @@ pub struct Document {
     pub egress: Egress,
     /// The VPN's mode.
     pub vpn: &'static str,
+    /// The mesh proxy.
+    pub mesh: Mesh,
     /// What PID 1 itself keeps in memory.
     pub memory: Option<Memory>,
     /// Our processes and the workload, by name.
     pub processes: Vec<Process>,
+    /// The log rings.
+    pub logs: Vec<Log>,
+    /// The status port.
+    pub status_port: PortCounts,
     /// When each stage was entered, in ms since the kernel started.
     pub stages: Vec<StageTime>,
     /// How long modules took to load, in ms, all groups together.
     pub module_ms: u64,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Versions {
+    /// This binary's.
+    pub casemate: &'static str,
+    /// The kernel's, as uname(2) says its release.
+    pub kernel: String,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Mesh {
+    /// Whether it has a certificate and serves, in this run of it.
+    pub ready: bool,
+    /// The ports that it serves backends on.
+    pub ports: Vec<u16>,
+    /// How many apps may read the logs.
+    pub log_readers: usize,
+}
+
+/// Part of [`Document`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// `casemate`, or the process's.
+    pub name: String,
+    /// What its ring has counted.
+    #[serde(flatten)]
+    pub counts: log::Counts,
+}
+
+/// Part of [`Document`]: frames of the status port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PortCounts {
+    /// Taken by the port.
+    pub sent: u32,
+    /// Given up for a later one, because the host did not read.
+    pub dropped: u32,
 }
 
 /// Part of [`Document`].
@@ -155,7 +222,7 @@ pub struct Counter {
 }
 
 /// Part of [`Document`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// `agent`, `mesh`, `dhcp`, or a service's name.
     pub name: String,
@@ -190,42 +257,21 @@ pub struct StageTime {
 }
 
 impl Document {
-    /// Replaces the file, never half.
+    /// Replaces the file, never half: whoever opens it reads one whole document. Everybody who sees it may read it.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn store(&self, path: &Path) -> io::Result<()> {
         let mut next: PathBuf = path.to_owned();
         next.set_extension("next");
-        std::fs::write(&next, serde_json::to_vec_pretty(self)?)?;
+        let mut file = File::create(&next)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(next, path)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_without_a_port_waits_and_the_next_one_counts_it_as_dropped() {
-        let mut port = Port::default();
-        port.send(Stage::Early, Reason::Entered, 0, [0; 32], Duration::from_millis(3));
-        assert!(port.is_waiting());
-        port.send(Stage::Mounts, Reason::Entered, 0, [0; 32], Duration::from_millis(4));
-        assert_eq!((port.dropped, port.sequence), (1, 2));
-    }
-
-    #[test]
-    fn the_port_is_found_by_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let (class, dev) = (dir.path().join("class"), dir.path().join("dev"));
-        for (port, name) in [("vport0p1", "other\n"), ("vport0p2", "casemate.status\n")] {
-            std::fs::create_dir_all(class.join(port)).unwrap();
-            std::fs::write(class.join(port).join("name"), name).unwrap();
-        }
-        std::fs::create_dir(&dev).unwrap();
-        assert!(open_port(&class, &dev).is_none(), "no device node yet");
-        std::fs::write(dev.join("vport0p2"), "").unwrap();
-        assert!(open_port(&class, &dev).is_some());
+    /// Whether there is news between two of them: counters of lines and frames are none, since telling them makes them grow.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        Self { logs: before.logs.clone(), status_port: before.status_port, ..self.clone() } != *before
     }
 }

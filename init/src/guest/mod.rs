@@ -92,7 +92,10 @@ impl Guest {
         let document = status::Document {
             version: 1,
             flavor: if cfg!(feature = "dev") { "dev" } else { "prod" },
-            casemate_version: env!("CARGO_PKG_VERSION"),
+            versions: status::Versions {
+                casemate: env!("CARGO_PKG_VERSION"),
+                kernel: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
+            },
             tee: "none yet",
             trust: "nobody yet",
             ..Default::default()
@@ -247,6 +250,7 @@ impl Host for Guest {
     fn find_tee(&mut self) -> Result<(), Failure> {
         let tee = tee::GuestTee::find()?;
         (self.document.tee, self.document.trust) = tee.words();
+        self.document.registers = Some(tee.launch());
         self.tee = Some(tee);
         Ok(())
     }

@@ -32,6 +32,11 @@ pub(super) fn retell() {
     }
 }
 
+/// What the port has counted; `None` while another thread has it.
+pub(super) fn port_counts() -> Option<crate::status::PortCounts> {
+    PORT.try_lock().ok().map(|port| port.counts())
+}
+
 /// Tells the host why, and powers off.
 pub(super) fn off_because(stage: Stage, reason: Reason, detail: u64, digest: [u8; 32]) -> ! {
     /// How long the last frame may wait for a host that reads slowly: 20 times 10 ms.

@@ -87,7 +87,7 @@ pub(super) struct Processes {
     binary: File,
     null: File,
     list: Vec<Process>,
-    /// Of processes that are not started yet.
+    /// Of processes that are not started yet, and of those that are forgotten.
     outputs: Vec<Output>,
     stopping: bool,
 }
@@ -142,6 +142,16 @@ impl Processes {
         std::iter::once(Ok((log::OWN.to_owned(), log::own_reader()?))).chain(rings).collect()
     }
 
+    /// What the rings have counted.
+    pub(super) fn log_counts(&self) -> Vec<status::Log> {
+        let outputs = self.list.iter().map(|process| &process.output).chain(&self.outputs);
+        let rings =
+            outputs.map(|output| status::Log { name: output.name().to_owned(), counts: output.counts() });
+        std::iter::once(status::Log { name: log::OWN.to_owned(), counts: log::own_counts() })
+            .chain(rings)
+            .collect()
+    }
+
     /// Whether it has said that it is ready, in this run of it.
     pub(super) fn is_ready(&self, name: &str) -> bool {
         self.list.iter().any(|process| process.recipe.name == name && process.ready)
@@ -154,13 +164,14 @@ impl Processes {
         process.last_exit.filter(|_| over)
     }
 
-    /// Forgets one that has ended, with its descriptors, its log and its cgroup; its last words are read.
+    /// Forgets one that has ended, with its descriptors and its cgroup. What it said is kept.
     pub(super) fn forget(&mut self, name: &str) -> io::Result<()> {
         let Some(at) = self.list.iter().position(|process| process.recipe.name == name) else {
             return Ok(());
         };
         let mut process = self.list.remove(at);
         process.output.drain();
+        self.outputs.push(process.output);
         process.recipe.leaf.remove()
     }
 

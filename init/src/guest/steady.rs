@@ -21,8 +21,6 @@ const VERIFY_EVERY: Duration = Duration::from_secs(30);
 /// The shortest wait of the main loop.
 const SHORTEST_TURN: Duration = Duration::from_millis(10);
 
-const STATUS_PATH: &str = "/run/casemate/status.json";
-
 impl Guest {
     /// Runs until shutdown is asked for. Never returns.
     pub(super) fn run_steady(&mut self, measured: &Measured) -> ! {
@@ -31,6 +29,7 @@ impl Guest {
             VpnMode::Tunnel => "tunnel",
             VpnMode::Direct => "direct",
         };
+        self.document.mesh = mesh(measured);
         self.document.network_namespace = super::processes::network_namespace(1);
         let mut next_report = Duration::ZERO;
         // The boot is over, and most of what it ran through with it. Memory that cannot be given back is kept.
@@ -93,15 +92,18 @@ impl Guest {
         }
         if let Some(processes) = &self.processes {
             self.document.processes = processes.describe();
+            self.document.mesh.ready = processes.is_ready("mesh");
+            self.document.logs = processes.log_counts();
         }
+        self.document.status_port = power::port_counts().unwrap_or(self.document.status_port);
         if self.document == self.printed {
             return;
         }
-        if let Err(error) = self.document.store(Path::new(STATUS_PATH)) {
-            crate::log::print("casemate", &format!("{STATUS_PATH}: {error}"));
+        if let Err(error) = self.document.store(Path::new(status::PATH)) {
+            crate::log::print("casemate", &format!("{}: {error}", status::PATH));
         }
-        if cfg!(feature = "dev") {
-            crate::log::print("casemate", &format!("status {}", console_line(&self.document)));
+        if cfg!(feature = "dev") && self.document.is_news_after(&self.printed) {
+            crate::log::show("casemate", &format!("status {}", console_line(&self.document)));
         }
         self.printed = self.document.clone();
     }
@@ -158,6 +160,15 @@ fn console_line(document: &status::Document) -> String {
     let mut short = document.clone();
     short.egress.counters.retain(|counter| counter.packets > 0);
     serde_json::to_string(&short).unwrap_or_default()
+}
+
+fn mesh(measured: &Measured) -> status::Mesh {
+    let section = measured.config.section();
+    status::Mesh {
+        ready: false,
+        ports: section.mesh.backends.iter().map(|backend| backend.listen).collect(),
+        log_readers: section.logs.readers.len(),
+    }
 }
 
 fn identity(measured: &Measured) -> status::Identity {

@@ -42,7 +42,12 @@ pub fn print(name: &str, line: &str) {
     }
     // There is nobody to tell that PID 1's own ring is not writable; the ring counts it.
     with_own(|own| own.as_mut().map(|ring| ring.append(batch)));
-    show(name, line.as_bytes());
+    show_line(name, line.as_bytes());
+}
+
+/// Shows something on the console of a development image that is no line of anybody's log.
+pub fn show(name: &str, text: &str) {
+    show_line(name, text.as_bytes());
 }
 
 /// What PID 1's own ring has counted.
@@ -68,7 +73,7 @@ fn with_own<T>(use_it: impl FnOnce(&mut Option<Ring>) -> T) -> Option<T> {
 }
 
 /// Shows a line on the console of a development image.
-fn show(name: &str, line: &[u8]) {
+fn show_line(name: &str, line: &[u8]) {
     if cfg!(feature = "dev") {
         // A console that takes nothing must not stop PID 1.
         drop(writeln!(io::stdout(), "{name}: {}", printable(line)));

@@ -9,7 +9,7 @@ use casemate_mesh::ring::Batch;
 use super::budget::{Budget, RATE, SHOWN};
 use super::lines::Lines;
 use super::ring::{Counts, Ring};
-use super::{boottime_ms, show};
+use super::{boottime_ms, show_line};
 use crate::sys;
 
 /// How much of one pipe is read before others get their turn.
@@ -120,9 +120,9 @@ impl Output {
             let left = shown.left(now);
             shown.take(line.len().saturating_add(1), now);
             if shown.left(now) > 0 {
-                show(name, line);
+                show_line(name, line);
             } else if left > 0 {
-                show(name, b"(more lines than a console takes: the ring has them)");
+                show_line(name, b"(more lines than a console takes: the ring has them)");
             }
         };
         match chunk {
