@@ -56,7 +56,17 @@ impl Image {
         Self::build(name, Flavor::Dev, &path)
     }
 
+    /// Without a document: it comes on the host share.
+    pub(crate) fn generic() -> &'static Self {
+        static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::build_with("generic", Flavor::Dev, None));
+        &IMAGE
+    }
+
     pub(crate) fn build(name: &str, flavor: Flavor, document: &Path) -> Self {
+        Self::build_with(name, flavor, Some(document))
+    }
+
+    fn build_with(name: &str, flavor: Flavor, document: Option<&Path>) -> Self {
         let busybox = busybox();
         let workloads = ["web", "probe"].map(|service| WorkloadSpec {
             name: casemate_measure::section::DnsLabel::new(service).unwrap(),
@@ -64,7 +74,7 @@ impl Image {
         });
         let plan = Plan {
             flavor,
-            document: Some(document.to_owned()),
+            document: document.map(Path::to_owned),
             workloads: workloads.into(),
             lock: lock(),
             store: Store::new(None).unwrap(),

@@ -23,5 +23,6 @@ mod ends;
 mod host;
 mod network;
 mod production;
+mod share;
 mod tampered;
 mod workloads;
