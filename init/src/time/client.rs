@@ -55,6 +55,7 @@ pub struct Client {
 
 struct Worker {
     address: SocketAddr,
+    failure: Option<TimeError>,
     orders: Sender<Order>,
     answers: Receiver<Result<Sample, TimeError>>,
 }
@@ -114,11 +115,13 @@ impl Client {
             _ = worker.orders.send(order);
         }
         let mut good = Vec::new();
-        for (server, worker) in self.workers.iter().enumerate() {
+        for (server, worker) in self.workers.iter_mut().enumerate() {
+            worker.failure = None;
             match worker.answers.recv() {
                 Ok(Ok(sample)) => good.push((server, sample)),
                 Ok(Err(error)) => {
                     tracing::warn!(address = %worker.address, %error, "no time from a server");
+                    worker.failure = Some(error);
                 }
                 Err(_) => tracing::error!(address = %worker.address, "nobody asks this server any more"),
             }
@@ -131,6 +134,13 @@ impl Client {
         self.known = Some(sample);
         let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
         Ok(Some(Report { sample, server: small(server), votes: small(votes) }))
+    }
+}
+
+impl Client {
+    /// The servers that gave no time in the last round, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (SocketAddr, &TimeError)> {
+        self.workers.iter().filter_map(|worker| Some((worker.address, worker.failure.as_ref()?)))
     }
 }
 
@@ -154,7 +164,7 @@ impl Worker {
                 }
             })
             .map_err(TimeError::io("start a thread"))?;
-        Ok(Self { address, orders, answers })
+        Ok(Self { address, failure: None, orders, answers })
     }
 }
 
