@@ -25,4 +25,5 @@ mod network;
 mod production;
 mod share;
 mod tampered;
+mod time;
 mod workloads;
