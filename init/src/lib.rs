@@ -4,6 +4,7 @@ pub mod boot;
 pub mod confine;
 pub mod guest;
 pub mod handover;
+pub mod health;
 pub mod layout;
 pub mod log;
 pub mod net;

@@ -230,10 +230,20 @@ pub struct Process {
     pub pid: i32,
     /// The network namespace it is in, as /proc/PID/ns/net says it; a service's is not ours.
     pub network_namespace: Option<String>,
+    /// `starting`, `ready`, `waiting` (to be started again), `stopped` (for good, as its restart rule says) or `failed` (it
+    /// used up its crash budget).
+    pub state: &'static str,
+    /// When one that waits is started again, in ms since the kernel started.
+    pub until_ms: Option<u64>,
     /// How often it was started again.
     pub restarts: u64,
-    /// How it last ended.
+    /// How it last ended: `status N`, `signal N`, `out of memory`, `a forbidden system call` or `killed, because it hung`.
     pub last_exit: Option<String>,
+    /// A service with ports: `listening`, `not listening on PORTS` or `unknown`. The agent and the mesh: `answering`, or
+    /// `silent for N s`. `None` for the others, and for one that is not ready.
+    pub health: Option<String>,
+    /// How many processes the kernel has taken for its memory limit (`oom_kill` of its cgroup's memory.events).
+    pub oom_kills: u64,
     /// What it and everything that it started keep in memory, every 10 s; `None` if it did not run.
     pub memory: Option<Memory>,
 }

@@ -1,8 +1,10 @@
 //! When a process that ended is started again. Pure: time comes in, a decision goes out.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use casemate_measure::section::Restart;
+use casemate_measure::status::Reason;
 
 /// The first wait before a restart; it doubles with each failure in a row.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -13,6 +15,11 @@ pub const STEADY: Duration = Duration::from_secs(60);
 /// How long a process has between SIGTERM and `cgroup.kill`.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// How often one of our own processes says that its event loop turns ([`crate::roles`]).
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// One that was ready and has said nothing for this long is ended, and started again.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -20,9 +27,27 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel, for its cgroup's memory limit or the machine's.
+    OutOfMemory,
+    /// By the kernel, for a system call that it may not make.
+    ForbiddenCall,
+    /// By PID 1, because it did not say that it was alive.
+    Hung,
 }
 
 impl Exit {
+    /// What the kernel's `wait` says, told apart by what else is known: whether its cgroup counted a kill for memory during
+    /// this run, and whether PID 1 ended it for its silence.
+    #[must_use]
+    pub const fn told_apart(self, out_of_memory: bool, hung: bool) -> Self {
+        match self {
+            Self::Signal(libc::SIGSYS) => Self::ForbiddenCall,
+            Self::Signal(libc::SIGKILL) if out_of_memory => Self::OutOfMemory,
+            Self::Signal(libc::SIGKILL) if hung => Self::Hung,
+            other => other,
+        }
+    }
+
     /// Whether it counts as success.
     pub fn is_success(self) -> bool {
         self == Self::Code(0)
@@ -33,8 +58,20 @@ impl Exit {
         let number = match self {
             Self::Code(code) => code,
             Self::Signal(signal) => signal.saturating_add(128),
+            Self::OutOfMemory | Self::Hung => libc::SIGKILL + 128,
+            Self::ForbiddenCall => libc::SIGSYS + 128,
         };
         u64::try_from(number).unwrap_or(0)
+    }
+
+    /// The frame that says so, for an end that a number does not explain.
+    pub const fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Code(_) | Self::Signal(_) => None,
+            Self::OutOfMemory => Some(Reason::OutOfMemory),
+            Self::ForbiddenCall => Some(Reason::ForbiddenCall),
+            Self::Hung => Some(Reason::Hung),
+        }
     }
 }
 
@@ -43,6 +80,9 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::ForbiddenCall => f.write_str("a forbidden system call"),
+            Self::Hung => f.write_str("killed, because it hung"),
         }
     }
 }
@@ -52,22 +92,72 @@ impl std::fmt::Display for Exit {
 pub enum Next {
     /// Start it again at this time.
     RestartAt(Duration),
-    /// It is done.
+    /// It is done, as its restart rule says.
     Stay,
+    /// It failed too often.
+    GiveUp,
 }
 
+impl Next {
+    /// The frame that says so.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::RestartAt(_) => Reason::Restarting,
+            Self::Stay => Reason::Ended,
+            Self::GiveUp => Reason::GivenUp,
+        }
+    }
+}
+
+/// How often a process may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The failure that is one too many, counted from 1.
+    pub failures: usize,
+    /// Failures longer ago than this are forgotten.
+    pub window: Duration,
+}
+
+/// A service's. With [`PACE`] a service that dies at once gets there after four minutes: longer than what it may wait for
+/// takes to come up, shorter than nobody notices.
+pub const SERVICE_BUDGET: Budget = Budget { failures: 10, window: Duration::from_secs(600) };
+
+/// How long the waits before restarts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// After the first failure in a row.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+/// Everybody's.
+pub const PACE: Pace = Pace { first: FIRST_BACKOFF, longest: LONGEST_BACKOFF };
+
 /// One process's history.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Restarts {
     policy: Restart,
+    pace: Pace,
+    budget: Option<Budget>,
+    /// When it failed, at most as often as the budget allows.
+    failures: VecDeque<Duration>,
     in_a_row: u32,
     total: u64,
 }
 
 impl Restarts {
-    /// Nothing has happened yet.
-    pub const fn new(policy: Restart) -> Self {
-        Self { policy, in_a_row: 0, total: 0 }
+    /// One of our own: it is tried for ever, at the longest wait in the end. Without it the machine answers less, and the
+    /// lock stands; powering off would lose the workload's state, which is in memory only, for what may pass.
+    pub const fn for_ever(pace: Pace) -> Self {
+        let policy = Restart::Always;
+        Self { policy, pace, budget: None, failures: VecDeque::new(), in_a_row: 0, total: 0 }
+    }
+
+    /// A service, under the rule of its document.
+    pub const fn of_service(policy: Restart) -> Self {
+        let budget = Some(SERVICE_BUDGET);
+        Self { policy, pace: PACE, budget, failures: VecDeque::new(), in_a_row: 0, total: 0 }
     }
 
     /// How often it was started again.
@@ -90,13 +180,50 @@ impl Restarts {
         if !again {
             return Next::Stay;
         }
+        if !exit.is_success() && self.spent(now) {
+            return Next::GiveUp;
+        }
         if now.saturating_sub(started) >= STEADY {
             self.in_a_row = 0;
         }
         let factor = 2_u32.saturating_pow(self.in_a_row);
-        let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
+        let wait = self.pace.first.saturating_mul(factor).min(self.pace.longest);
         self.in_a_row = self.in_a_row.saturating_add(1);
         Next::RestartAt(now.saturating_add(wait))
+    }
+
+    /// Notes a failure, and says whether it was one too many.
+    fn spent(&mut self, now: Duration) -> bool {
+        let Some(budget) = self.budget else { return false };
+        self.failures.retain(|then| now.saturating_sub(*then) <= budget.window);
+        self.failures.push_back(now);
+        self.failures.len() >= budget.failures
+    }
+}
+
+/// Time in which PID 1 itself was awake: a machine whose host stopped it for an hour has not been silent for an hour.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Awake {
+    last: Duration,
+    total: Duration,
+}
+
+impl Awake {
+    /// The longest time between two turns of PID 1's loop that is believed.
+    const LONGEST_TURN: Duration = Duration::from_secs(2);
+
+    /// For how long it was, altogether.
+    #[must_use]
+    pub const fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// PID 1 is awake at `now`, since the kernel started. Says for how long it was, altogether.
+    pub fn turn(&mut self, now: Duration) -> Duration {
+        let since = now.saturating_sub(self.last).min(Self::LONGEST_TURN);
+        self.last = now;
+        self.total = self.total.saturating_add(since);
+        self.total
     }
 }
 
@@ -110,7 +237,7 @@ mod tests {
 
     #[test]
     fn back_off_doubles_to_a_minute_and_starts_over_after_a_steady_run() {
-        let mut restarts = Restarts::new(Restart::Always);
+        let mut restarts = Restarts::for_ever(PACE);
         let mut now = at(10);
         let mut waits = Vec::new();
         for _ in 0..8 {
@@ -136,11 +263,61 @@ mod tests {
             (Restart::OnFailure, Exit::Code(0), false),
             (Restart::OnFailure, Exit::Code(3), true),
             (Restart::OnFailure, Exit::Signal(11), true),
+            (Restart::OnFailure, Exit::OutOfMemory, true),
             (Restart::Never, Exit::Code(1), false),
         ];
         for (policy, exit, again) in cases {
-            let next = Restarts::new(policy).ended(exit, at(0), at(1));
+            let next = Restarts::of_service(policy).ended(exit, at(0), at(1));
             assert_eq!(matches!(next, Next::RestartAt(_)), again, "{policy:?} {exit}");
+        }
+    }
+
+    /// The times of its failures, one after the other, until it is given up.
+    fn failures(restarts: &mut Restarts, exit: Exit, runs: Duration, at_most: usize) -> Vec<Duration> {
+        let (mut now, mut times) = (at(0), Vec::new());
+        for _ in 0..at_most {
+            let started = now;
+            now += runs;
+            times.push(now);
+            match restarts.ended(exit, started, now) {
+                Next::RestartAt(then) => now = then,
+                Next::GiveUp => return times,
+                Next::Stay => panic!("stays"),
+            }
+        }
+        panic!("not given up: {times:?}")
+    }
+
+    #[test]
+    fn a_service_that_dies_at_once_is_given_up_after_four_minutes() {
+        let times = failures(&mut Restarts::of_service(Restart::Always), Exit::Code(1), at(0), 100);
+        assert_eq!((times.len(), times.last().copied()), (10, Some(at(243))));
+    }
+
+    #[test]
+    fn failures_that_are_long_ago_are_forgotten() {
+        // Nine within the window each time: one every 70 s, the tenth 630 s after the first.
+        let mut restarts = Restarts::of_service(Restart::OnFailure);
+        let mut now = at(0);
+        for n in 0..1000 {
+            assert_ne!(restarts.ended(Exit::Signal(11), now, now + at(69)), Next::GiveUp, "failure {n}");
+            now += at(70);
+        }
+        assert!(restarts.failures.len() < SERVICE_BUDGET.failures);
+    }
+
+    #[test]
+    fn what_ends_well_and_what_is_ours_is_never_given_up() {
+        for (mut restarts, exit) in [
+            (Restarts::of_service(Restart::Always), Exit::Code(0)),
+            (Restarts::for_ever(PACE), Exit::Code(1)),
+        ] {
+            let mut now = at(0);
+            for _ in 0..1000 {
+                let Next::RestartAt(then) = restarts.ended(exit, now, now) else { panic!("{exit}") };
+                now = then;
+            }
+            assert_eq!(restarts.failures.len(), 0, "nothing is kept of what is not counted");
         }
     }
 
@@ -148,5 +325,34 @@ mod tests {
     fn exits_are_numbered_as_a_shell_does() {
         assert_eq!(Exit::Code(3).number(), 3);
         assert_eq!(Exit::Signal(9).number(), 137);
+        assert_eq!(Exit::OutOfMemory.number(), 137);
+        assert_eq!(Exit::ForbiddenCall.number(), 159);
+    }
+
+    #[test]
+    fn ends_by_signal_are_told_apart() {
+        let cases = [
+            (Exit::Signal(9), false, false, Exit::Signal(9)),
+            (Exit::Signal(9), true, false, Exit::OutOfMemory),
+            (Exit::Signal(9), false, true, Exit::Hung),
+            // It was silent because the kernel was taking its memory back.
+            (Exit::Signal(9), true, true, Exit::OutOfMemory),
+            (Exit::Signal(31), true, true, Exit::ForbiddenCall),
+            // One of its children was the one too many, or it ended before it was ended: its own words count.
+            (Exit::Code(1), true, true, Exit::Code(1)),
+            (Exit::Signal(11), true, true, Exit::Signal(11)),
+        ];
+        for (exit, out_of_memory, hung, expected) in cases {
+            assert_eq!(exit.told_apart(out_of_memory, hung), expected);
+        }
+    }
+
+    #[test]
+    fn time_in_which_the_machine_stood_still_does_not_count() {
+        let mut awake = Awake::default();
+        assert_eq!(awake.turn(at(1)), at(1));
+        assert_eq!(awake.turn(at(2)), at(2));
+        assert_eq!(awake.turn(at(3600)), at(4), "an hour's pause is one turn");
+        assert_eq!(awake.turn(at(3601)), at(5));
     }
 }

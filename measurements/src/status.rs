@@ -32,7 +32,8 @@ pub struct Frame {
     pub uptime_ms: u64,
     /// A number that belongs to the reason: an errno, an exit status, a count; else 0.
     pub detail: u64,
-    /// The compose hash once it is known; for a manifest mismatch SHA-256 of the path; else zero.
+    /// The compose hash once it is known; for a manifest mismatch SHA-256 of the path; for a process SHA-256 of its name;
+    /// else zero.
     pub digest: [u8; 32],
 }
 
@@ -123,12 +124,25 @@ coded!(
         Entered = 0, "entered";
         /// Everything runs.
         Ready = 1, "ready";
-        /// Something that is restarted has ended; detail: its exit status.
+        /// Something that is restarted has ended; detail: its exit status; digest, as for every reason about a process:
+        /// SHA-256 of its name.
         Restarting = 2, "a process ended and is started again";
         /// Shutdown was asked for.
         Stopping = 3, "shutdown was asked for";
         /// The last frame of an orderly shutdown.
         PoweredOff = 4, "powered off in order";
+        /// Why a process ended, before the frame that says what follows: the kernel took it for memory.
+        OutOfMemory = 5, "a process ran out of memory";
+        /// The same: it made a system call that it must not make (SIGSYS).
+        ForbiddenCall = 6, "a process made a forbidden system call";
+        /// The same: PID 1 ended it, because its event loop did not turn.
+        Hung = 7, "a process hung and was ended";
+        /// A process has ended and stays so, as its restart rule says; detail: its exit status.
+        Ended = 8, "a process ended and stays down";
+        /// A service used up its crash budget and stays down; detail: its exit status.
+        GivenUp = 9, "a process failed too often and stays down";
+        /// Said regularly once the machine is ready; detail: how many processes that should be ready are not.
+        Alive = 10, "alive";
         /// A mount failed; detail: errno.
         MountFailed = 32, "a mount failed";
         /// /init carries no readable manifest.

@@ -3,15 +3,14 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use casemate_measure::section::Restart;
 use casemate_measure::status::Reason;
 
-use super::{Guest, OWN_LIMITS, Recipe, lock, power};
+use super::{Guest, Health, OWN_LIMITS, Recipe, lock, power};
 use crate::boot::Failure;
 use crate::layout::{DHCP_MARK, DHCP_UID};
 use crate::net;
 use crate::net::dhcp::Report;
-use crate::supervise::Restarts;
+use crate::supervise::{PACE, Restarts};
 
 impl Guest {
     /// Takes a lease, or a renewed one, to the lock and the link.
@@ -64,7 +63,8 @@ impl Guest {
             uid: Some(DHCP_UID),
             namespaces: crate::sys::Namespaces::Shared,
             leaf: Self::leaf("dhcp", OWN_LIMITS, Reason::NoAddress)?,
-            restarts: Restarts::new(Restart::Always),
+            restarts: Restarts::for_ever(PACE),
+            health: Health::Unknown,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! One cgroup v2 leaf per process tree.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,11 @@ impl Leaf {
         Ok(Self { directory: File::open(&path)?, path })
     }
 
+    /// How many of its processes the kernel has killed for memory, ever; 0 without the memory controller.
+    pub(super) fn oom_kills(&self) -> u64 {
+        self.read("memory.events").map_or(0, |events| oom_kills(&events))
+    }
+
     /// Kills everything in it.
     pub(super) fn kill(&self) -> io::Result<()> {
         fs::write(self.path.join("cgroup.kill"), "1")
@@ -76,9 +81,25 @@ impl Leaf {
 
     /// Whether nothing runs in it.
     pub(super) fn is_empty(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "populated 0"))
+        self.read("cgroup.events").is_ok_and(|events| events.lines().any(|line| line == "populated 0"))
     }
+
+    /// One of its files. A text that grows as it is read would leave holes in PID 1's heap, and these are read for ever.
+    fn read(&self, file: &str) -> io::Result<String> {
+        /// The longest of them, memory.events, has eight short lines.
+        const MOST: usize = 512;
+        let mut buffer = [0; MOST];
+        let length = File::open(self.path.join(file))?.read(&mut buffer)?;
+        let text = std::str::from_utf8(buffer.get(..length).unwrap_or_default()).map_err(io::Error::other)?;
+        Ok(text.to_owned())
+    }
+}
+
+/// `oom_kill N` in memory.events (Documentation/admin-guide/cgroup-v2.rst): processes killed by any kind of OOM killer. It
+/// counts each member of a group kill, too (mm/oom_kill.c, `__oom_kill_process`).
+fn oom_kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 impl AsFd for Leaf {
@@ -100,4 +121,17 @@ fn set(path: &Path, file: &str, value: &str, good: impl Fn(&str) -> bool) -> io:
 
 fn ignore_absent(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_for_memory_are_read() {
+        let events = "low 0\nhigh 0\nmax 71\noom 2\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(oom_kills(events), 3);
+        assert_eq!(oom_kills("oom_group_kill 1\n"), 0);
+        assert_eq!(oom_kills("oom_kill x\n"), 0);
+    }
 }

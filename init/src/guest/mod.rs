@@ -14,12 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sha2::{Digest as _, Sha256};
 
 use crate::boot::{Failure, Host, Measured, Shared};
 use crate::net;
 use crate::net::dhcp::Report;
 use crate::status;
-use processes::{Happening, Processes, Recipe};
+use processes::{Happening, Health, Processes, Recipe};
 
 mod address;
 mod cgroup;
@@ -167,10 +168,13 @@ impl Guest {
             }
             Happening::Reported { name, bytes } if name == time::NAME => self.take_time(bytes),
             Happening::Reported { .. } => {}
-            Happening::Ended { exit, again: true } => {
-                power::tell(self.stage, Reason::Restarting, exit.number(), [0; 32]);
+            Happening::Ended { name, exit, next: Some(next) } => {
+                let digest = Sha256::digest(name).into();
+                for reason in exit.reason().into_iter().chain([next.reason()]) {
+                    power::tell(self.stage, reason, exit.number(), digest);
+                }
             }
-            Happening::Ended { .. } => {}
+            Happening::Ended { next: None, .. } => {}
         }
     }
 
@@ -350,7 +354,7 @@ impl Host for Guest {
     }
 
     fn ready(&mut self, measured: &Measured) {
-        self.watchdog.disarm();
+        self.watchdog.arm(Stage::Ready, watchdog::STUCK);
         self.stage = Stage::Ready;
         self.document.stage = Stage::Ready.words();
         let entered_ms = u64::try_from(power::uptime().as_millis()).unwrap_or(u64::MAX);

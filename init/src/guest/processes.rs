@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,10 +16,14 @@ use nix::unistd::Pid;
 use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
+use crate::handover::{HEARTBEAT, READY};
 use crate::log::{self, Output};
-use crate::status;
-use crate::supervise::{Exit, Next, Restarts};
+use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE};
 use crate::sys::{self, Namespaces, Spawn};
+use crate::{health, status};
+
+#[cfg(test)]
+mod tests;
 
 /// How a process is started, each time anew.
 #[derive(Debug)]
@@ -38,6 +44,24 @@ pub(super) struct Recipe {
     pub(super) leaf: Leaf,
     /// When it is started again.
     pub(super) restarts: Restarts,
+    /// How it shows that it does what it is there for.
+    pub(super) health: Health,
+}
+
+/// How a process shows, once it is ready, that it does what it is there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It says so again and again; one that stops is ended.
+    Heartbeat,
+    /// It listens; one that does not is left alone, and the status document says so.
+    Ports {
+        /// On these TCP ports.
+        ports: Vec<u16>,
+        /// At this address of its own.
+        address: Ipv4Addr,
+    },
+    /// Not at all.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -46,7 +70,11 @@ struct Process {
     state: State,
     output: Output,
     report: Option<File>,
-    ready: bool,
+    /// When it was last heard of, in time that PID 1 was awake.
+    heard: Duration,
+    /// Kills for memory that its cgroup had counted before this run.
+    oom_kills_before: u64,
+    listening: Option<String>,
     last_exit: Option<Exit>,
     /// When it was last measured.
     memory: Option<status::Memory>,
@@ -54,9 +82,18 @@ struct Process {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Running { pid: Pid, since: Duration },
-    Waiting { until: Duration },
-    Done,
+    /// `hung`: it was ended for its silence, and is about to be gone.
+    Running {
+        pid: Pid,
+        since: Duration,
+        ready: bool,
+        hung: bool,
+    },
+    Waiting {
+        until: Duration,
+    },
+    Stopped,
+    Failed,
 }
 
 /// Something that happened to a process.
@@ -71,14 +108,16 @@ pub(super) enum Happening {
     },
     /// It ended.
     Ended {
+        /// Which.
+        name: String,
         /// How.
         exit: Exit,
-        /// Whether it is started again.
-        again: bool,
+        /// What follows; nothing, when everything is being stopped.
+        next: Option<Next>,
     },
 }
 
-/// The longest report in one read: a lease is 16 bytes, readiness is one.
+/// The longest report in one read: a lease is 16 bytes, readiness and heartbeats are one.
 pub(super) const REPORT_MAX: usize = 64;
 
 /// All of them.
@@ -89,18 +128,25 @@ pub(super) struct Processes {
     list: Vec<Process>,
     /// Of processes that are not started yet, and of those that are forgotten.
     outputs: Vec<Output>,
+    awake: Awake,
     stopping: bool,
 }
 
 impl Processes {
     /// None yet.
     pub(super) fn new() -> io::Result<Self> {
+        Self::of(File::open("/proc/self/exe")?)
+    }
+
+    /// None yet; each will be this program.
+    fn of(binary: File) -> io::Result<Self> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         Ok(Self {
-            binary: File::open("/proc/self/exe")?,
+            binary,
             null,
             list: Vec::new(),
             outputs: Vec::new(),
+            awake: Awake::default(),
             stopping: false,
         })
     }
@@ -110,10 +156,12 @@ impl Processes {
         let output = self.output(&recipe.name)?;
         let mut process = Process {
             recipe,
-            state: State::Done,
+            state: State::Stopped,
             output,
             report: None,
-            ready: false,
+            heard: Duration::ZERO,
+            oom_kills_before: 0,
+            listening: None,
             last_exit: None,
             memory: None,
         };
@@ -154,7 +202,13 @@ impl Processes {
 
     /// Whether it has said that it is ready, in this run of it.
     pub(super) fn is_ready(&self, name: &str) -> bool {
-        self.list.iter().any(|process| process.recipe.name == name && process.ready)
+        self.list.iter().any(|process| process.recipe.name == name && process.is_ready())
+    }
+
+    /// How many that should be ready are not: one that did its work is not missed.
+    pub(super) fn missing(&self) -> u64 {
+        let missing = |process: &&Process| process.state != State::Stopped && !process.is_ready();
+        self.list.iter().filter(missing).count() as u64
     }
 
     /// How it ended, once nothing of it runs any more and it is not started again.
@@ -182,11 +236,13 @@ impl Processes {
         outputs.chain(reports)
     }
 
-    /// Reads what the processes wrote, and reaps. Descriptors do not block, so all are tried.
+    /// Reads what the processes wrote, ends who hangs, and reaps. Descriptors do not block, so all are tried.
     pub(super) fn after_poll(&mut self, happenings: &mut Vec<Happening>) {
+        let awake = self.awake.turn(uptime());
         for process in &mut self.list {
             process.output.drain();
-            read_report(process, happenings);
+            process.read_report(awake, happenings);
+            process.end_if_silent(awake);
         }
         self.reap(happenings);
     }
@@ -200,28 +256,12 @@ impl Processes {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(_) | Err(_) => continue,
             };
-            let now = uptime();
-            let stopping = self.stopping;
+            let (awake, stopping) = (self.awake.total(), self.stopping);
             for process in &mut self.list {
-                let State::Running { pid: running, since } = process.state else { continue };
-                if running != pid {
-                    continue;
+                if matches!(process.state, State::Running { pid: running, .. } if running == pid) {
+                    process.read_report(awake, happenings);
+                    happenings.push(process.ended(exit, stopping));
                 }
-                // What it left behind must not meet its successor.
-                if let Err(error) = process.recipe.leaf.kill() {
-                    log::print("casemate", &format!("{}: cgroup.kill: {error}", process.recipe.name));
-                }
-                read_report(process, happenings);
-                process.report = None;
-                process.ready = false;
-                process.last_exit = Some(exit);
-                process.state = match process.recipe.restarts.ended(exit, since, now) {
-                    Next::RestartAt(until) if !stopping => State::Waiting { until },
-                    Next::RestartAt(_) | Next::Stay => State::Done,
-                };
-                log::print("casemate", &format!("{} ended with {exit}", process.recipe.name));
-                let again = matches!(process.state, State::Waiting { .. });
-                happenings.push(Happening::Ended { exit, again });
             }
         }
     }
@@ -241,11 +281,7 @@ impl Processes {
                         "casemate",
                         &format!("{}: could not be started: {error}", process.recipe.name),
                     );
-                    let again = process.recipe.restarts.ended(Exit::Code(127), now, now);
-                    process.state = match again {
-                        Next::RestartAt(until) => State::Waiting { until },
-                        Next::Stay => State::Done,
-                    };
+                    process.state = State::after(process.recipe.restarts.ended(Exit::Code(127), now, now));
                 }
             }
         }
@@ -255,9 +291,22 @@ impl Processes {
     pub(super) fn next_restart(&self) -> Option<Duration> {
         let times = self.list.iter().filter_map(|process| match process.state {
             State::Waiting { until } => Some(until),
-            State::Running { .. } | State::Done => None,
+            State::Running { .. } | State::Stopped | State::Failed => None,
         });
         times.min()
+    }
+
+    /// Looks whether the services listen where their document says.
+    pub(super) fn look_at_ports(&mut self) {
+        for process in &mut self.list {
+            let Health::Ports { ports, address } = &process.recipe.health else { continue };
+            process.listening = match process.state {
+                State::Running { pid, ready: true, .. } => {
+                    Some(health::words(Path::new("/proc"), pid.as_raw(), *address, ports))
+                }
+                _ => None,
+            };
+        }
     }
 
     /// From now on nothing is started again.
@@ -265,7 +314,7 @@ impl Processes {
         self.stopping = true;
         for process in &mut self.list {
             if matches!(process.state, State::Waiting { .. }) {
-                process.state = State::Done;
+                process.state = State::Stopped;
             }
         }
     }
@@ -280,13 +329,9 @@ impl Processes {
         }
     }
 
-    /// Ends them.
+    /// Ends them, stopped or frozen as they may be.
     pub(super) fn kill(&self, which: impl Fn(&str) -> bool) {
-        for process in self.list.iter().filter(|process| which(&process.recipe.name)) {
-            if let Err(error) = process.recipe.leaf.kill() {
-                log::print("casemate", &format!("{}: cgroup.kill: {error}", process.recipe.name));
-            }
-        }
+        self.list.iter().filter(|process| which(&process.recipe.name)).for_each(Process::kill);
     }
 
     /// Whether any of them runs.
@@ -303,19 +348,134 @@ impl Processes {
 
     /// For the status document.
     pub(super) fn describe(&self) -> Vec<status::Process> {
-        let pid = |process: &Process| match process.state {
+        self.list.iter().map(|process| process.describe(self.awake.total())).collect()
+    }
+}
+
+impl State {
+    const fn after(next: Next) -> Self {
+        match next {
+            Next::RestartAt(until) => Self::Waiting { until },
+            Next::Stay => Self::Stopped,
+            Next::GiveUp => Self::Failed,
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Running { ready: true, .. } => "ready",
+            Self::Running { ready: false, .. } => "starting",
+            Self::Waiting { .. } => "waiting",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Process {
+    const fn is_ready(&self) -> bool {
+        matches!(self.state, State::Running { ready: true, .. })
+    }
+
+    fn kill(&self) {
+        if let Err(error) = self.recipe.leaf.kill() {
+            log::print("casemate", &format!("{}: cgroup.kill: {error}", self.recipe.name));
+        }
+    }
+
+    /// A heartbeat is no happening: PID 1 only needs to have heard it.
+    fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) {
+        let Some(report) = &mut self.report else { return };
+        let mut buffer = [0; REPORT_MAX];
+        match report.read(&mut buffer) {
+            Ok(0) => self.report = None,
+            Ok(length) => {
+                let bytes = buffer.get(..length).unwrap_or_default();
+                let beats = self.recipe.health == Health::Heartbeat;
+                if beats && !matches!(bytes, READY | HEARTBEAT) {
+                    return log::print("casemate", &format!("{}: a report of no meaning", self.recipe.name));
+                }
+                self.heard = awake;
+                match &mut self.state {
+                    State::Running { ready, hung: false, .. } if !beats || bytes == READY => *ready = true,
+                    _ => {}
+                }
+                if !beats {
+                    let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
+                    happenings.push(Happening::Reported { name, bytes });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.report = None,
+        }
+    }
+
+    fn silence(&self, awake: Duration) -> Duration {
+        awake.saturating_sub(self.heard)
+    }
+
+    /// One of our own whose event loop does not turn serves nobody, and its successor may.
+    fn end_if_silent(&mut self, awake: Duration) {
+        let silence = self.silence(awake);
+        let State::Running { ready, hung, .. } = &mut self.state else { return };
+        if self.recipe.health != Health::Heartbeat || !*ready || silence < SILENCE {
+            return;
+        }
+        (*ready, *hung) = (false, true);
+        log::print("casemate", &format!("{}: silent for {} s", self.recipe.name, silence.as_secs()));
+        self.kill();
+    }
+
+    /// Its main process ended: what it left behind must not meet its successor.
+    fn ended(&mut self, exit: Exit, stopping: bool) -> Happening {
+        if !self.recipe.leaf.is_empty() {
+            self.kill();
+        }
+        let State::Running { since, hung, .. } = self.state else {
+            return Happening::Ended { name: self.recipe.name.clone(), exit, next: None };
+        };
+        let exit = exit.told_apart(self.recipe.leaf.oom_kills() > self.oom_kills_before, hung);
+        self.report = None;
+        self.listening = None;
+        self.last_exit = Some(exit);
+        let next = (!stopping).then(|| self.recipe.restarts.ended(exit, since, uptime()));
+        self.state = next.map_or(State::Stopped, State::after);
+        let name = self.recipe.name.clone();
+        log::print("casemate", &format!("{name} ended with {exit}"));
+        if self.state == State::Failed {
+            log::print("casemate", &format!("{name} failed too often and stays down"));
+        }
+        Happening::Ended { name, exit, next }
+    }
+
+    fn describe(&self, awake: Duration) -> status::Process {
+        let pid = match self.state {
             State::Running { pid, .. } => pid.as_raw(),
-            State::Waiting { .. } | State::Done => 0,
+            State::Waiting { .. } | State::Stopped | State::Failed => 0,
         };
-        let one = |process: &Process| status::Process {
-            name: process.recipe.name.clone(),
-            pid: pid(process),
-            network_namespace: network_namespace(pid(process)),
-            restarts: process.recipe.restarts.total(),
-            last_exit: process.last_exit.map(|exit| exit.to_string()),
-            memory: process.memory,
+        let until_ms = match self.state {
+            State::Waiting { until } => Some(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)),
+            _ => None,
         };
-        self.list.iter().map(one).collect()
+        let heartbeat = (self.recipe.health == Health::Heartbeat && self.is_ready()).then(|| {
+            // A beat that is a little late is not worth a line.
+            match self.silence(awake) {
+                silence if silence < SILENCE / 2 => "answering".into(),
+                silence => format!("silent for {} s", silence.as_secs()),
+            }
+        });
+        status::Process {
+            name: self.recipe.name.clone(),
+            pid,
+            network_namespace: network_namespace(pid),
+            state: self.state.words(),
+            until_ms,
+            restarts: self.recipe.restarts.total(),
+            last_exit: self.last_exit.map(|exit| exit.to_string()),
+            health: heartbeat.or_else(|| self.listening.clone()),
+            oom_kills: self.recipe.leaf.oom_kills(),
+            memory: self.memory,
+        }
     }
 }
 
@@ -325,21 +485,6 @@ pub(super) fn network_namespace(pid: i32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
-fn read_report(process: &mut Process, happenings: &mut Vec<Happening>) {
-    let Some(report) = &mut process.report else { return };
-    let mut buffer = [0; REPORT_MAX];
-    match report.read(&mut buffer) {
-        Ok(0) => process.report = None,
-        Ok(length) => {
-            process.ready = true;
-            let bytes = buffer.get(..length).unwrap_or_default().to_vec();
-            happenings.push(Happening::Reported { name: process.recipe.name.clone(), bytes });
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        Err(_) => process.report = None,
-    }
-}
-
 fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
     let recipe = &process.recipe;
     let output_end = process.output.connect()?;
@@ -347,9 +492,14 @@ fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
     let (report, report_end) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     sys::non_blocking(&report)?;
+    if recipe.health == Health::Heartbeat {
+        // A beat that finds no room is dropped: its event loop must not wait for PID 1.
+        sys::non_blocking(&report_end)?;
+    }
     let handover = sys::memfd("handover", &recipe.handover)?;
     let mut descriptors = vec![handover.as_fd(), report_end.as_fd()];
     descriptors.extend(recipe.extra.iter().map(OwnedFd::as_fd));
+    process.oom_kills_before = recipe.leaf.oom_kills();
     let pid = sys::spawn(&Spawn {
         binary: binary.as_fd(),
         role: recipe.role,
@@ -360,8 +510,7 @@ fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
         namespaces: recipe.namespaces,
         uid: recipe.uid,
     })?;
-    process.state = State::Running { pid, since: uptime() };
+    process.state = State::Running { pid, since: uptime(), ready: false, hung: false };
     process.report = Some(File::from(report));
-    process.ready = false;
     Ok(())
 }

@@ -15,6 +15,10 @@ use crate::supervise::STOP_GRACE;
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often the status document's memory figures are renewed: walking every mapping of every process takes its time.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
+/// How often the host is told that PID 1's loop turns.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether the services listen.
+const PORTS_EVERY: Duration = Duration::from_secs(5);
 /// How often the lock is read back and compared as a whole.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
 
@@ -31,22 +35,32 @@ impl Guest {
         };
         self.document.mesh = mesh(measured);
         self.document.network_namespace = super::processes::network_namespace(1);
-        let mut next_report = Duration::ZERO;
         // The boot is over, and most of what it ran through with it. Memory that cannot be given back is kept.
         if let Err(error) = crate::sys::give_back_startup_pages() {
             crate::log::print("casemate", &format!("startup pages: {error}"));
         }
+        let (mut next_report, mut next_measure, mut next_ports) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let mut next_alive = power::uptime().saturating_add(ALIVE_EVERY);
         let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
-        let mut next_measure = Duration::ZERO;
         while !self.shutdown {
             let now = power::uptime();
             if now >= next_measure {
                 self.measure_memory();
                 next_measure = now.saturating_add(MEASURE_EVERY);
             }
+            if now >= next_ports {
+                self.processes.iter_mut().for_each(super::Processes::look_at_ports);
+                next_ports = now.saturating_add(PORTS_EVERY);
+            }
             if now >= next_report {
+                self.watchdog.arm(Stage::Ready, super::watchdog::STUCK);
                 self.report();
                 next_report = now.saturating_add(REPORT_EVERY);
+            }
+            if now >= next_alive {
+                let missing = self.processes.as_ref().map_or(0, super::Processes::missing);
+                power::tell(Stage::Ready, Reason::Alive, missing, measured.config.compose_hash().0);
+                next_alive = now.saturating_add(ALIVE_EVERY);
             }
             if now >= next_verify {
                 self.verify_lock(measured);

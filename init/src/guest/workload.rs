@@ -5,15 +5,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use casemate_measure::manifest::SERVICES_DIR;
-use casemate_measure::section::{Restart, Service};
+use casemate_measure::section::Service;
 use casemate_measure::status::Reason;
 
-use super::{Guest, OWN_LIMITS, Recipe, cgroup};
+use super::{Guest, Health, OWN_LIMITS, Recipe, cgroup};
 use crate::boot::{Failure, Measured};
 use crate::layout::{AGENT_UID, MESH_UID};
 use crate::net;
 use crate::roles::{self, ServiceHandover};
-use crate::supervise::Restarts;
+use crate::supervise::{PACE, Restarts};
 use crate::sys::Namespaces;
 
 impl Guest {
@@ -29,7 +29,8 @@ impl Guest {
             uid: Some(AGENT_UID),
             namespaces: Namespaces::Shared,
             leaf: Self::leaf("agent", OWN_LIMITS, Reason::AgentFailed)?,
-            restarts: Restarts::new(Restart::Always),
+            restarts: Restarts::for_ever(PACE),
+            health: Health::Heartbeat,
         })
     }
 
@@ -61,6 +62,13 @@ impl Guest {
                 cpu_max: Some(service.cpu_max),
             };
             let netns = net.netns().try_clone_to_owned().map_err(|e| failed(&e))?;
+            let health = match service.ports.as_slice() {
+                [] => Health::Unknown,
+                ports => Health::Ports {
+                    ports: ports.to_vec(),
+                    address: net::namespace::ServiceNet::address(number),
+                },
+            };
             let recipe = Recipe {
                 name: service.name.to_string(),
                 role: roles::SERVICE,
@@ -69,7 +77,8 @@ impl Guest {
                 uid: None,
                 namespaces: Namespaces::Service,
                 leaf: Self::leaf(&format!("service-{}", service.name), limits, Reason::ServiceFailed)?,
-                restarts: Restarts::new(service.restart),
+                restarts: Restarts::of_service(service.restart),
+                health,
             };
             self.namespaces.push(net);
             self.processes()?.start(recipe).map_err(|e| failed(&e))?;
@@ -98,7 +107,8 @@ impl Guest {
             uid: Some(MESH_UID),
             namespaces: Namespaces::Shared,
             leaf: Self::leaf("mesh", OWN_LIMITS, Reason::MeshFailed)?,
-            restarts: Restarts::new(Restart::Always),
+            restarts: Restarts::for_ever(PACE),
+            health: Health::Heartbeat,
         })
     }
 
@@ -152,6 +162,7 @@ fn prepare_root(root: &Path, service: &Service) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use casemate_measure::section::Restart;
     use std::collections::BTreeMap;
 
     fn service(tmpfs: &str) -> Service {

@@ -11,7 +11,7 @@ use casemate_agent::client::AgentClient;
 use casemate_mesh::{CertificateKey, Config, IdentitySource, Mesh, SourceError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{report_ready, trace};
+use super::{report_ready_and_beat, trace};
 use crate::confine::{self, Kernel, Profile, Reach};
 use crate::layout::{AGENT_SOCKET, AGENT_SOCKET_DIRECTORY};
 use crate::{handover, sys};
@@ -44,7 +44,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     // Before the first byte of a peer, not only before it says that it is ready.
     confine::enter(Profile::Mesh)?;
     let Err(error) = runtime.block_on(mesh.run(Agent, || {
-        if let Err(error) = report_ready() {
+        if let Err(error) = report_ready_and_beat() {
             tracing::error!(%error, "could not report readiness");
         }
     }));

@@ -4,12 +4,13 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::confine::{self, Profile};
-use crate::handover;
-use crate::sys;
+use crate::supervise::HEARTBEAT_EVERY;
+use crate::{handover, sys};
 
 mod agent;
 mod dhcp;
@@ -72,7 +73,7 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
 /// The last step of a start: from here on only the profile's system calls, and PID 1 is told. A process that cannot be
 /// confined, or cannot say so, ends.
 fn ready(profile: Profile) {
-    let done = confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready()?));
+    let done = confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready_and_beat()?));
     if let Err(error) = done {
         tracing::error!(error = format!("{error:#}"), "not ready");
         #[expect(
@@ -87,7 +88,32 @@ fn ready(profile: Profile) {
 /// given back.
 fn report_ready() -> io::Result<()> {
     sys::give_back_startup_pages()?;
-    File::from(sys::inherited(handover::REPORT)?).write_all(b"R")
+    File::from(sys::inherited(handover::REPORT)?).write_all(handover::READY)
+}
+
+/// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
+/// turns. A thread of its own would go on saying so for a loop that is stuck.
+fn report_ready_and_beat() -> io::Result<()> {
+    sys::give_back_startup_pages()?;
+    let mut report = File::from(sys::inherited(handover::REPORT)?);
+    report.write_all(handover::READY)?;
+    tokio::spawn(beat(report, HEARTBEAT_EVERY));
+    Ok(())
+}
+
+async fn beat(mut report: File, every: Duration) {
+    let mut times = tokio::time::interval(every);
+    // A loop that was stuck for a minute has not been well twelve times.
+    times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        times.tick().await;
+        match report.write_all(handover::HEARTBEAT) {
+            Ok(()) => {}
+            // PID 1 made the descriptor non-blocking, and has not read the earlier ones yet.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Plain lines on standard error: PID 1 adds the name, and there is no clock worth printing.
@@ -99,4 +125,48 @@ fn trace() {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    /// How many messages wait there.
+    fn beats(socket: &UnixDatagram) -> usize {
+        let mut byte = [0; 8];
+        std::iter::from_fn(|| socket.recv(&mut byte).ok().map(|length| assert_eq!(&byte[..length], b"H")))
+            .count()
+    }
+
+    #[tokio::test]
+    async fn an_event_loop_that_is_stuck_does_not_beat() {
+        let every = Duration::from_millis(20);
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let task = tokio::spawn(beat(OwnedFd::from(theirs).into(), every));
+        while beats(&ours) == 0 {
+            tokio::time::sleep(every).await;
+        }
+        std::thread::sleep(every * 20);
+        assert!(beats(&ours) <= 1, "nothing was said while the loop stood still");
+        while beats(&ours) == 0 {
+            tokio::time::sleep(every).await;
+        }
+        drop(ours);
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_stops_nobody() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let task = tokio::spawn(beat(OwnedFd::from(theirs).into(), Duration::from_millis(1)));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!task.is_finished(), "it waits for room, and does not give up");
+        drop(ours);
+        task.await.unwrap();
+    }
 }
