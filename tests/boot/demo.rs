@@ -72,7 +72,9 @@ fn assert_namespaces(status: &Value) {
 
 /// One frame a stage, in order, without a gap that is not counted; then ready, asked to stop, off.
 fn assert_frames(ended: &Ended) {
-    let frames = &ended.frames;
+    // How often it says that it is alive depends on how long it ran.
+    let mut frames = ended.frames.clone();
+    frames.retain(|frame| frame.reason != Reason::Alive);
     assert_eq!(ended.report.skipped_bytes, 0, "{ended}");
     assert!(frames.iter().all(|frame| frame.flavour == Flavour::Dev), "{frames:?}");
     assert!(frames.is_sorted_by(|a, b| a.sequence < b.sequence && a.uptime_ms <= b.uptime_ms), "{frames:?}");

@@ -39,7 +39,8 @@ impl Guest {
         if let Err(error) = crate::sys::give_back_startup_pages() {
             crate::log::print("casemate", &format!("startup pages: {error}"));
         }
-        let (mut next_report, mut next_measure, mut next_ports) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (mut next_report, mut next_measure, mut next_ports) =
+            (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let mut next_alive = power::uptime().saturating_add(ALIVE_EVERY);
         let mut next_verify = power::uptime().saturating_add(VERIFY_EVERY);
         while !self.shutdown {

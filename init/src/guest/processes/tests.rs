@@ -151,16 +151,11 @@ fn memory_and_descriptors_are_the_same_after_ten_thousand_restarts() {
         }
         (resident(), descriptors())
     };
-    for n in [100, 500, 1000, 2000, 4000, 8000, 10000, 20000, 30000] {
-        let x = at(&mut processes, n);
-        println!("supervisor: {n} {x:?} ");
-        fs::copy("/proc/self/smaps", format!("/tmp/x/smaps.{n}")).unwrap();
-    }
-    let (early_memory, early_descriptors) = at(&mut processes, 100);
-    let (memory, open) = at(&mut processes, 10_000);
-    println!(
-        "supervisor: 10,000 restarts: RSS {early_memory} kB after 100, {memory} kB at the end; {open} descriptors"
-    );
+    // The allocator's own pools fill in the first few hundred, and with what is read to measure them.
+    at(&mut processes, 500);
+    let (early_memory, early_descriptors) = at(&mut processes, 1000);
+    let (memory, open) = at(&mut processes, 11_000);
+    println!("supervisor: 10,000 restarts: RSS {early_memory} kB before, {memory} kB after; {open} descriptors");
     assert_eq!(open, early_descriptors);
     assert!(memory <= early_memory + 64, "{early_memory} kB, then {memory} kB");
 }
@@ -178,15 +173,23 @@ const READY_AND_QUIET: &str = "printf R >&4; exec sleep 1000";
 fn a_process_that_is_stopped_or_frozen_ends_all_the_same() {
     let Some(place) = alone("a_process_that_is_stopped_or_frozen_ends_all_the_same") else { return };
     type Hold = fn(&Place, Pid);
-    let holds: [(&str, Hold); 2] = [
-        ("stopped", |_, pid| kill(pid, Signal::SIGSTOP).unwrap()),
-        ("frozen", |place, _| place.write("cgroup.freeze", "1")),
+    type Held = fn(&Place, Pid) -> bool;
+    let holds: [(&str, Hold, Held); 2] = [
+        ("stopped", |_, pid| kill(pid, Signal::SIGSTOP).unwrap(), |_, pid| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ")
+        }),
+        ("frozen", |place, _| place.write("cgroup.freeze", "1"), |place, _| {
+            fs::read_to_string(place.0.join("leaf/cgroup.events")).unwrap().contains("frozen 1")
+        }),
     ];
-    for (how, hold) in holds {
+    for (how, hold, held) in holds {
         let mut processes = shell(READY_AND_QUIET);
         processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Unknown)).unwrap();
         until(&mut processes, "it is ready", |all| all.is_ready("it"));
-        hold(&place, Pid::from_raw(processes.describe()[0].pid));
+        let pid = Pid::from_raw(processes.describe()[0].pid);
+        hold(&place, pid);
+        // Signals that wait are taken in order of their number: SIGTERM before a SIGSTOP that has not taken effect.
+        until(&mut processes, how, |_| held(&place, pid));
         processes.begin_stop();
         processes.terminate(|_| true);
         let begin = Instant::now();
