@@ -64,7 +64,7 @@ impl Exit {
         u64::try_from(number).unwrap_or(0)
     }
 
-    /// The frame that says so, for an end that a number does not explain.
+    /// The frame that says so before the one of [`Next::reason`], for an end that a number does not explain.
     pub const fn reason(self) -> Option<Reason> {
         match self {
             Self::Code(_) | Self::Signal(_) => None,
@@ -99,12 +99,13 @@ pub enum Next {
 }
 
 impl Next {
-    /// The frame that says so.
-    pub const fn reason(self) -> Reason {
+    /// The frame that says so; none for a process that did its work.
+    pub fn reason(self, exit: Exit) -> Option<Reason> {
         match self {
-            Self::RestartAt(_) => Reason::Restarting,
-            Self::Stay => Reason::Ended,
-            Self::GiveUp => Reason::GivenUp,
+            Self::RestartAt(_) => Some(Reason::Restarting),
+            Self::Stay if exit.is_success() => None,
+            Self::Stay => Some(Reason::Ended),
+            Self::GiveUp => Some(Reason::GivenUp),
         }
     }
 }
@@ -152,6 +153,11 @@ impl Restarts {
     pub const fn for_ever(pace: Pace) -> Self {
         let policy = Restart::Always;
         Self { policy, pace, budget: None, failures: VecDeque::new(), in_a_row: 0, total: 0 }
+    }
+
+    /// One that does its work and is done.
+    pub fn never() -> Self {
+        Self { policy: Restart::Never, ..Self::for_ever(PACE) }
     }
 
     /// A service, under the rule of its document.

@@ -137,8 +137,8 @@ coded!(
         ForbiddenCall = 6, "a process made a forbidden system call";
         /// The same: PID 1 ended it, because its event loop did not turn.
         Hung = 7, "a process hung and was ended";
-        /// A process has ended and stays so, as its restart rule says; detail: its exit status.
-        Ended = 8, "a process ended and stays down";
+        /// A process has failed and stays down, as its restart rule says; detail: its exit status.
+        Ended = 8, "a process failed and stays down";
         /// A service used up its crash budget and stays down; detail: its exit status.
         GivenUp = 9, "a process failed too often and stays down";
         /// Said regularly once the machine is ready; detail: how many processes that should be ready are not.

@@ -7,10 +7,9 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use casemate_measure::manifest::DOCUMENT_PATH;
-use casemate_measure::section::Restart;
 use casemate_measure::status::Reason;
 
-use super::processes::Recipe;
+use super::processes::{Health, Recipe};
 use super::{Guest, cgroup};
 use crate::boot::{Failure, Shared};
 use crate::layout::SHARE_UID;
@@ -64,7 +63,8 @@ impl Guest {
             uid: Some(SHARE_UID),
             namespaces: Namespaces::NoNetwork,
             leaf: Self::leaf(NAME, LIMITS, Reason::ShareReader)?,
-            restarts: Restarts::new(Restart::Never),
+            restarts: Restarts::never(),
+            health: Health::Unknown,
         };
         self.processes()?.start(recipe).map_err(|e| failed(NAME, &e))?;
         self.wait_for(Reason::ShareReader, "the process that reads the host share", |guest| {

@@ -170,7 +170,7 @@ impl Guest {
             Happening::Reported { .. } => {}
             Happening::Ended { name, exit, next: Some(next) } => {
                 let digest = Sha256::digest(name).into();
-                for reason in exit.reason().into_iter().chain([next.reason()]) {
+                for reason in exit.reason().into_iter().chain(next.reason(*exit)) {
                     power::tell(self.stage, reason, exit.number(), digest);
                 }
             }

@@ -214,7 +214,7 @@ impl Processes {
     /// How it ended, once nothing of it runs any more and it is not started again.
     pub(super) fn ended(&self, name: &str) -> Option<Exit> {
         let process = self.list.iter().find(|process| process.recipe.name == name)?;
-        let over = process.state == State::Done && process.recipe.leaf.is_empty();
+        let over = process.state == State::Stopped && process.recipe.leaf.is_empty();
         process.last_exit.filter(|_| over)
     }
 

@@ -73,7 +73,8 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
 /// The last step of a start: from here on only the profile's system calls, and PID 1 is told. A process that cannot be
 /// confined, or cannot say so, ends.
 fn ready(profile: Profile) {
-    let done = confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready_and_beat()?));
+    let done =
+        confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready_and_beat()?));
     if let Err(error) = done {
         tracing::error!(error = format!("{error:#}"), "not ready");
         #[expect(

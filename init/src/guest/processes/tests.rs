@@ -176,14 +176,18 @@ fn a_process_that_is_stopped_or_frozen_ends_all_the_same() {
     let Some(place) = alone("a_process_that_is_stopped_or_frozen_ends_all_the_same") else { return };
     type Hold = fn(&Place, Pid);
     type Held = fn(&Place, Pid) -> bool;
-    let holds: [(&str, Hold, Held); 2] = [
+    // A frozen process dies of a signal that it does not handle.
+    let stubborn = "trap '' TERM; printf R >&4; exec sleep 1000";
+    let holds: [(&str, &str, Hold, Held); 2] = [
         (
             "stopped",
+            READY_AND_QUIET,
             |_, pid| kill(pid, Signal::SIGSTOP).unwrap(),
             |_, pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T "),
         ),
         (
             "frozen",
+            stubborn,
             |place, _| place.write("cgroup.freeze", "1"),
             |place, _| fs::read_to_string(place.0.join("leaf/cgroup.events")).unwrap().contains("frozen 1"),
         ),
