@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_measure::MeasuredConfig;
-use casemate_measure::section::{NtsServer, Restart};
+use casemate_measure::section::NtsServer;
 use casemate_measure::status::{Reason, Stage};
 
-use super::{Guest, OWN_LIMITS, Recipe, power, settings};
+use super::{Guest, Health, OWN_LIMITS, Recipe, power, settings};
 use crate::boot::Failure;
 use crate::layout::TIME_UID;
 use crate::roles;
-use crate::supervise::Restarts;
+use crate::supervise::{PACE, Restarts};
 use crate::sys;
 use crate::time::{Change, Clock, Handover, Phase, Report, Server, Status};
 
@@ -83,7 +83,8 @@ impl Guest {
             uid: Some(TIME_UID),
             namespaces: sys::Namespaces::Shared,
             leaf: Self::leaf(NAME, OWN_LIMITS, Reason::NoTime)?,
-            restarts: Restarts::new(Restart::Always),
+            restarts: Restarts::for_ever(PACE),
+            health: Health::Unknown,
         })
     }
 
