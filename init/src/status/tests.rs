@@ -83,8 +83,12 @@ fn full() -> Document {
             name: "web\u{1b}".to_owned(),
             pid: 1,
             network_namespace: Some(text()),
+            state: "waiting",
+            until_ms: Some(1),
             restarts: 0,
             last_exit: Some("status 0".to_owned()),
+            health: Some(text()),
+            oom_kills: 1,
             memory,
         }],
         logs: vec![Log { name: text(), counts: log::Counts { lines: 3, dropped: 1 } }],
@@ -96,7 +100,14 @@ fn full() -> Document {
 /// The same, with nothing in it that can be missing.
 fn bare() -> Document {
     let full = full();
-    let bare = |process| Process { network_namespace: None, last_exit: None, memory: None, ..process };
+    let bare = |process| Process {
+        network_namespace: None,
+        until_ms: None,
+        last_exit: None,
+        health: None,
+        memory: None,
+        ..process
+    };
     Document {
         registers: None,
         network_namespace: None,
