@@ -42,7 +42,7 @@ pub(super) fn read(log: &[u8], launch: &LaunchRegisters) -> Result<Vec<BootEvent
     if log.is_empty() {
         return Ok(Vec::new());
     }
-    let events = decode(log)?;
+    let events = boot_events(log)?;
     let replayed = events.iter().fold([Register::ZERO; 3], |mut registers, event| {
         if let Some(register) = registers.get_mut(usize::from(event.rtmr)) {
             *register = register.extended(&event.digest);
@@ -59,7 +59,11 @@ pub(super) fn read(log: &[u8], launch: &LaunchRegisters) -> Result<Vec<BootEvent
     Ok(events)
 }
 
-fn decode(log: &[u8]) -> Result<Vec<BootEvent>, TdxError> {
+/// Reads a log's events, whatever they replay to.
+///
+/// # Errors
+/// Another format, other digests than SHA-384, an event of another register, a length that leads out of the log.
+pub fn boot_events(log: &[u8]) -> Result<Vec<BootEvent>, TdxError> {
     if log.len() > BOOT_LOG_MAX {
         return Err(TdxError::unexpected("CCEL", format_args!("at most {BOOT_LOG_MAX} bytes"), log.len()));
     }

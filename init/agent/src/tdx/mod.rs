@@ -17,7 +17,7 @@ use casemate_verify::quote::TdReport;
 
 use crate::tee::{Owner, Tee, TeeError, TeeKind};
 
-pub use boot_log::{BOOT_LOG_MAX, BootEvent};
+pub use boot_log::{BOOT_LOG_MAX, BootEvent, boot_events};
 pub use device::Device;
 pub use error::TdxError;
 pub use paths::Paths;

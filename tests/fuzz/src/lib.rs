@@ -1,0 +1,105 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod evidence;
+mod guest;
+mod host;
+mod measured;
+pub mod seeds;
+mod share;
+mod time;
+
+/// What a target makes of an input that breaks no rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was read as what it should be, and every property of the result held.
+    Accepted,
+    /// It was refused.
+    Refused,
+}
+
+impl Verdict {
+    const fn accepted(so: bool) -> Self {
+        if so { Self::Accepted } else { Self::Refused }
+    }
+}
+
+/// One reader of hostile bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name on the command line, and of its folder of seeds.
+    pub name: &'static str,
+    /// Who writes these bytes.
+    pub writer: &'static str,
+    /// Folders of more seeds, from the top level of the tree.
+    pub more_seeds: &'static [&'static str],
+    /// The longest input that is tried, bytes: enough for every bound that the reader checks, or for its structure.
+    pub max_len: usize,
+    /// Reads the bytes; panics if a property does not hold.
+    pub run: fn(&[u8]) -> Verdict,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    target("smbios", "the host, at power-on", 4096, measured::smbios),
+    target("document", "the host, on its share", 64 << 10, measured::document).seeded(&["configs"]),
+    target("trailer", "whoever built the image", 64 << 10, measured::trailer),
+    target("status-frame", "the guest", 64, measured::status_frame),
+    target("status-stream", "the guest", 1024, host::status_stream),
+    target("qmp", "QEMU", 16 << 10, host::qmp),
+    target("pcap", "QEMU and the guest", 16 << 10, host::pcap),
+    target("share", "the host, on its disk", 16 << 10, share::image),
+    target("share-fields", "the host, on its disk", 32 << 10, share::fields),
+    target("share-answer", "a share process that was taken over", 4096, share::answer),
+    target("boot-log", "firmware, or whoever changed its log", 16 << 10, evidence::boot_log)
+        .seeded(&["init/agent/tests/fixtures"]),
+    target("nts-exchange", "a time server", 16 << 10, time::exchange),
+    target("nts-answer", "the network, in a time server's name", 2048, time::answer),
+    target("time-report", "a time process that was taken over", 64, time::report),
+    target("log-ring", "a PID 1 that was taken over", 8 << 10, guest::log_ring),
+    target("dhcp", "the network", 8 << 10, guest::dhcp),
+    target("dhcp-report", "a DHCP child that was taken over", 32, guest::dhcp_report),
+    target("quote", "a peer, and the host's quoting service", 16 << 10, evidence::quote)
+        .seeded(&["attestation/tests/fixtures"]),
+    target("attestation", "a peer", 32 << 10, evidence::attestation),
+    target("certificate", "a peer", 32 << 10, evidence::certificate),
+    target("collateral", "a peer, or a cache", 32 << 10, evidence::collateral)
+        .seeded(&["attestation/src/simulator"]),
+];
+
+/// Not one of [`TARGETS`]: its bug is found by whoever compares, and next to never by chance. A smoke run that does not
+/// find it is not guided by coverage.
+pub const PLANTED: Target = target("planted", "nobody", 64, planted);
+
+const fn target(
+    name: &'static str,
+    writer: &'static str,
+    max_len: usize,
+    run: fn(&[u8]) -> Verdict,
+) -> Target {
+    Target { name, writer, more_seeds: &[], max_len, run }
+}
+
+impl Target {
+    const fn seeded(self, more_seeds: &'static [&'static str]) -> Self {
+        Self { more_seeds, ..self }
+    }
+
+    /// The target of that name, [`PLANTED`] included.
+    pub fn of_name(name: &str) -> Option<&'static Self> {
+        TARGETS.iter().chain([&PLANTED]).find(|target| target.name == name)
+    }
+}
+
+/// One byte after the other has to be right, each behind a branch of its own.
+fn planted(input: &[u8]) -> Verdict {
+    let mut right = 0;
+    for (found, wanted) in input.iter().zip(b"CASEMATE") {
+        if found != wanted {
+            break;
+        }
+        right += 1;
+    }
+    assert!(right < 8, "the planted bug was found");
+    Verdict::accepted(right > 0)
+}
