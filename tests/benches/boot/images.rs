@@ -6,20 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use casemate_image::assemble::{self, InitBinary, Plan};
-use casemate_image::demo;
-use casemate_image::io::compile::Compiler;
-use casemate_image::io::directory;
-use casemate_image::io::store::Store;
-use casemate_image::lock::{KernelLock, Role};
 use casemate_image::progress::Progress;
-use casemate_image::workload::WorkloadSpec;
-use casemate_measure::image::Flavor;
-use casemate_measure::section::DnsLabel;
+
+use crate::plan::{self, Demo};
 
 /// The document that boots: the demo's, with its two services.
 const DOCUMENT: &str = "configs/demo.app-compose.json";
-/// Its services; both have the demo's busybox for a root.
-const SERVICES: [&str; 2] = ["web", "probe"];
 
 /// Until the kernel has nothing left to do: 1.4 s by instructions.
 const SETTLE_SECONDS: u32 = 8;
@@ -35,36 +27,11 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Builds both, with progress on standard error: our init is compiled as for every development image.
+    /// Builds them, with progress on standard error: our init is compiled as for every development image.
     pub(crate) fn build() -> anyhow::Result<Self> {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-boot");
-        fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
-        let (progress, store) = (Progress::new(), Store::new(None)?);
-        let lock = KernelLock::read(&workspace.join("image/kernel.lock"))?;
-
-        let package = lock.role(Role::DemoWorkload)?;
-        let packages = store.packages(&[package], &progress)?;
-        let unpacked = packages.first().context("the demo's workload: no package")?;
-        let busybox = place.join("busybox");
-        let tree = demo::busybox(package, unpacked, &workspace.join("configs/demo/www"))?;
-        directory::replace(&tree, &busybox, "bin/busybox")?;
-
-        let service = |name| {
-            let name = DnsLabel::new(name).with_context(|| format!("service {name}"))?;
-            anyhow::Ok(WorkloadSpec { name, path: busybox.clone() })
-        };
-        let plan = Plan {
-            flavor: Flavor::Dev,
-            document: Some(workspace.join(DOCUMENT)),
-            workloads: SERVICES.map(service).into_iter().collect::<Result<_, _>>()?,
-            lock,
-            store,
-            max_size: None,
-            out: place.join("ours"),
-        };
-        let compiler = Compiler { workspace, flavor: plan.flavor, jobs: None, epoch: plan.lock.epoch };
-        let ours = assemble::build(&plan, |progress| compiler.compile(progress), &progress)?.out;
+        let progress = Progress::new();
+        let Demo { place, plan } = plan::demo("bench-boot", Path::new(DOCUMENT), &progress)?;
+        let ours = plan::build(&plan, &progress)?;
         let floor = with_c_init(&plan, &place, "cinit", 0, &progress)?;
         let settled = with_c_init(&plan, &place, "cinit-settled", SETTLE_SECONDS, &progress)?;
         for same in ["bzImage", "cmdline"] {

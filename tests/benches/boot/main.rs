@@ -18,6 +18,8 @@
 mod figures;
 mod images;
 mod machine;
+mod plan;
+mod runs;
 
 use std::process::ExitCode;
 
@@ -25,7 +27,7 @@ use anyhow::{Context as _, bail};
 
 use crate::figures::{Spread, control_ms};
 use crate::images::Images;
-use crate::machine::{Clock, Run};
+use crate::runs::{Clock, Run};
 
 /// The promise (design section 12): so many milliseconds of guest time more than the C init, by instructions.
 const PROMISED_MS: f64 = 300.0;
@@ -96,11 +98,10 @@ fn measure(clock: Clock, rounds: usize, images: &Images) -> anyhow::Result<()> {
     let before = control_ms();
     let mut all = Vec::new();
     for round in 1..=rounds {
-        let ours =
-            machine::ours(&images.ours, clock).with_context(|| format!("{word}, round {round}, ours"))?;
-        let floor = machine::c_init(&images.floor, clock)
-            .with_context(|| format!("{word}, round {round}, C init"))?;
-        let settled = machine::c_init(&images.settled, clock)
+        let ours = runs::ours(&images.ours, clock).with_context(|| format!("{word}, round {round}, ours"))?;
+        let floor =
+            runs::c_init(&images.floor, clock).with_context(|| format!("{word}, round {round}, C init"))?;
+        let settled = runs::c_init(&images.settled, clock)
             .with_context(|| format!("{word}, round {round}, C init after a sleep"))?;
         print_run(word, round, "ours", &ours);
         print_run(word, round, "cinit", &floor);
