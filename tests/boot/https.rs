@@ -1,11 +1,12 @@
-//! `GET /health`, as a stranger would: TLS without a certificate of ours. Who answers is for `cargo verify`, so whatever
-//! certificate the guest shows is taken.
+//! Requests over TLS, with a certificate or, as a stranger, without. Who answers is for `cargo verify`, so whatever certificate
+//! the guest shows is taken.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_mesh::CertificateKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -16,25 +17,42 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The status of the answer to `GET /health`.
 pub(crate) fn health(address: SocketAddr) -> io::Result<u16> {
+    get(address, None, "/health").map(|answer| answer.0)
+}
+
+/// The status and the body of the answer to `GET`.
+pub(crate) fn get(
+    address: SocketAddr,
+    own: Option<&CertificateKey>,
+    path: &str,
+) -> io::Result<(u16, String)> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+    let config = match own {
+        None => config.with_no_client_auth(),
+        Some(own) => {
+            config.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).map_err(io::Error::other)?
+        }
+    };
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     let mut stream = StreamOwned::new(connection, socket);
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut head = [0; 12];
-    stream.read_exact(&mut head)?;
-    let text = std::str::from_utf8(&head).ok().and_then(|head| head.strip_prefix("HTTP/1.1 "));
-    text.and_then(|status| status.parse().ok())
-        .ok_or_else(|| io::Error::other(format!("expected a status line, found {head:?}")))
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    // A connection that ends without TLS's own end has ended all the same.
+    stream.read_to_end(&mut answer).or_else(|error| if answer.is_empty() { Err(error) } else { Ok(0) })?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|parts| parts.1.to_owned());
+    status.zip(body).ok_or_else(|| io::Error::other(format!("expected an answer of HTTP, found {answer:?}")))
 }
 
 #[derive(Debug)]

@@ -15,12 +15,14 @@ mod https;
 mod images;
 mod initramfs;
 mod machine;
+mod peer;
 
 mod bound;
 mod demo;
 mod document;
 mod ends;
 mod host;
+mod logs;
 mod network;
 mod production;
 mod share;

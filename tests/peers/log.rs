@@ -23,7 +23,10 @@ impl Write for Lines {
 /// From now on everything that is logged in this process is kept.
 pub(crate) fn keep() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).init());
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
+        subscriber.with_writer(|| Lines).init();
+    });
 }
 
 /// A place in the log.
@@ -36,6 +39,11 @@ pub(crate) fn mark() -> Mark {
 }
 
 impl Mark {
+    /// Everything since then, of every test in this process.
+    pub(crate) fn text(self) -> String {
+        LINES.lock().unwrap()[self.0..].to_owned()
+    }
+
     /// The first line since then that has all of these texts in it, waiting for it a few seconds.
     pub(crate) async fn line(self, texts: &[&str]) -> String {
         let patience = Instant::now() + Duration::from_secs(8);

@@ -1,5 +1,6 @@
 //! A booted machine as its peers see it: a measured document on an image, and the agent that speaks for both.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_agent::client::AgentClient;
@@ -53,6 +54,7 @@ pub(crate) fn another_image() -> LaunchRegisters {
 pub(crate) struct Machine {
     _folder: TempDir,
     agent: AgentClient,
+    issued: Issued,
     section: Section,
     pub(crate) launch: LaunchRegisters,
     pub(crate) app: AppId,
@@ -84,6 +86,7 @@ impl Machine {
         Self {
             _folder: folder,
             agent: AgentClient::new(socket),
+            issued: Issued::default(),
             section: measured.section().clone(),
             launch,
             app: app_id,
@@ -97,7 +100,17 @@ impl Machine {
 
     /// Its agent, as the mesh of the guest asks it.
     pub(crate) fn identity(&self) -> Identity {
-        Identity(self.agent.clone())
+        Identity(self.agent.clone(), Arc::clone(&self.issued))
+    }
+
+    /// The agent itself.
+    pub(crate) const fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// Every private key, in PEM, that [`Identity`] has asked for.
+    pub(crate) fn issued(&self) -> Vec<String> {
+        self.issued.lock().unwrap().clone()
     }
 
     /// A fresh certificate of its agent.
@@ -108,7 +121,9 @@ impl Machine {
 
 /// Certificates from an agent's socket.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity(AgentClient);
+pub(crate) struct Identity(AgentClient, Issued);
+
+type Issued = Arc<Mutex<Vec<String>>>;
 
 impl IdentitySource for Identity {
     async fn certificate(&self) -> Result<CertificateKey, SourceError> {
@@ -121,6 +136,7 @@ impl IdentitySource for Identity {
             ..TlsKeyRequest::default()
         });
         let key = key.await?;
+        self.1.lock().unwrap().push(key.key_pem.clone());
         CertificateKey::from_pem(&key.certificate_chain, key.key_pem.as_bytes())
     }
 }

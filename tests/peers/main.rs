@@ -15,10 +15,12 @@ mod client;
 mod command;
 mod evidence;
 mod log;
+mod logs;
 mod machine;
 #[path = "../../attestation/examples/simulator_pki/pki.rs"]
 mod pki;
 mod proxy;
 mod relay;
+mod secrets;
 mod target;
 mod targets;

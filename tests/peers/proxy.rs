@@ -1,5 +1,6 @@
 //! The mesh of a machine, started as PID 1 starts it.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 
 use casemate_mesh::{Config, Mesh, Trust};
@@ -22,6 +23,16 @@ pub(crate) struct Proxy {
 /// The configuration is what the machine's document says, but for addresses, since here every port is a free one of the
 /// loopback, and but for what the test changes.
 pub(crate) async fn start(machine: &Machine, backend: &Backend, change: impl FnOnce(&mut Config)) -> Proxy {
+    start_with(machine, backend, Vec::new(), change).await
+}
+
+/// As [`start`], with log rings, whose names and readers are the change's.
+pub(crate) async fn start_with(
+    machine: &Machine,
+    backend: &Backend,
+    logs: Vec<File>,
+    change: impl FnOnce(&mut Config),
+) -> Proxy {
     crate::log::keep();
     let (launch, app, compose) = (machine.launch, machine.app, machine.compose);
     let mut config = Config::of(machine.section(), launch, app, compose, Trust::Simulator).unwrap();
@@ -33,7 +44,7 @@ pub(crate) async fn start(machine: &Machine, backend: &Backend, change: impl FnO
     let services = config.outbound.iter().map(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let services: Vec<StdListener> = services.collect();
     let outbound = services[0].local_addr().unwrap();
-    let mesh = Mesh::open(config, services, Vec::new()).unwrap();
+    let mesh = Mesh::open(config, services, logs).unwrap();
     let inbound = SocketAddr::from((Ipv4Addr::LOCALHOST, mesh.listening().unwrap()[0].port()));
     let (ready, is_ready) = oneshot::channel();
     let identity = machine.identity();
