@@ -29,6 +29,22 @@ fn every_document_is_accepted() {
     }
 }
 
+/// One cannot name the hash of a document that names its own, but the other way round: whoever changes the demo's document
+/// sees here what the second one has to say.
+#[test]
+fn the_demos_second_document_names_the_first_one() {
+    let read = |name: &str, document: &[u8]| MeasuredConfig::parse(name, document, Platform::Appliance).unwrap();
+    let demo = read("demo", include_bytes!("../../configs/demo.app-compose.json"));
+    let peer = read("demo-peer", include_bytes!("../../configs/demo-peer.app-compose.json"));
+    let targets: Vec<_> = peer.section().mesh.targets.iter().collect();
+    assert_eq!(targets, [(&demo.app_id(), &"10.0.2.2:20443".parse().unwrap())]);
+    for document in [&demo, &peer] {
+        assert_eq!(document.section().mesh.images, [AcceptableImage::Same]);
+        assert_eq!(document.section().egress.mode, EgressMode::InternalOnly);
+    }
+    assert_ne!(demo.compose_hash(), peer.compose_hash());
+}
+
 #[test]
 fn the_example_becomes_what_it_says() {
     let document = include_bytes!("../../configs/node.app-compose.json");

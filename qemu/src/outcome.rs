@@ -188,6 +188,13 @@ pub fn frame_words(frame: &Frame) -> String {
     let mut words = match frame.reason {
         Reason::Entered => format!("stage \"{}\"", frame.stage.words()),
         Reason::Ready | Reason::PoweredOff => frame.reason.words().to_owned(),
+        // Its detail has words of its own.
+        Reason::Alive => {
+            return match frame.detail {
+                0 => frame.reason.words().to_owned(),
+                missing => format!("{}; processes that are not ready: {missing}", frame.reason.words()),
+            };
+        }
         reason => format!("stage \"{}\": {}", frame.stage.words(), reason.words()),
     };
     if frame.detail != 0 {
@@ -289,6 +296,9 @@ mod tests {
             words.contains("stage \"modules\"") && words.ends_with("it said: Kernel panic - not syncing: x"),
             "{words}"
         );
+        let alive = Frame { detail: 0, ..frame(Reason::Alive) };
+        assert_eq!(frame_words(&alive), "alive");
+        assert_eq!(frame_words(&frame(Reason::Alive)), "alive; processes that are not ready: 2");
         let words = Outcome::NotReady { last: None, seconds: 7, skipped: 3, paused: true }.to_string();
         for part in ["within 7 s", "not a single status frame", "3 bytes", "the monitor had stopped it"] {
             assert!(words.contains(part), "{words}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use casemate_measure::status::Frame;
+use casemate_measure::status::{Frame, Reason};
 use casemate_qemu::Error;
 use casemate_qemu::argv::{argv, shell_quoted};
 use casemate_qemu::host::Runner;
@@ -31,9 +31,10 @@ pub(super) struct Boot {
     /// Seconds from the request to power off to the end
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     stop_timeout: u64,
-    /// Seconds that a ready guest may be silent before it is taken for hung; 0: for ever
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    alive: u64,
+    /// Seconds that a ready guest may be silent before it is taken for hung, 0 for ever; the default is 120 under TCG,
+    /// else 60
+    #[arg(long, value_name = "SECONDS")]
+    alive: Option<u64>,
     /// Never read the status port (for tests: the guest must not care)
     #[arg(long)]
     status_unread: bool,
@@ -57,6 +58,8 @@ impl Boot {
         let claim = RunDir::claim(&path)?;
         let pcap = self.machine.pcap.as_deref().map(utf8_absolute).transpose()?;
         let ready = self.timeout.unwrap_or(if choice.runner == Runner::Tcg { 300 } else { 60 });
+        // PID 1 says that it is alive every 10 seconds of its own.
+        let alive = self.alive.unwrap_or(if choice.runner == Runner::Tcg { 120 } else { 60 });
         eprintln!("casemate-qemu: {}, because {}", shape.platform.words(), choice.why);
         let launch = Launch {
             program: self.machine.qemu.clone(),
@@ -69,7 +72,7 @@ impl Boot {
             limits: Limits {
                 ready: Duration::from_secs(ready),
                 stop: Duration::from_secs(self.stop_timeout),
-                alive: (self.alive != 0).then(|| Duration::from_secs(self.alive)),
+                alive: Some(alive).filter(|alive| *alive != 0).map(Duration::from_secs),
             },
             status_read: !self.status_unread,
         };
@@ -108,6 +111,10 @@ impl Screen {
 
 impl Observer for Screen {
     fn progress(&mut self, since_start: Duration, frame: &Frame) {
+        // Said every ten seconds for as long as it runs: `cargo qemu status` has it.
+        if frame.reason == Reason::Alive {
+            return;
+        }
         let line = format!("{:7.1} s  {}", since_start.as_secs_f64(), frame_words(frame));
         if self.tty {
             // One line that is written over: back to its start, and clear what was longer.
