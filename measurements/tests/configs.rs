@@ -33,7 +33,8 @@ fn every_document_is_accepted() {
 /// sees here what the second one has to say.
 #[test]
 fn the_demos_second_document_names_the_first_one() {
-    let read = |name: &str, document: &[u8]| MeasuredConfig::parse(name, document, Platform::Appliance).unwrap();
+    let read =
+        |name: &str, document: &[u8]| MeasuredConfig::parse(name, document, Platform::Appliance).unwrap();
     let demo = read("demo", include_bytes!("../../configs/demo.app-compose.json"));
     let peer = read("demo-peer", include_bytes!("../../configs/demo-peer.app-compose.json"));
     let targets: Vec<_> = peer.section().mesh.targets.iter().collect();
