@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::exit,
     reason = "a failed assertion is what a test is for"
 )]
 
@@ -11,11 +12,15 @@ mod net_rig;
 mod time_server;
 
 use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use casemate_init::time::{Change, Clock, Phase, Report, Status, TimeError};
-use time_server::{Ca, EXCHANGE, Fake, NAME, Reply, Script, exchange_of, now, record, rig, server, why};
+use casemate_init::confine::{self, Profile};
+use casemate_init::time::{Change, Client, Clock, Phase, Report, Status, TimeError};
+use time_server::{
+    Ca, EXCHANGE, Fake, NAME, Reply, Script, exchange_of, now, record, rig, server, told, why,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(31_556_952);
@@ -346,4 +351,55 @@ fn it_works_behind_the_egress_lock() {
     });
     assert!(count("process:init") >= 1);
     assert_eq!((fakes[0].seen.counts(), fakes[1].seen.counts()), ((1, 3, 0), (0, 0, 0)));
+}
+
+/// What the child is told: the root, in hex.
+const ROOT: &str = "TIME_ROOT";
+
+/// Not a test of its own: the client as the process it is, behind its filter of system calls.
+#[test]
+fn child() {
+    let Ok(root) = std::env::var(ROOT) else { return };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(hex::decode(root).unwrap().into()).unwrap();
+    let mut client = Client::new(&told(&[server(1), server(2), server(3)], NAME), roots).unwrap();
+    confine::enter(Profile::Time).unwrap();
+    for _ in 0..4 {
+        let report = client.round().unwrap().unwrap_or_else(|| panic!("{}", why(&client)));
+        assert_eq!(report.votes, 2);
+        assert!(why(&client).contains("connect by TCP"), "{}", why(&client));
+    }
+    println!("four rounds");
+    std::process::exit(0);
+}
+
+/// A call that its list lacks would end it (SIGSYS); with threads, TLS, timeouts and a server that is not there.
+#[test]
+fn it_works_confined() {
+    let Some(rig) = rig(3) else { return };
+    let ca = Ca::new();
+    let lossy = Mutex::new(0);
+    let lossy = Script::replies(move |good| {
+        let mut count = lossy.lock().unwrap();
+        *count += 1;
+        if *count % 2 == 1 { vec![vec![0; 48]] } else { vec![good.bytes()] }
+    });
+    let fakes =
+        [Fake::start(&rig, &ca, server(1), Script::default()), Fake::start(&rig, &ca, server(2), lossy)];
+    let output = rig.in_guest(|| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["child", "--exact", "--nocapture"])
+            .env(ROOT, hex::encode(&ca.root))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    });
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("four rounds"),
+        "{:?}: {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(fakes.map(|fake| fake.seen.counts()), [(1, 4, 0), (1, 8, 0)]);
 }

@@ -154,9 +154,11 @@ impl Worker {
         let mut source = Source { address, name, bound: None, quiet_until: Duration::ZERO };
         let (orders, ordered) = channel::<Order>();
         let (answer, answers) = channel();
+        let (up, is_up) = channel::<()>();
         std::thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || {
+                drop(up);
                 while let Ok(Order { now, known }) = ordered.recv() {
                     if answer.send(source.ask(&trust, known, now)).is_err() {
                         break;
@@ -164,6 +166,8 @@ impl Worker {
                 }
             })
             .map_err(TimeError::io("start a thread"))?;
+        // A thread that starts makes calls that one that runs does not; who waits for it can then be confined to less.
+        _ = is_up.recv();
         Ok(Self { address, failure: None, orders, answers })
     }
 }

@@ -32,6 +32,8 @@ pub(crate) fn now() -> Duration {
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) roots: RootCertStore,
+    /// The root, DER.
+    pub(crate) root: Vec<u8>,
 }
 
 impl Ca {
@@ -40,8 +42,9 @@ impl Ca {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let mut roots = RootCertStore::empty();
-        roots.add(params.self_signed(&key).unwrap().der().clone()).unwrap();
-        Self { issuer: Issuer::new(params, key), roots }
+        let root = params.self_signed(&key).unwrap().der().clone();
+        roots.add(root.clone()).unwrap();
+        Self { issuer: Issuer::new(params, key), roots, root: root.to_vec() }
     }
 
     /// A certificate for a name, valid for two days around a time, and its key.
@@ -60,18 +63,23 @@ impl Ca {
     }
 
     pub(crate) fn client_for(&self, rig: &Rig, servers: &[Ipv4Addr], name: &str) -> Client {
-        let server = |address: &Ipv4Addr| Server { address: (*address, EXCHANGE).into(), name: name.into() };
-        let floor = now().as_secs() - 30 * DAY;
-        let told = Handover {
-            servers: servers.iter().map(server).collect(),
-            floor,
-            horizon: floor + casemate_init::time::HORIZON.as_secs(),
-        };
+        let told = told(servers, name);
         rig.in_guest(|| {
             // The sockets are of whoever makes them: threads take it from the thread that starts them.
             nix::unistd::setfsuid(nix::unistd::Uid::from_raw(casemate_init::layout::TIME_UID));
             Client::new(&told, self.roots.clone()).unwrap()
         })
+    }
+}
+
+/// What PID 1 would say.
+pub(crate) fn told(servers: &[Ipv4Addr], name: &str) -> Handover {
+    let server = |address: &Ipv4Addr| Server { address: (*address, EXCHANGE).into(), name: name.into() };
+    let floor = now().as_secs() - 30 * DAY;
+    Handover {
+        servers: servers.iter().map(server).collect(),
+        floor,
+        horizon: floor + casemate_init::time::HORIZON.as_secs(),
     }
 }
 
