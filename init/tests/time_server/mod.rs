@@ -372,7 +372,8 @@ fn reply(request: &[u8], seen: &Seen) -> Reply {
     header[12..16].copy_from_slice(b"TEST");
     header[24..32].copy_from_slice(&request[40..48]);
     let now = now();
-    let stamp = (now.as_secs() + 2_208_988_800) << 32 | (u64::from(now.subsec_nanos()) << 32) / 1_000_000_000;
+    let stamp =
+        ((now.as_secs() + 2_208_988_800) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000);
     header[32..40].copy_from_slice(&stamp.to_be_bytes());
     header[40..48].copy_from_slice(&stamp.to_be_bytes());
     let good = Reply {
