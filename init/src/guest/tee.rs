@@ -11,6 +11,8 @@ mod access;
 #[cfg(feature = "dev")]
 mod simulated;
 mod tdx;
+#[cfg(test)]
+mod tests;
 
 /// The TEE of this machine. The production binary knows hardware only.
 #[derive(Debug)]

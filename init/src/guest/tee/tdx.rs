@@ -32,7 +32,7 @@ impl TdxGuest {
     }
 
     /// A TEE that answers, whose registers agree wherever they are read, and whose RTMR3 nobody has touched.
-    fn ask(device: Device) -> Result<Self, Failure> {
+    pub(super) fn ask(device: Device) -> Result<Self, Failure> {
         let registers = device.registers().map_err(|error| silent(&error))?;
         if registers.is_debug() && !cfg!(feature = "dev") {
             return Err(Failure::new(Reason::TeeDebug, "TD attributes: expected DEBUG clear, found it set"));
