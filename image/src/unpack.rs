@@ -16,6 +16,10 @@ pub const MAX_MEMBERS: u64 = 200_000;
 /// The most memory that xz may ask for: 128 MiB (`xz -9` needs 65).
 const XZ_MEMORY: u64 = 128 << 20;
 
+/// Why a file with capabilities is refused.
+pub(crate) const CAPABILITIES: &str =
+    "a file with capabilities: nothing in an image gains rights by being executed";
+
 /// The first bytes of what we can decompress (RFC 1952; xz file format 2.1.1.1; RFC 8878 3.1.1).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -89,9 +93,7 @@ pub(crate) fn members(
             extensions.flatten().any(|e| e.key_bytes() == b"SCHILY.xattr.security.capability")
         });
         if capabilities {
-            return Err(refuse(
-                "a file with capabilities: nothing in an image gains rights by being executed",
-            ));
+            return Err(refuse(CAPABILITIES));
         }
         let mode = entry.header().mode().map_err(broken)?;
         let member = match kind {

@@ -8,12 +8,12 @@ use crate::error::{ImageError, Result};
 use crate::io::output::Staged;
 use crate::path::MemberPath;
 use crate::tree::{Node, Tree};
-use crate::unpack::{MAX_BYTES, MAX_MEMBERS, check_target};
+use crate::unpack::{CAPABILITIES, MAX_BYTES, MAX_MEMBERS, check_target};
 
 /// A directory as a tree. Links are kept and not followed: they mean what the service, whose root this is, sees.
 ///
 /// # Errors
-/// A device, a pipe, a socket, a set-user-id or set-group-id file, a name that is not UTF-8, too much.
+/// A device, a pipe, a socket, a set-user-id or set-group-id file, a file with capabilities, a name that is not UTF-8, too much.
 pub fn read(root: &Path) -> Result<Tree> {
     let mut tree = Tree::new();
     let mut todo: Vec<(PathBuf, Option<MemberPath>)> = vec![(root.to_owned(), None)];
@@ -45,6 +45,9 @@ pub fn read(root: &Path) -> Result<Tree> {
                 if mode & 0o6000 != 0 {
                     return Err(refuse("a set-user-id or set-group-id file"));
                 }
+                if has_capabilities(&path).map_err(ImageError::at(&path))? {
+                    return Err(refuse(CAPABILITIES));
+                }
                 bytes = bytes.saturating_add(metadata.len());
                 if bytes > MAX_BYTES {
                     return Err(ImageError::TooLarge { what: title, limit: MAX_BYTES, unit: "bytes" });
@@ -61,6 +64,16 @@ pub fn read(root: &Path) -> Result<Tree> {
         }
     }
     Ok(tree)
+}
+
+/// Whether executing it would give rights (capabilities(7)). A file system that knows no such attributes has no such files.
+fn has_capabilities(path: &Path) -> std::io::Result<bool> {
+    let mut nothing: [u8; 0] = [];
+    match rustix::fs::lgetxattr(path, "security.capability", &mut nothing) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes a tree below a new folder, from the last name to the first if `reversed`.
@@ -136,8 +149,30 @@ mod tests {
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with("su: refused: a set-user-id or set-group-id file"), "{error}");
         fs::remove_file(dir.path().join("su")).unwrap();
+        fs::write(dir.path().join("sg"), "elf").unwrap();
+        fs::set_permissions(dir.path().join("sg"), fs::Permissions::from_mode(0o2755)).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("sg: refused: a set-user-id or set-group-id file"), "{error}");
+        fs::remove_file(dir.path().join("sg")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with("socket: refused: neither file, directory nor link"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_capabilities_is_refused() {
+        /// `struct vfs_cap_data`, revision 2 (include/uapi/linux/capability.h): CAP_NET_RAW, effective.
+        const NET_RAW: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ping");
+        fs::write(&file, "elf").unwrap();
+        read(dir.path()).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        if let Err(error) = rustix::fs::setxattr(&file, "security.capability", &NET_RAW, flags) {
+            eprintln!("SKIPPED: a file cannot be given capabilities here: {error}");
+            return;
+        }
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("ping: refused: a file with capabilities"), "{error}");
     }
 }

@@ -27,6 +27,7 @@ mod cgroup;
 mod document;
 mod initramfs;
 mod lock;
+mod lockdown;
 mod memory;
 mod modules;
 mod mounts;
@@ -244,6 +245,7 @@ impl Host for Guest {
 
     fn sysctls(&mut self) -> Result<(), Failure> {
         settings::apply(Path::new("/proc/sys"))?;
+        lockdown::check()?;
         self.start_clock(Path::new(INIT))
     }
 

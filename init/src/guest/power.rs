@@ -41,6 +41,8 @@ pub(super) fn port_counts() -> Option<crate::status::PortCounts> {
 pub(super) fn off_because(stage: Stage, reason: Reason, detail: u64, digest: [u8; 32]) -> ! {
     /// How long the last frame may wait for a host that reads slowly: 20 times 10 ms.
     const TRIES: u32 = 20;
+    // A boot that failed at its very start has no port yet.
+    super::mounts::mount_for_the_last_word();
     // A thread that holds the port may be the one that hangs or panicked: the frame is given up then, the power-off is not.
     for attempt in 0..TRIES {
         if let Ok(mut port) = PORT.try_lock() {

@@ -19,6 +19,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("kernel/io_uring_disabled", "2"),
     ("kernel/perf_event_paranoid", "3"),
     ("kernel/sysrq", "0"),
+    ("kernel/panic", "-1"),
     ("kernel/panic_on_oops", "1"),
     ("kernel/core_pattern", "|/bin/false"),
     ("kernel/randomize_va_space", "2"),
@@ -31,6 +32,13 @@ const SETTINGS: &[(&str, &str)] = &[
     ("fs/protected_regular", "2"),
     ("fs/suid_dumpable", "0"),
     ("user/max_user_namespaces", "0"),
+    // The workload's limits are its cgroup's; the kernel's own guess keeps the rest of the machine alive.
+    ("vm/overcommit_memory", "0"),
+    ("vm/mmap_min_addr", "65536"),
+    ("vm/unprivileged_userfaultfd", "0"),
+    // No line discipline is loaded for whoever opens a terminal, and nobody types into another's.
+    ("dev/tty/ldisc_autoload", "0"),
+    ("dev/tty/legacy_tiocsti", "0"),
     ("net/core/bpf_jit_harden", "2"),
 ];
 
@@ -93,6 +101,69 @@ pub(super) fn epoch(init: &Path) -> Result<Duration, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `images.md` 2.1 step 4, and what has been added to it since: none may get lost.
+    #[test]
+    fn the_list_is_complete_and_says_nothing_twice() {
+        let expected = [
+            "dev/tty/ldisc_autoload=0",
+            "dev/tty/legacy_tiocsti=0",
+            "fs/protected_fifos=2",
+            "fs/protected_hardlinks=1",
+            "fs/protected_regular=2",
+            "fs/protected_symlinks=1",
+            "fs/suid_dumpable=0",
+            "kernel/core_pattern=|/bin/false",
+            "kernel/dmesg_restrict=1",
+            "kernel/io_uring_disabled=2",
+            "kernel/kexec_load_disabled=1",
+            "kernel/kptr_restrict=2",
+            "kernel/modprobe=",
+            "kernel/panic=-1",
+            "kernel/panic_on_oops=1",
+            "kernel/perf_event_paranoid=3",
+            "kernel/randomize_va_space=2",
+            "kernel/sysrq=0",
+            "kernel/unprivileged_bpf_disabled=1",
+            "kernel/yama/ptrace_scope=3",
+            "net/core/bpf_jit_harden=2",
+            "user/max_user_namespaces=0",
+            "vm/memfd_noexec=2",
+            "vm/mmap_min_addr=65536",
+            "vm/overcommit_memory=0",
+            "vm/unprivileged_userfaultfd=0",
+        ];
+        let mut found: Vec<String> = SETTINGS.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn each_setting_is_written_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, _) in SETTINGS {
+            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        }
+        apply(dir.path()).unwrap();
+        for (name, value) in SETTINGS {
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), format!("{value}\n"), "{name}");
+        }
+        // Any one that the kernel does not take ends the boot.
+        for (name, value) in SETTINGS.iter().filter(|(_, value)| !value.is_empty()) {
+            let path = dir.path().join(name);
+            fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+            let failure = apply(dir.path()).unwrap_err();
+            assert_eq!(failure.text, format!("{}: expected {value:?}, found \"\"", path.display()));
+            fs::remove_file(&path).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("kernel")).unwrap();
+        disable_modules(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("kernel/modules_disabled")).unwrap(), "1\n");
+        fs::remove_file(dir.path().join("kernel/modules_disabled")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("kernel/modules_disabled")).unwrap();
+        assert_eq!(disable_modules(dir.path()).unwrap_err().reason, Reason::ModuleFailed);
+    }
 
     #[test]
     fn a_setting_that_does_not_read_back_is_named() {
