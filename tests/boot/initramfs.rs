@@ -52,6 +52,14 @@ impl Initramfs {
         self.0.insert(last, (path.to_owned(), Node::plain(content)));
     }
 
+    /// A file takes the place of whatever is there, or of nothing; the manifest is not told.
+    pub(crate) fn put_file(&mut self, path: &str) {
+        match self.0.iter_mut().find(|(member, _)| member == path) {
+            Some((_, node)) => *node = Node::plain(*b""),
+            None => self.add(path, b""),
+        }
+    }
+
     /// Changes what a file holds, and its entry in the manifest with it.
     pub(crate) fn replace_listed(&mut self, path: &str, new: Vec<u8>) {
         let init = self.content("init");

@@ -2,25 +2,54 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::sync::LazyLock;
 
 use casemate_measure::image::Flavor;
 use casemate_measure::status::{Flavour, Reason, Stage};
 
 use crate::images::{self, DEMO, Image, workspace};
-use crate::machine::{Machine, Options, qemu};
+use crate::initramfs::Initramfs;
+use crate::machine::{Ended, Machine, Options, qemu};
+
+/// The demo's document on the production flavour.
+fn image() -> &'static Image {
+    static IMAGE: LazyLock<Image> =
+        LazyLock::new(|| Image::build("production", Flavor::Prod, &workspace().join(DEMO)));
+    &IMAGE
+}
+
+/// The shape of a production machine has no serial port; here it gets one, so that it could be heard.
+fn boot(image: &Image) -> Ended {
+    let ended = Machine::switch_on(image, Options { serial: true, ..Options::default() }).wait_end();
+    assert!(ended.frames.iter().all(|frame| frame.flavour == Flavour::Prod), "{ended}");
+    assert_eq!(ended.console, [""; 0], "{ended}");
+    ended
+}
 
 #[test]
 fn without_a_tee_it_powers_off_and_prints_nothing() {
     if !qemu() {
         return;
     }
-    let image = Image::build("production", Flavor::Prod, &workspace().join(DEMO));
-    // The shape of a production machine has no serial port; here it gets one, so that it could be heard.
-    let machine = Machine::switch_on(&image, Options { serial: true, ..Options::default() });
-    let ended = machine.wait_end();
+    let ended = boot(image());
     ended.assert_failed(Stage::Tee, Reason::NoTee);
-    assert!(ended.frames.iter().all(|frame| frame.flavour == Flavour::Prod), "{ended}");
-    assert_eq!(ended.console, [""; 0], "{ended}");
+    // Settings, lockdown and mounts were read back on the way.
+    let stages: Vec<Stage> = ended.frames.iter().map(|frame| frame.stage).collect();
+    assert!(stages.contains(&Stage::Sysctls) && stages.contains(&Stage::Entropy), "{ended}");
+}
+
+/// It has mounted /dev when it fails, and not yet what the status port is found in.
+#[test]
+fn a_boot_that_fails_at_its_first_mounts_still_says_why() {
+    if !qemu() {
+        return;
+    }
+    let mut initramfs = Initramfs::of(image());
+    initramfs.put_file("proc");
+    let ended = boot(&image().with_initramfs("no-place-for-proc", &initramfs.compressed()));
+    ended.assert_failed(Stage::Mounts, Reason::MountFailed);
+    // EEXIST: a directory was to be made.
+    assert_eq!(ended.last().detail, 17, "{ended}");
 }
 
 /// Keys, certificates and reports of the simulated TEE, as they lie in the tree.
