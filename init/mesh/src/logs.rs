@@ -223,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn answers_that_nobody_takes_are_bounded() {
+        let logs = Logs::new(vec![AppId([1; 20])], std::iter::empty());
+        let ask = || logs.answer(Permitted(()), &Method::GET, "", &Uri::from_static(PATH));
+        let mut held: Vec<_> = std::iter::repeat_with(ask).take(limits::LOG_ANSWERS).collect();
+        assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
+        assert_eq!(ask().status(), StatusCode::SERVICE_UNAVAILABLE);
+        held.pop();
+        assert_eq!(ask().status(), StatusCode::OK, "one was taken");
+    }
+
+    #[test]
     fn only_the_paths_of_the_logs_are_theirs() {
         let of = |uri: &'static str| asked(&Uri::from_static(uri)).map(str::to_owned);
         assert_eq!(of("/.well-known/casemate/logs").as_deref(), Some(""));
