@@ -58,30 +58,41 @@ impl Image {
 
     /// Without a document: it comes on the host share.
     pub(crate) fn generic() -> &'static Self {
-        static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::build_with("generic", Flavor::Dev, None));
+        static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::build_of("generic", Flavor::Dev, None));
         &IMAGE
     }
 
     pub(crate) fn build(name: &str, flavor: Flavor, document: &Path) -> Self {
-        Self::build_with(name, flavor, Some(document))
+        Self::build_of(name, flavor, Some(document))
     }
 
-    fn build_with(name: &str, flavor: Flavor, document: Option<&Path>) -> Self {
-        let busybox = busybox();
-        let workloads = ["web", "probe"].map(|service| WorkloadSpec {
+    fn build_of(name: &str, flavor: Flavor, document: Option<&Path>) -> Self {
+        let roots = ["web", "probe"].map(|service| (service, busybox()));
+        Self::build_with(name, flavor, document, &roots, init(flavor))
+    }
+
+    /// With these services' roots, and this guest binary.
+    pub(crate) fn build_with(
+        name: &str,
+        flavor: Flavor,
+        document: Option<&Path>,
+        roots: &[(&str, &Path)],
+        init: &InitBinary,
+    ) -> Self {
+        let workload = |(service, path): &(&str, &Path)| WorkloadSpec {
             name: casemate_measure::section::DnsLabel::new(service).unwrap(),
-            path: busybox.to_owned(),
-        });
+            path: (*path).to_owned(),
+        };
         let plan = Plan {
             flavor,
             document: document.map(Path::to_owned),
-            workloads: workloads.into(),
+            workloads: roots.iter().map(workload).collect(),
             lock: lock(),
             store: Store::new(None).unwrap(),
             max_size: None,
             out: place(name),
         };
-        let built = assemble::build(&plan, |_| Ok(init(flavor).clone()), &Progress::silent()).unwrap();
+        let built = assemble::build(&plan, |_| Ok(init.clone()), &Progress::silent()).unwrap();
         Self(built.out)
     }
 
@@ -153,7 +164,7 @@ pub(crate) fn lock() -> KernelLock {
 }
 
 /// The demo's workload, from its pinned package.
-fn busybox() -> &'static Path {
+pub(crate) fn busybox() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
         let lock = lock();
         let package = lock.role(Role::DemoWorkload).unwrap();
@@ -171,7 +182,7 @@ pub(crate) fn workspace() -> PathBuf {
 }
 
 /// In cargo's folder for what tests write, so that it goes with `cargo clean`, and each run replaces the last one's.
-fn place(name: &str) -> PathBuf {
+pub(crate) fn place(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("boot");
     fs::create_dir_all(&dir).unwrap();
     dir.join(name)

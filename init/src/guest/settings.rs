@@ -24,6 +24,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("kernel/core_pattern", "|/bin/false"),
     ("kernel/randomize_va_space", "2"),
     ("kernel/modprobe", ""),
+    // No sum over all processes, which any of them could use up for the others: each has its own limit, and memory another.
+    ("fs/file-max", "9223372036854775807"),
     // Nothing made in memory can be executed: what runs is what was measured.
     ("vm/memfd_noexec", "2"),
     ("fs/protected_hardlinks", "1"),
