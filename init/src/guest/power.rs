@@ -44,12 +44,14 @@ pub(super) fn off_because(stage: Stage, reason: Reason, detail: u64, digest: [u8
     // A boot that failed at its very start has no port yet.
     super::mounts::mount_for_the_last_word();
     // A thread that holds the port may be the one that hangs or panicked: the frame is given up then, the power-off is not.
-    for attempt in 0..TRIES {
+    let mut sent = false;
+    for _ in 0..TRIES {
         if let Ok(mut port) = PORT.try_lock() {
-            if attempt == 0 {
-                port.send(stage, reason, detail, digest, uptime());
-            } else {
+            if sent {
                 port.retry();
+            } else {
+                sent = true;
+                port.send(stage, reason, detail, digest, uptime());
             }
             if !port.is_waiting() {
                 break;
@@ -60,12 +62,16 @@ pub(super) fn off_because(stage: Stage, reason: Reason, detail: u64, digest: [u8
     sys::power_off()
 }
 
-/// Any panic powers off.
+/// Any panic powers off. Its text is for the development console; the standard library's own hook, which would write to
+/// standard error, is gone.
 pub(super) fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|info| {
+    on_panic(|stage| off_because(stage, Reason::Panic, 0, [0; 32]));
+}
+
+fn on_panic(end: impl Fn(Stage) + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |info| {
         crate::log::print("casemate", &format!("panic: {info}"));
-        let stage = Stage::from_code(STAGE.load(Ordering::Relaxed)).unwrap_or(Stage::Early);
-        off_because(stage, Reason::Panic, 0, [0; 32]);
+        end(Stage::from_code(STAGE.load(Ordering::Relaxed)).unwrap_or(Stage::Early));
     }));
 }
 
@@ -105,6 +111,30 @@ pub(super) fn pressed(button: &mut File) -> bool {
 mod tests {
     use super::*;
     use std::io::{Seek as _, Write as _};
+    use std::process::Command;
+
+    /// In this variable a process of [`a_panic_says_nothing_in_production`] finds that it is the one to panic.
+    const PANICS: &str = "CASEMATE_TEST_PANICS";
+
+    /// Not as PID 1, whose way out is a power-off; `tests/boot` shows that way. Here: what of a panic reaches the outputs.
+    #[test]
+    fn a_panic_says_nothing_in_production() {
+        if std::env::var_os(PANICS).is_some() {
+            STAGE.store(Stage::Links.code(), Ordering::Relaxed);
+            on_panic(|stage| {
+                println!("ends at {}", stage.words());
+                std::process::abort();
+            });
+            panic!("a secret word");
+        }
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "--nocapture", "guest::power::tests::a_panic_says_nothing_in_production"]);
+        let output = again.env(PANICS, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && said.contains("ends at links"), "{said}");
+        assert_eq!(said.contains("a secret word"), cfg!(feature = "dev"), "{said}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
 
     #[test]
     fn a_press_is_told_from_a_release_and_another_key() {

@@ -35,9 +35,15 @@ fn a_register_that_was_not_extended_is_noticed() {
 fn a_write_that_fails_or_is_short_is_not_repeated() {
     let errnos = [libc::EINVAL, libc::EINTR, libc::EBUSY, libc::EACCES, libc::EIO];
     for instead in errnos.map(Instead::Fails).into_iter().chain([0, 47].map(Instead::Takes)) {
+        let expected = match &instead {
+            Instead::Fails(errno) => format!("extend: {}", io::Error::from_raw_os_error(*errno)),
+            Instead::Takes(taken) => format!("bytes taken of one write: expected 48, found {taken}"),
+            _ => unreachable!(),
+        };
         let fake = Fake::of(OTHER_QUOTE);
         fake.instead("rtmr3:sha384", [Instead::Nothing, instead]);
-        fake.device().extend_rtmr3(&DIGEST).unwrap_err();
+        let error = fake.device().extend_rtmr3(&DIGEST).unwrap_err().to_string();
+        assert!(error.ends_with(&expected), "{error}");
         assert_eq!(fake.count("write rtmr3:sha384"), 1);
         assert_eq!(fake.count("pause"), 0);
     }

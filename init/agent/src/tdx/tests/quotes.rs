@@ -167,6 +167,7 @@ fn a_generation_is_a_number() {
     let fake = Fake::of(OTHER_QUOTE);
     let wrapped = [Instead::Answers(b"18446744073709551615\n".to_vec()), Instead::Answers(b"0\n".to_vec())];
     fake.instead("generation", wrapped).open().quote(&DATA).unwrap();
+    assert_eq!(fake.count("read outblob"), 1);
 }
 
 #[test]
