@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use casemate_agent::TeeHandover;
-use casemate_agent::tdx::{Device, Kernel, Paths, REPORT_DATA_LEN, TDREPORT_LEN};
+use casemate_agent::tdx::{Device, Kernel, Linux, Paths, REPORT_DATA_LEN, TDREPORT_LEN};
 use casemate_measure::Register;
 use casemate_measure::status::Reason;
 use casemate_mesh::Trust;
 
 use super::tdx::TdxGuest;
 use super::{GuestTee, access};
+use crate::confine::{self, Profile, Reach};
 use crate::layout::AGENT_UID;
 
 /// What the driver would have.
@@ -251,6 +252,64 @@ fn the_agent_can_write_one_inblob_and_open_the_device_and_nothing_more() {
     assert!(!agent_can(r#"mkdir "$1""#, &paths.report().join("mine")));
     assert!(!agent_can(r#"rm -f "$1""#, &paths.outblob()));
     assert!(!agent_can(READ, &paths.boot_log()));
+}
+
+/// In this variable a child finds the tree's root.
+const ROOT: &str = "CASEMATE_TEST_TEE";
+
+/// Not a test of its own: what the child of [`the_confined_agent_reaches_its_report_and_no_other_file`] does.
+#[test]
+fn confined_child() {
+    let Some(root) = std::env::var_os(ROOT) else { return };
+    let paths = Paths::under(&root);
+    let handover = TeeHandover::Tdx { root: root.into(), boot_log: Vec::new() };
+    let reach = handover.files().into_iter().fold(Reach::nothing(), Reach::read_write);
+    // As `roles/agent.rs` does; the machine that builds may have an older kernel than the image.
+    reach.enter(confine::Kernel::Older).unwrap();
+    confine::enter(Profile::Agent).unwrap();
+
+    let other = paths.report().with_file_name("other");
+    let done = |result: io::Result<usize>| result.map_err(|error| error.raw_os_error());
+    let read = |path: &Path| done(Linux.read(path, 64).map(|bytes| bytes.len()));
+    let write = |path: &Path| done(Linux.write(path, &[9; 64]));
+    assert_eq!(write(&paths.inblob()), Ok(64));
+    for attribute in [paths.outblob(), paths.generation(), paths.provider()] {
+        assert_eq!(read(&attribute), Ok(0), "{}", attribute.display());
+        assert_eq!(write(&attribute), Err(Some(libc::EACCES)), "{}", attribute.display());
+    }
+    // The ioctl passes both walls, and the file behind it, which is no device, says what it is.
+    let report = Linux.report(&paths.device(), &[9; 64]).map(|_| 0);
+    assert_eq!(done(report), Err(Some(libc::ENOTTY)));
+    for index in 0..4 {
+        // Readable by everybody, were it not for Landlock.
+        assert_eq!(read(&paths.rtmr(index)), Err(Some(libc::EACCES)), "RTMR{index}");
+        assert_eq!(write(&paths.rtmr(index)), Err(Some(libc::EACCES)), "RTMR{index}");
+    }
+    for file in [other.join("outblob"), other.join("inblob"), paths.boot_log(), "/proc/self/status".into()] {
+        assert_eq!(read(&file), Err(Some(libc::EACCES)), "{}", file.display());
+    }
+    println!("reached what it may");
+}
+
+#[test]
+fn the_confined_agent_reaches_its_report_and_no_other_file() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let paths = tree(dir.path());
+    access::grant(&paths, AGENT_UID).unwrap();
+    // The binary may lie where uid 101 cannot go.
+    let binary = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    fs::set_permissions(&binary, Permissions::from_mode(0o755)).unwrap();
+    let mut child = Command::new(&binary);
+    child.args(["--exact", "--nocapture", "guest::tee::tests::confined_child"]);
+    let output = child.env(ROOT, dir.path()).uid(AGENT_UID).gid(AGENT_UID).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("reached what it may"), "{:?}\n{said}\n{complained}", output.status);
+    assert_eq!(fs::read(paths.inblob()).unwrap(), [9; 64]);
 }
 
 /// What somebody changed, and where that is found.
