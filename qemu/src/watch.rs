@@ -181,7 +181,6 @@ impl Watch {
 
     fn on_message(&mut self, now: Duration, message: Message) -> Vec<Action> {
         match message {
-            Message::Greeting => vec![Action::Send(qmp::CAPABILITIES)],
             Message::Powerdown => {
                 self.enter(Phase::Stopping, now);
                 Vec::new()
@@ -216,7 +215,11 @@ impl Watch {
             Message::NotQmp(line) => {
                 vec![Action::Note(format!("QEMU's monitor said something else than QMP: {line}"))]
             }
-            Message::RunState(_) | Message::Resume | Message::Done | Message::Other(_) => Vec::new(),
+            Message::Greeting
+            | Message::RunState(_)
+            | Message::Resume
+            | Message::Done
+            | Message::Other(_) => Vec::new(),
         }
     }
 

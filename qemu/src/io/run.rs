@@ -21,7 +21,7 @@ use crate::argv::{BootFiles, Channel, Wiring, argv};
 use crate::error::Error;
 use crate::host::Choice;
 use crate::outcome::Outcome;
-use crate::qmp::MessageStream;
+use crate::qmp::{self, MessageStream};
 use crate::report::{Ended, LastFrame, Report};
 use crate::rundir::{Claim, RunDir};
 use crate::shape::{Forward, Network, VmShape};
@@ -140,7 +140,9 @@ impl Machine {
     fn start(launch: &Launch) -> Result<Self, Error> {
         let dir = &launch.claim.dir;
         let (status, qemu_status) = socketpair()?;
-        let (control, qemu_control) = socketpair()?;
+        let (mut control, qemu_control) = socketpair()?;
+        // At once, and not when the greeting comes: events are sent only from then on, and none must be missed.
+        control.write_all(qmp::CAPABILITIES.as_bytes()).map_err(Error::system("QEMU's monitor"))?;
         if !launch.status_read {
             setsockopt(&qemu_status, sockopt::SndBuf, &0).map_err(Error::system("SO_SNDBUF"))?;
         }
