@@ -196,8 +196,13 @@ fn run_build(workspace: &Path, lock_path: &Path, build: Build, progress: &Progre
         max_size: build.max_size,
         out: build.out,
     };
-    let compiler =
-        Compiler { workspace: workspace.to_owned(), flavor, jobs: build.jobs, epoch: plan.lock.epoch };
+    let compiler = Compiler {
+        workspace: workspace.to_owned(),
+        flavor,
+        danger: None,
+        jobs: build.jobs,
+        epoch: plan.lock.epoch,
+    };
     let init = |progress: &Progress| match &build.init {
         Some(path) => InitBinary::prebuilt(path),
         None => compiler.compile(progress),

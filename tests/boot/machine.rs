@@ -81,10 +81,16 @@ pub(crate) struct Machine {
     dir: RunDir,
     /// Where the mesh's port is reached from the host.
     pub(crate) mesh: Option<SocketAddr>,
-    frames: Arc<Mutex<Vec<Frame>>>,
+    frames: Arc<Mutex<Frames>>,
     thread: Option<JoinHandle<Outcome>>,
     _temp: TempDir,
     _alone: MutexGuard<'static, ()>,
+}
+
+#[derive(Default)]
+struct Frames {
+    all: Vec<Frame>,
+    moved: Vec<Frame>,
 }
 
 /// How it ended.
@@ -94,6 +100,8 @@ pub(crate) struct Ended {
     pub(crate) exit_status: u8,
     /// The first frame of each stage and reason, in the order they came.
     pub(crate) frames: Vec<Frame>,
+    /// Every frame.
+    pub(crate) all_frames: Vec<Frame>,
     pub(crate) report: Report,
     pub(crate) console: Vec<String>,
     /// The status documents on it.
@@ -146,7 +154,7 @@ impl Machine {
             limits: Limits { ready: PATIENCE, stop: PATIENCE, alive: options.alive },
             status_read: options.status_read,
         };
-        let frames = Arc::new(Mutex::new(Vec::new()));
+        let frames = Arc::new(Mutex::new(Frames::default()));
         let mut seen = Seen(Arc::clone(&frames));
         // QEMU ends with the thread that started it.
         let thread = std::thread::spawn(move || run(&launch, None, &mut seen).unwrap());
@@ -159,7 +167,11 @@ impl Machine {
     }
 
     pub(crate) fn frames(&self) -> Vec<Frame> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).moved.clone()
+    }
+
+    pub(crate) fn all_frames(&self) -> Vec<Frame> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).all.clone()
     }
 
     /// The last status document on the console, once it satisfies the condition.
@@ -227,6 +239,7 @@ impl Machine {
         Ended {
             exit_status: outcome.exit_status(),
             frames: self.frames(),
+            all_frames: self.all_frames(),
             report,
             console: self.console(),
             statuses: console::statuses(&self.log()),
@@ -276,11 +289,15 @@ impl std::fmt::Display for Ended {
     }
 }
 
-struct Seen(Arc<Mutex<Vec<Frame>>>);
+struct Seen(Arc<Mutex<Frames>>);
 
 impl Observer for Seen {
+    fn frame(&mut self, frame: &Frame) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).all.push(*frame);
+    }
+
     fn progress(&mut self, _: Duration, frame: &Frame) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(*frame);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).moved.push(*frame);
     }
 
     fn note(&mut self, _: &str) {}

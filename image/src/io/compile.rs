@@ -47,6 +47,8 @@ pub struct Compiler {
     pub workspace: PathBuf,
     /// With or without the simulator and the console.
     pub flavor: Flavor,
+    /// A feature of the init that tests alone use (`danger-…`). No option of a user's sets it.
+    pub danger: Option<&'static str>,
     /// Parallel jobs; cargo's default otherwise.
     pub jobs: Option<u32>,
     /// What C code may want to know as the date, seconds since 1970.
@@ -105,6 +107,9 @@ impl Compiler {
         ]);
         if self.flavor == Flavor::Dev {
             build.args(["--features", "dev"]);
+        }
+        if let Some(danger) = self.danger {
+            build.args(["--features", danger]);
         }
         if let Some(jobs) = self.jobs {
             build.arg("--jobs").arg(jobs.to_string());

@@ -25,6 +25,8 @@ use processes::{Happening, Health, Processes, Recipe};
 mod address;
 mod cgroup;
 mod document;
+#[cfg(feature = "danger-faults")]
+mod faults;
 mod initramfs;
 mod lock;
 mod lockdown;
@@ -62,6 +64,8 @@ pub struct Guest {
     shutdown: bool,
     document: status::Document,
     printed: status::Document,
+    #[cfg(feature = "danger-faults")]
+    faults: faults::Faults,
 }
 
 /// Boots, runs and powers off. Never returns.
@@ -119,6 +123,8 @@ impl Guest {
             shutdown: false,
             printed: document.clone(),
             document,
+            #[cfg(feature = "danger-faults")]
+            faults: faults::Faults::default(),
         })
     }
 
@@ -152,6 +158,7 @@ impl Guest {
             processes.restart_due();
         }
         power::retell();
+        self.break_what_is_due();
         for happening in &happenings {
             self.take_in(happening);
         }
@@ -179,8 +186,18 @@ impl Guest {
         }
     }
 
+    /// No user's image has faults on order.
+    #[cfg(not(feature = "danger-faults"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::needless_pass_by_ref_mut,
+        reason = "the signature of the one that breaks things"
+    )]
+    const fn break_what_is_due(&mut self) {}
+
     /// Turns until `done`, a shutdown request, or the stage's deadline.
     fn wait_for(&mut self, reason: Reason, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        self.break_what_is_due();
         while !done(self) {
             if power::uptime() > self.deadline {
                 return Err(Failure::new(reason, format!("{what}: not in time")));
@@ -216,6 +233,10 @@ impl Host for Guest {
         let entered_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.document.stages.push(status::StageTime { stage: stage.words(), entered_ms });
         power::tell(stage, Reason::Entered, 0, [0; 32]);
+        // Before /sys is there, nothing can be on order.
+        if stage >= Stage::Links {
+            self.break_what_is_due();
+        }
     }
 
     fn early(&mut self) -> Result<(), Failure> {
@@ -347,7 +368,9 @@ impl Host for Guest {
     }
 
     fn services(&mut self, measured: &Measured) -> Result<(), Failure> {
-        self.start_services(measured)
+        self.start_services(measured)?;
+        self.break_what_is_due();
+        Ok(())
     }
 
     fn mesh(&mut self, measured: &Measured) -> Result<(), Failure> {

@@ -71,6 +71,8 @@ pub struct Launch {
 
 /// What a run tells its caller while it goes on.
 pub trait Observer {
+    /// The guest sent a frame.
+    fn frame(&mut self, _: &Frame) {}
     /// The guest got to another stage.
     fn progress(&mut self, since_start: Duration, frame: &Frame);
     /// Something worth a line.
@@ -215,6 +217,9 @@ impl Machine {
             events.push(exited.map_or(Event::Tick, |status| exit_event(status, dir)));
             for event in events {
                 let changed = !matches!(event, Event::Tick);
+                if let Event::Frame(frame) = &event {
+                    observer.frame(frame);
+                }
                 let actions = self.watch.on(self.begin.elapsed(), event);
                 if changed {
                     self.update_report(dir)?;

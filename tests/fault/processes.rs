@@ -1,0 +1,101 @@
+//! The machines of the table: what is ordered to break in them breaks.
+
+use casemate_measure::status::{Frame, Reason};
+
+use crate::images::Image;
+use crate::judge::{Expected, judge};
+use crate::machine::{Ended, Machine, Options, qemu};
+use crate::table::{PROCESSES, Row};
+
+/// `probe` does nothing: what is said of it would be about nobody.
+const DOCUMENT: &str = r#"{
+  "manifest_version": 2, "name": "faults", "runner": "casemate", "key_provider": "none", "secure_time": false,
+  "casemate": {
+    "version": 1, "role": "node", "node": { "name": "faults", "type": "test" },
+    "network": { "mode": "dhcp" }, "vpn": { "mode": "direct" }, "egress": { "mode": "internal-only" },
+    "mesh": {
+      "backends": [{ "listen": 443, "kind": "http", "to": "web:8000", "allow": ["any"] }],
+      "verify": "quote", "images": ["same"]
+    },
+    "services": [
+      {
+        "name": "web", "rootfs": "web", "uid": 1000, "ports": [8000], "restart": "always",
+        "exec": ["/bin/httpd", "-f", "-p", "8000", "-h", "/www"]
+      },
+      { "name": "probe", "rootfs": "web", "uid": 1001, "restart": "always", "exec": ["/bin/sleep", "1000000"] },
+      { "name": "crash", "rootfs": "web", "uid": 1002, "restart": "always", "exec": ["/bin/false"] },
+      {
+        "name": "hungry", "rootfs": "web", "uid": 1003, "restart": "always", "memory_max": "8M",
+        "exec": ["/bin/tail", "/dev/zero"]
+      }
+    ]
+  }
+}"#;
+
+/// Guest time passes as fast as QEMU can count instructions, and at once where the guest waits.
+const FAST: &str = "-icount shift=3,sleep=off";
+
+pub(crate) fn image() -> Image {
+    static IMAGE: std::sync::LazyLock<Image> =
+        std::sync::LazyLock::new(|| Image::breakable("faults", DOCUMENT));
+    IMAGE.clone()
+}
+
+/// Orders for the guest, as QEMU is told them.
+pub(crate) fn orders<'a>(faults: impl Iterator<Item = &'a str>) -> String {
+    faults.fold(String::new(), |all, fault| format!("{all} -smbios type=11,value=casemate.fault={fault}"))
+}
+
+fn run(row: &Row) -> Ended {
+    let faults = row.faults.iter().map(|(fault, _)| *fault).filter(|fault| !fault.starts_with('('));
+    let extra = format!("{FAST}{}", orders(faults));
+    let machine = Machine::switch_on(&image(), Options { extra: extra.leak(), ..Options::default() });
+    if matches!(row.faults, [(_, Expected::Off(..))]) {
+        return if row.runs == 0 { machine.wait_end() } else { machine.wait_for_its_end() };
+    }
+    machine.wait_ready();
+    let ready = |frames: &[Frame]| frames.iter().find(|frame| frame.reason == Reason::Ready).copied();
+    machine.wait("time to pass", || {
+        let frames = machine.all_frames();
+        let since = ready(&frames)?.uptime_ms + row.runs * 1000;
+        (frames.last()?.uptime_ms >= since).then_some(())
+    });
+    machine.power_off()
+}
+
+#[test]
+fn each_ends_in_its_documented_rule() {
+    if !qemu() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for row in PROCESSES {
+        let ended = run(row);
+        let mut all_good = true;
+        for (fault, expected) in row.faults {
+            match judge(fault, *expected, &ended.all_frames) {
+                Ok(line) => println!("{line}"),
+                Err(line) => {
+                    println!("{line}: NOT SO");
+                    wrong.push(line);
+                    all_good = false;
+                }
+            }
+            let carried_out =
+                fault.starts_with('(') || ended.console_says(&format!("fault {fault} carried out"));
+            if !carried_out {
+                wrong.push(format!("fault {fault}: it was not carried out"));
+            }
+            all_good &= carried_out;
+        }
+        let off = matches!(row.faults, [(_, Expected::Off(..))]);
+        if !off && ended.exit_status != 0 {
+            wrong.push(format!("{}: expected an orderly end: {}", row.machine, ended.exit_status));
+            all_good = false;
+        }
+        if !all_good {
+            println!("{}: {ended}\n{:#?}", row.machine, ended.all_frames);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
