@@ -208,6 +208,11 @@ impl Machine {
         }
     }
 
+    /// Gives QEMU's monitor a command.
+    pub(crate) fn monitor(&self, command: &str) {
+        monitor::command(&self.dir, command).unwrap();
+    }
+
     /// Presses the power button through QMP, and waits.
     pub(crate) fn power_off(self) -> Ended {
         monitor::command(&self.dir, qmp::POWERDOWN).unwrap();

@@ -26,7 +26,7 @@ const DOCUMENT: &str = r#"{
       { "name": "crash", "rootfs": "web", "uid": 1002, "restart": "always", "exec": ["/bin/false"] },
       {
         "name": "hungry", "rootfs": "web", "uid": 1003, "restart": "always", "memory_max": "8M",
-        "exec": ["/bin/tail", "/dev/zero"]
+        "exec": ["/bin/busybox", "tail", "/dev/zero"]
       }
     ]
   }

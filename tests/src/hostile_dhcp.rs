@@ -40,6 +40,8 @@ pub struct Peer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     recorded: Arc<Mutex<Vec<Frame>>>,
+    /// Frames that a test has put on the wire.
+    queued: Arc<Mutex<Vec<Vec<u8>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,12 +58,18 @@ impl Peer {
         let address = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let recorded = Arc::new(Mutex::new(Vec::new()));
-        let mut wire =
-            Wire { stop: Arc::clone(&stop), recorded: Arc::clone(&recorded), answers, given: Vec::new() };
+        let queued = Arc::new(Mutex::new(Vec::new()));
+        let mut wire = Wire {
+            stop: Arc::clone(&stop),
+            recorded: Arc::clone(&recorded),
+            queued: Arc::clone(&queued),
+            answers,
+            given: Vec::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("hostile-dhcp".to_owned())
             .spawn(move || wire.serve(&listener))?;
-        Ok(Self { address, stop, recorded, thread: Some(thread) })
+        Ok(Self { address, stop, recorded, queued, thread: Some(thread) })
     }
 
     /// The argument of `-netdev`.
@@ -72,6 +80,16 @@ impl Peer {
     /// Where QEMU connects.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Puts a frame on the wire, as it is.
+    pub fn send(&self, frame: Vec<u8>) {
+        lock(&self.queued).push(frame);
+    }
+
+    /// How many of them are not on the wire yet.
+    pub fn queued(&self) -> usize {
+        lock(&self.queued).len()
     }
 
     /// Every frame that the guest has sent so far, in order.
@@ -111,6 +129,7 @@ impl Drop for Peer {
 struct Wire<A> {
     stop: Arc<AtomicBool>,
     recorded: Arc<Mutex<Vec<Frame>>>,
+    queued: Arc<Mutex<Vec<Vec<u8>>>>,
     answers: A,
     /// Addresses that the guest was given: its probes for them are not answered.
     given: Vec<[u8; 4]>,
@@ -135,6 +154,10 @@ impl<A: FnMut(&Asked) -> Vec<Vec<u8>>> Wire<A> {
         let mut pending = Vec::new();
         let mut chunk = [0; 4096];
         while !self.stop.load(Ordering::Relaxed) {
+            let queued = std::mem::take(&mut *lock(&self.queued));
+            for frame in queued {
+                stream.write_all(&frame::prefixed(&frame)?)?;
+            }
             match stream.read(&mut chunk) {
                 Ok(0) => return Ok(()),
                 Ok(len) => pending.extend_from_slice(chunk.get(..len).unwrap_or_default()),
