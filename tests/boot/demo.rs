@@ -72,6 +72,7 @@ fn assert_namespaces(status: &Value) {
 
 /// One frame a stage, in order, without a gap that is not counted; then ready, asked to stop, off.
 fn assert_frames(ended: &Ended) {
+    assert!(ended.all_frames.is_sorted_by(|a, b| a.sequence < b.sequence), "{:?}", ended.all_frames);
     // How often it says that it is alive depends on how long it ran.
     let mut frames = ended.frames.clone();
     frames.retain(|frame| frame.reason != Reason::Alive);

@@ -66,18 +66,6 @@ impl Image {
         Self::build_of(name, flavor, Some(document))
     }
 
-    /// As [`Self::of`], with an init that breaks on order (`danger-faults`).
-    pub(crate) fn breakable(name: &str, document: &str) -> Self {
-        static INIT: LazyLock<InitBinary> = LazyLock::new(|| {
-            let (workspace, danger, epoch) = (workspace(), Some("danger-faults"), lock().epoch);
-            let compiler = Compiler { workspace, flavor: Flavor::Dev, danger, jobs: None, epoch };
-            compiler.compile(&Progress::silent()).unwrap()
-        });
-        let path = place(&format!("{name}.app-compose.json"));
-        fs::write(&path, document).unwrap();
-        Self::build_with(name, Flavor::Dev, Some(&path), &[("web", busybox())], &INIT)
-    }
-
     fn build_of(name: &str, flavor: Flavor, document: Option<&Path>) -> Self {
         let roots = ["web", "probe"].map(|service| (service, busybox()));
         Self::build_with(name, flavor, document, &roots, init(flavor))

@@ -215,7 +215,7 @@ impl Machine {
 
     /// Presses the power button through QMP, and waits.
     pub(crate) fn power_off(self) -> Ended {
-        monitor::command(&self.dir, qmp::POWERDOWN).unwrap();
+        self.monitor(qmp::POWERDOWN);
         self.ended()
     }
 

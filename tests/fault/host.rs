@@ -66,7 +66,9 @@ fn assert_contained(peer: &Peer) {
     let (guest, gateway) = (Ipv4Addr::from(GUEST), Ipv4Addr::from(GATEWAY));
     for frame in peer.frames() {
         let allowed = match frame.summary() {
-            Summary::Arp { sender, target, request } => sender == guest && (!request || [gateway, guest].contains(&target)),
+            Summary::Arp { sender, target, request } => {
+                sender == guest && (!request || [gateway, guest].contains(&target))
+            }
             Summary::Ipv4 { source, protocol, source_port, destination_port, .. } => {
                 let dhcp = (protocol, source_port, destination_port) == (UDP, 68, 67)
                     && [Ipv4Addr::UNSPECIFIED, guest].contains(&source);
@@ -112,7 +114,9 @@ impl Port {
                         }
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(50)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(50))
+                }
                 Err(error) => panic!("{what}: {error}"),
             }
         }
@@ -153,7 +157,9 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     let netdev = format!("socket:connect={}", peer.address()).parse().unwrap();
     let network = Some(Network::Socket(netdev));
     let machine = Machine::switch_on(&image(), Options { network, ..Options::default() });
-    machine.wait("the links", || machine.frames().iter().any(|frame| frame.stage >= Stage::Address).then_some(()));
+    machine.wait("the links", || {
+        machine.frames().iter().any(|frame| frame.stage >= Stage::Address).then_some(())
+    });
     (0..GARBAGE).for_each(|_| peer.send(noise.frame()));
     machine.wait_ready();
     println!("fault garbage on the wire from its first second on: expected Ready, found Ready");
@@ -169,7 +175,8 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     println!("fault garbage on the wire, link down and up: expected Alive, found Alive");
     let written = first.flood(&mut noise);
     assert!(written > 0);
-    let after = first.wait("a frame after garbage on the status port", |frame| alive(frame) && *frame != before);
+    let after =
+        first.wait("a frame after garbage on the status port", |frame| alive(frame) && *frame != before);
     println!("fault {written} bytes into the status port: expected Alive, found Alive");
     drop(first);
     // Nobody is there for a while.
@@ -182,7 +189,9 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     second.wait("the last frame", |frame| frame.reason == Reason::PoweredOff);
     drop(machine);
     assert_contained(&peer);
-    println!("fault all of these: expected nothing but ARP, DHCP and answers of the mesh on the wire, found so");
+    println!(
+        "fault all of these: expected nothing but ARP, DHCP and answers of the mesh on the wire, found so"
+    );
 }
 
 /// No instruction for random numbers, a device that gives zeros, a clock from the far future; and then the reset button.

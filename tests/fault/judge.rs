@@ -10,8 +10,8 @@ pub(crate) enum Expected {
     Says(Stage, &'static str, &'static [Reason]),
     /// The same at whatever stage the machine has got to meanwhile.
     SaysLater(&'static str, &'static [Reason]),
-    /// No frame about this process, and the machine gets ready.
-    Nothing(&'static str),
+    /// No frame about this process at this stage, and the machine gets ready.
+    Nothing(Stage, &'static str),
     /// The last frame: the machine is off.
     Off(Stage, Reason),
 }
@@ -30,9 +30,14 @@ pub(crate) fn judge(name: &str, expected: Expected, frames: &[Frame]) -> Result<
             let good = said.windows(reasons.len()).any(|window| window == reasons) && ready(frames);
             (words(reasons), words(&said), good)
         }
-        Expected::Nothing(process) => {
-            let said: Vec<_> = about(frames, process).map(|frame| frame.reason).collect();
-            (format!("nothing of {process}"), words(&said), said.is_empty() && ready(frames))
+        Expected::Nothing(stage, process) => {
+            let found = about(frames, process).filter(|frame| frame.stage == stage);
+            let said: Vec<_> = found.map(|frame| frame.reason).collect();
+            (
+                format!("nothing of {process} at \"{}\"", stage.words()),
+                words(&said),
+                said.is_empty() && ready(frames),
+            )
         }
         Expected::Off(stage, reason) => {
             let last = frames.last().map(|frame| (frame.stage, frame.reason));
@@ -94,7 +99,7 @@ mod tests {
         assert!(ok(Expected::Says(Stage::Mesh, "agent", RESTARTED)));
         assert!(ok(Expected::Says(Stage::Ready, "web", &[Reason::Restarting])));
         assert!(ok(Expected::SaysLater("agent", RESTARTED)));
-        assert!(ok(Expected::Nothing("mesh")));
+        assert!(ok(Expected::Nothing(Stage::Ready, "mesh")));
         assert!(ok(Expected::Off(Stage::Shutdown, Reason::PoweredOff)));
         for wrong in [
             Expected::Says(Stage::Ready, "agent", RESTARTED),
@@ -103,7 +108,8 @@ mod tests {
             Expected::Says(Stage::Mesh, "agent", &[Reason::OutOfMemory, Reason::Restarting]),
             Expected::SaysLater("mesh", RESTARTED),
             Expected::SaysLater("web", RESTARTED),
-            Expected::Nothing("agent"),
+            Expected::Nothing(Stage::Mesh, "agent"),
+            Expected::Nothing(Stage::Ready, "web"),
             Expected::Off(Stage::Mesh, Reason::MeshFailed),
             Expected::Off(Stage::Ready, Reason::PoweredOff),
         ] {
@@ -112,7 +118,7 @@ mod tests {
         }
         let never_ready = &frames[..2];
         assert!(judge("x", Expected::Says(Stage::Mesh, "agent", RESTARTED), never_ready).is_err());
-        assert!(judge("x", Expected::Nothing("web"), never_ready).is_err());
+        assert!(judge("x", Expected::Nothing(Stage::Mesh, "web"), never_ready).is_err());
         assert!(judge("x", Expected::Off(Stage::Mesh, Reason::MeshFailed), &[]).is_err());
     }
 }

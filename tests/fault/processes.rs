@@ -1,8 +1,13 @@
 //! The machines of the table: what is ordered to break in them breaks.
 
+use std::sync::LazyLock;
+
+use casemate_image::io::compile::Compiler;
+use casemate_image::progress::Progress;
+use casemate_measure::image::Flavor;
 use casemate_measure::status::{Frame, Reason};
 
-use crate::images::Image;
+use crate::images::{self, Image};
 use crate::judge::{Expected, judge};
 use crate::machine::{Ended, Machine, Options, qemu};
 use crate::table::{PROCESSES, Row};
@@ -35,9 +40,16 @@ const DOCUMENT: &str = r#"{
 /// Guest time passes as fast as QEMU can count instructions, and at once where the guest waits.
 const FAST: &str = "-icount shift=3,sleep=off";
 
+/// With an init that breaks on order.
 pub(crate) fn image() -> Image {
-    static IMAGE: std::sync::LazyLock<Image> =
-        std::sync::LazyLock::new(|| Image::breakable("faults", DOCUMENT));
+    static IMAGE: LazyLock<Image> = LazyLock::new(|| {
+        let (flavor, danger, epoch) = (Flavor::Dev, Some("danger-faults"), images::lock().epoch);
+        let compiler = Compiler { workspace: images::workspace(), flavor, danger, jobs: None, epoch };
+        let init = compiler.compile(&Progress::silent()).unwrap();
+        let document = images::place("faults.app-compose.json");
+        std::fs::write(&document, DOCUMENT).unwrap();
+        Image::build_with("faults", flavor, Some(&document), &[("web", images::busybox())], &init)
+    });
     IMAGE.clone()
 }
 

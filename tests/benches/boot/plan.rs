@@ -63,7 +63,12 @@ pub(crate) fn demo(name: &str, document: &Path, progress: &Progress) -> anyhow::
 
 /// Builds it: our init is compiled as for every development image.
 pub(crate) fn build(plan: &Plan, progress: &Progress) -> anyhow::Result<PathBuf> {
-    let compiler =
-        Compiler { workspace: workspace(), flavor: plan.flavor, jobs: None, epoch: plan.lock.epoch };
+    let compiler = Compiler {
+        workspace: workspace(),
+        flavor: plan.flavor,
+        danger: None,
+        jobs: None,
+        epoch: plan.lock.epoch,
+    };
     Ok(assemble::build(plan, |progress| compiler.compile(progress), progress)?.out)
 }
