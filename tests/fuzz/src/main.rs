@@ -15,13 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, bail, ensure};
 use casemate_fuzz::{PLANTED, TARGETS, Target, seeds};
 
-/// LLVM's coverage counters as libFuzzer reads them (LLVM `docs/SanitizerCoverage.rst`). The options are the stable
-/// compiler's; no sanitizer, because what is fuzzed has no `unsafe`.
-const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares";
-/// Given, so that build scripts and macros are compiled without counters.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// One input may take that long, seconds: a busy machine is no finding, a loop is.
 const ONE_INPUT: u32 = 20;
 /// Resident memory, MiB, beyond which an input is a finding.
@@ -97,22 +90,21 @@ fn fuzz() -> anyhow::Result<bool> {
     Ok(good == asked.targets.len())
 }
 
-/// The instrumented binary, in a target folder of its own.
+/// The instrumented binary. Other packages are those of every other build of this profile: neither compiled again nor
+/// counted.
 fn build() -> anyhow::Result<PathBuf> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let top = package.join("../..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
-    let target = target.join("fuzz");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "--profile", "fuzz", "--target", TRIPLE])
-        .args(["-p", "casemate-fuzz", "--features", "libfuzzer", "--bin", "casemate-fuzz-engine"])
-        .arg("--target-dir")
+        .args(["build", "--quiet", "--locked", "-p", "casemate-fuzz", "--features", "libfuzzer"])
+        .args(["--bin", "casemate-fuzz-engine", "--target-dir"])
         .arg(&target)
         .current_dir(&top)
-        .env("RUSTFLAGS", COVERAGE)
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .env("RUSTC_WORKSPACE_WRAPPER", package.join("rustc-with-coverage"));
     ensure!(cargo.status().context("cargo")?.success(), "the instrumented binary could not be built");
-    Ok(target.join(TRIPLE).join("fuzz/casemate-fuzz-engine"))
+    Ok(target.join("debug/casemate-fuzz-engine"))
 }
 
 /// Runs one target; what it did, or what it found.
