@@ -93,13 +93,18 @@ impl Target {
 
 /// One byte after the other has to be right, each behind a branch of its own.
 fn planted(input: &[u8]) -> Verdict {
-    let mut right = 0;
-    for (found, wanted) in input.iter().zip(b"CASEMATE") {
-        if found != wanted {
-            break;
-        }
-        right += 1;
+    let mut bytes = input.iter();
+    if bytes.next() != Some(&b'C') {
+        return Verdict::Refused;
     }
-    assert!(right < 8, "the planted bug was found");
-    Verdict::accepted(right > 0)
+    if bytes.next() != Some(&b'A') {
+        return Verdict::Accepted;
+    }
+    if bytes.next() != Some(&b'S') {
+        return Verdict::Accepted;
+    }
+    if bytes.next() != Some(&b'E') {
+        return Verdict::Accepted;
+    }
+    panic!("the planted bug was found");
 }

@@ -46,6 +46,6 @@ fn targets_have_names_of_their_own_and_folders_of_seeds() {
 
 #[test]
 fn the_planted_bug_is_there() {
-    assert_eq!((PLANTED.run)(b"CASEMATX"), Verdict::Accepted);
+    assert_eq!((PLANTED.run)(b"CAST"), Verdict::Accepted);
     assert!(std::panic::catch_unwind(|| (PLANTED.run)(b"CASEMATE")).is_err());
 }
