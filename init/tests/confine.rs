@@ -4,7 +4,7 @@
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 
@@ -13,6 +13,8 @@ use nix::errno::Errno;
 
 /// What the child is told to do.
 const TASK: &str = "CONFINE_TASK";
+/// What its shell runs, where the task is to run one.
+const SCRIPT: &str = "CONFINE_SCRIPT";
 /// SIGSYS, signal(7).
 const SIGSYS: i32 = 31;
 
@@ -43,6 +45,11 @@ fn child() {
             entered.send(()).unwrap();
             thread.join().unwrap();
             false
+        }
+        "exec" => {
+            confine::enter(Profile::Service).unwrap();
+            let error = Command::new("sh").args(["-c", &std::env::var(SCRIPT).unwrap()]).exec();
+            panic!("{error}");
         }
         "undumpable" => {
             confine::enter(profile()).unwrap();
@@ -164,4 +171,16 @@ fn a_named_port_is_open_for_what_it_was_named_for() {
 fn less_than_the_pinned_kernel_has_is_refused() {
     let ended = task("pinned", "-").output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}
+
+/// Dynamic programs: a shell, pipes, signals, threads of sort(1), a FIFO.
+#[test]
+fn a_service_can_run_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "set -e; mkfifo fifo; seq 2000 | sort -rn --parallel=4 > fifo & read -r first < fifo; test $first = 2000
+        trap 'echo caught > caught' USR1; kill -USR1 $$; test -s caught; ln caught other; mv other moved; rm moved; date; df .
+        ! chroot / true 2> refused; grep -q 'not permitted' refused; ! unshare -U true 2> refused";
+    let mut command = task("exec", "-");
+    let ended = command.env(SCRIPT, script).current_dir(dir.path()).output().unwrap();
+    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
 }
