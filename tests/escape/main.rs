@@ -78,7 +78,7 @@ fn a_hostile_service_gets_nowhere() {
     assert!(!ended.console_says("glutton ESCAPED"), "{ended}");
     let wrong = judge::wrong(&hostile.names(), said(&ended, "hostile"));
     assert!(wrong.is_empty(), "{}\n{ended}", wrong.join("\n"));
-    said(&ended, "hostile").take(hostile.names().len()).for_each(|line| println!("{line}"));
+    said(&ended, "hostile").take(hostile.names().len()).for_each(|line| println!("escape {line}"));
     println!("{} cases, all refused", hostile.names().len());
 }
 
