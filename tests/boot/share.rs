@@ -130,6 +130,12 @@ fn shares_that_cannot_be_read_are_refused() {
     let twice = Options { share: Some(share().image().unwrap()), ..vvfat(&share(), v1()) };
     refused("two disks with the label", twice, Stage::Measure, Reason::ShareRefused, "found vda and vdb");
 
+    let failing = second_disk(
+        "driver=blkdebug,image.driver=null-co,image.size=33554432,inject-error.0.event=read_aio,inject-error.0.errno=5",
+    );
+    let failing = Options { extra: failing, ..options(&share(), v1()) };
+    refused("a disk that fails", failing, Stage::Measure, Reason::ShareRefused, "vdb: Input/output error");
+
     let dir = directory(&share());
     let device = format!(
         " -fsdev local,id=fs,path={dir},security_model=none,readonly=on -device virtio-9p-pci,fsdev=fs,mount_tag=host-shared,bus=pcie.0,addr=0x6,{VIRTIO}"
@@ -159,10 +165,16 @@ fn directory(share: &Share) -> String {
 /// A disk that QEMU makes of a directory, behind the machine's own, which has nothing on it.
 fn vvfat(share: &Share, bound: MrConfigId) -> Options {
     let dir = directory(share);
-    let device = format!(
-        " -blockdev driver=vvfat,node-name=vv,dir={dir},label=DSTACKSHR,read-only=on -device virtio-blk-pci,drive=vv,bus=pcie.0,addr=0x6,{VIRTIO}"
+    let extra = second_disk(&format!("driver=vvfat,dir={dir},label=DSTACKSHR"));
+    Options { mrconfigid: Some(bound), extra, ..Options::default() }
+}
+
+/// QEMU's arguments for one more disk.
+fn second_disk(blockdev: &str) -> &'static str {
+    let disk = format!(
+        " -blockdev node-name=second,read-only=on,{blockdev} -device virtio-blk-pci,drive=second,bus=pcie.0,addr=0x6,{VIRTIO}"
     );
-    Options { mrconfigid: Some(bound), extra: device.leak(), ..Options::default() }
+    disk.leak()
 }
 
 fn fat(kind: FatType, files: &[(&str, &[u8])]) -> Vec<u8> {

@@ -275,6 +275,54 @@ fn the_table_that_is_in_use_is_followed() {
 }
 
 #[test]
+fn the_upper_bits_of_a_table_entry_are_not_part_of_it() {
+    let mut bytes = image(FatType::Fat32, *b"X          ", &[(NAME, &content(5000))]);
+    let table = layout(&bytes).table;
+    for entry in bytes[table..table + 512].chunks_mut(4) {
+        entry[3] |= 0xf0;
+    }
+    assert_eq!(read(&bytes, NAME).unwrap().unwrap(), content(5000));
+}
+
+#[test]
+fn a_long_name_without_its_start_is_not_its_end() {
+    let long = format!("thirteen-char{NAME}");
+    let mut bytes = image(FatType::Fat16, *b"X          ", &[(&long, b"it")]);
+    let (start, count) = run(&bytes);
+    assert_eq!(count, 4);
+    assert_eq!(read(&bytes, &long).unwrap().unwrap(), b"it");
+    // The parts of the end move up to the short name, over the part of the start.
+    bytes.copy_within(start..start + 2 * 32, start + 32);
+    bytes[start] = 0xe5;
+    assert_eq!(read(&bytes, NAME).unwrap(), None);
+    assert_eq!(read(&bytes, &long).unwrap(), None);
+}
+
+/// The specification's limits are exact, and there are never more clusters than the table has entries for.
+#[test]
+fn the_number_of_clusters_decides() {
+    let bytes = image(FatType::Fat16, *b"X          ", &[]);
+    let with = |clusters: u32, per_table: u16| {
+        let mut sector: [u8; SECTOR] = bytes[..SECTOR].try_into().unwrap();
+        sector[22..24].copy_from_slice(&per_table.to_le_bytes());
+        let word = |at: usize| u32::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
+        let data = word(14) + u32::from(sector[16]) * u32::from(per_table) + word(17) * 32 / 512;
+        let total = data + clusters * u32::from(sector[13]);
+        sector[19..21].fill(0);
+        sector[32..36].copy_from_slice(&total.to_le_bytes());
+        Geometry::read(&sector, 0).map(|geometry| (geometry.kind, geometry.clusters))
+    };
+    assert_eq!(with(1, 300), Some((Kind::Fat12, 1)));
+    assert_eq!(with(4084, 300), Some((Kind::Fat12, 4084)));
+    assert_eq!(with(4085, 300), Some((Kind::Fat16, 4085)));
+    assert_eq!(with(65_524, 300), Some((Kind::Fat16, 65_524)));
+    assert_eq!(with(65_525, 300), None);
+    assert_eq!(with(0, 300), None);
+    assert_eq!(with(5000, 3), Some((Kind::Fat16, 3 * 512 / 2 - 2)));
+    assert_eq!(with(4000, 3), Some((Kind::Fat12, 3 * 512 * 8 / 12 - 2)));
+}
+
+#[test]
 fn no_more_than_the_budget_is_read() {
     struct Counting(u64);
     impl Source for &mut Counting {
