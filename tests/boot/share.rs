@@ -131,7 +131,7 @@ fn shares_that_cannot_be_read_are_refused() {
     refused("two disks with the label", twice, Stage::Measure, Reason::ShareRefused, "found vda and vdb");
 
     let failing = second_disk(
-        "driver=blkdebug,image.driver=null-co,image.size=33554432,inject-error.0.event=read_aio,inject-error.0.errno=5",
+        "driver=blkdebug,image.driver=null-co,image.size=33554432,inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5",
     );
     let failing = Options { extra: failing, ..options(&share(), v1()) };
     refused("a disk that fails", failing, Stage::Measure, Reason::ShareRefused, "vdb: Input/output error");
