@@ -93,8 +93,9 @@ fn each_ends_in_its_documented_rule() {
                     all_good = false;
                 }
             }
-            let carried_out =
-                fault.starts_with('(') || ended.console_says(&format!("fault {fault} carried out"));
+            // PID 1 does not come to say so of itself.
+            let silent = fault.starts_with('(') || fault.contains(":pid1@");
+            let carried_out = silent || ended.console_says(&format!("fault {fault} carried out"));
             if !carried_out {
                 wrong.push(format!("fault {fault}: it was not carried out"));
             }

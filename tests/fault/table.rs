@@ -46,7 +46,6 @@ pub(crate) const PROCESSES: &[Row] = &[
         faults: &[
             ("kill:dhcp@agent", Says(Stage::Agent, "dhcp", AGAIN)),
             ("kill:agent@services", SaysLater("agent", AGAIN)),
-            ("kill:web/workload@mesh", SaysLater("web", AGAIN)),
             ("kill:mesh@ready", Says(Stage::Ready, "mesh", AGAIN)),
             ("stop:agent@ready+70", Says(Stage::Ready, "agent", HUNG)),
             ("stop:dhcp@ready+70", Nothing(Stage::Ready, "probe")),
