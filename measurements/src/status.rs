@@ -183,14 +183,6 @@ coded!(
         Panic = 50, "PID 1 panicked";
         /// PID 1's own set-up failed; detail: errno.
         EarlyFailed = 51, "PID 1's own set-up failed";
-        /// The host share was refused; detail: why, as `init/README.md` numbers it.
-        ShareRefused = 60, "the host share was refused";
-        /// The host offers its share in a way that the guest does not take: 9p.
-        ShareUnsupported = 61, "the host share is 9p; a block device labelled DSTACKSHR is needed";
-        /// The host gave an app id that is not the document's, and no KMS vouches for it; digest: the compose hash.
-        AppIdMismatch = 62, "the app id is not the document's";
-        /// The process that reads the share died, hung or gave no sound answer; detail: its exit status.
-        ShareReader = 63, "the process that reads the host share failed";
         /// The TEE is there and does not answer as it must; detail: errno or 0.
         TeeSilent = 52, "the TEE does not answer as it must";
         /// The agent's way to the TEE could not be made, or others have one, too; detail: errno or 0.
@@ -200,9 +192,17 @@ coded!(
         /// The kernel says that it is not locked down for confidentiality; detail: errno or 0.
         NotLockedDown = 55, "the kernel is not locked down";
         /// The document asks for an authenticated time, and none was obtained in time; detail: samples refused by PID 1.
-        NoTime = 76, "no authenticated time was obtained";
+        NoTime = 56, "no authenticated time was obtained";
         /// The clock could not be set; detail: errno.
-        ClockFailed = 77, "the clock could not be set";
+        ClockFailed = 57, "the clock could not be set";
+        /// The host share was refused; detail: why, as `init/README.md` numbers it.
+        ShareRefused = 60, "the host share was refused";
+        /// The host offers its share in a way that the guest does not take: 9p.
+        ShareUnsupported = 61, "the host share is 9p; a block device labelled DSTACKSHR is needed";
+        /// The host gave an app id that is not the document's, and no KMS vouches for it; digest: the compose hash.
+        AppIdMismatch = 62, "the app id is not the document's";
+        /// The process that reads the share died, hung or gave no sound answer; detail: its exit status.
+        ShareReader = 63, "the process that reads the host share failed";
     }
 );
 
