@@ -19,6 +19,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// One that was ready and has said nothing for this long is ended, and started again.
 pub const SILENCE: Duration = Duration::from_secs(30);
+/// One that was started and has not said that it is ready for this long is ended, and started again: the deadline of the boot
+/// stages that start them.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::memory;
 use super::power::uptime;
 use crate::handover::{HEARTBEAT, READY};
 use crate::log::{self, Output};
-use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE};
+use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
 use crate::{health, status};
 
@@ -70,7 +70,7 @@ struct Process {
     state: State,
     output: Output,
     report: Option<File>,
-    /// When it was last heard of, in time that PID 1 was awake.
+    /// When it was last heard of, or started, in time that PID 1 was awake.
     heard: Duration,
     /// Kills for memory that its cgroup had counted before this run.
     oom_kills_before: u64,
@@ -165,7 +165,7 @@ impl Processes {
             last_exit: None,
             memory: None,
         };
-        launch(&self.binary, &self.null, &mut process)?;
+        launch(&self.binary, &self.null, &mut process, self.awake.total())?;
         self.list.push(process);
         Ok(())
     }
@@ -274,7 +274,7 @@ impl Processes {
             if !due || !process.recipe.leaf.is_empty() {
                 continue;
             }
-            match launch(&self.binary, &self.null, process) {
+            match launch(&self.binary, &self.null, process, self.awake.total()) {
                 Ok(()) => process.recipe.restarts.started_again(),
                 Err(error) => {
                     log::print(
@@ -395,10 +395,12 @@ impl Process {
                 if beats && !matches!(bytes, READY | HEARTBEAT) {
                     return log::print("casemate", &format!("{}: a report of no meaning", self.recipe.name));
                 }
-                self.heard = awake;
-                match &mut self.state {
-                    State::Running { ready, hung: false, .. } if !beats || bytes == READY => *ready = true,
-                    _ => {}
+                if let State::Running { ready, hung: false, .. } = &mut self.state {
+                    *ready |= !beats || bytes == READY;
+                    // What comes before readiness does not put off its time limit.
+                    if *ready {
+                        self.heard = awake;
+                    }
                 }
                 if !beats {
                     let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
@@ -414,11 +416,12 @@ impl Process {
         awake.saturating_sub(self.heard)
     }
 
-    /// One of our own whose event loop does not turn serves nobody, and its successor may.
+    /// One of our own whose event loop does not turn, or that never gets ready, serves nobody, and its successor may.
     fn end_if_silent(&mut self, awake: Duration) {
         let silence = self.silence(awake);
         let State::Running { ready, hung, .. } = &mut self.state else { return };
-        if self.recipe.health != Health::Heartbeat || !*ready || silence < SILENCE {
+        let limit = if *ready { SILENCE } else { START_LIMIT };
+        if self.recipe.health != Health::Heartbeat || *hung || silence < limit {
             return;
         }
         (*ready, *hung) = (false, true);
@@ -485,7 +488,7 @@ pub(super) fn network_namespace(pid: i32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
-fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
+fn launch(binary: &File, null: &File, process: &mut Process, awake: Duration) -> io::Result<()> {
     let recipe = &process.recipe;
     let output_end = process.output.connect()?;
     // Whole messages, so that a process cannot make PID 1 read half of one.
@@ -512,5 +515,6 @@ fn launch(binary: &File, null: &File, process: &mut Process) -> io::Result<()> {
     })?;
     process.state = State::Running { pid, since: uptime(), ready: false, hung: false };
     process.report = Some(File::from(report));
+    process.heard = awake;
     Ok(())
 }

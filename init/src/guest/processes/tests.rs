@@ -253,29 +253,41 @@ fn one_that_was_ready_and_is_silent_is_ended_and_started_again() {
 }
 
 #[test]
-fn one_that_was_never_ready_and_one_without_a_heartbeat_are_left_to_others() {
-    let Some(place) = alone("one_that_was_never_ready_and_one_without_a_heartbeat_are_left_to_others") else {
-        return;
-    };
-    for (script, health) in [
-        ("printf H >&4; printf x >&4; exec sleep 1000", Health::Heartbeat),
-        (READY_AND_QUIET, Health::Unknown),
-    ] {
-        let mut processes = shell(script);
-        processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), health.clone())).unwrap();
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(500) {
-            turn(&mut processes);
-        }
-        assert_eq!(processes.is_ready("it"), health == Health::Unknown, "a heartbeat is not readiness");
-        let later = uptime();
-        (1..=60).for_each(|second| _ = processes.awake.turn(later + second * Duration::from_secs(1)));
-        assert!(turn(&mut processes).is_empty() && running(&processes), "{health:?}");
-        processes.begin_stop();
-        processes.kill(|_| true);
-        until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
-        fs::remove_dir(place.0.join("leaf")).unwrap();
+fn one_without_a_heartbeat_may_be_silent() {
+    let Some(place) = alone("one_without_a_heartbeat_may_be_silent") else { return };
+    let mut processes = shell(READY_AND_QUIET);
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Unknown)).unwrap();
+    until(&mut processes, "it is ready", |all| all.is_ready("it"));
+    let later = uptime();
+    (1..=120).for_each(|second| _ = processes.awake.turn(later + second * Duration::from_secs(1)));
+    assert!(turn(&mut processes).is_empty() && running(&processes));
+    processes.begin_stop();
+    processes.kill(|_| true);
+    until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
+}
+
+#[test]
+fn one_that_never_gets_ready_is_ended_and_started_again() {
+    let Some(place) = alone("one_that_never_gets_ready_is_ended_and_started_again") else { return };
+    let mut processes = shell("printf H >&4; printf x >&4; exec sleep 1000");
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Heartbeat)).unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(500) {
+        turn(&mut processes);
     }
+    assert!(!processes.is_ready("it"), "a heartbeat is not readiness");
+    let later = uptime();
+    let passed = |processes: &mut Processes, seconds: std::ops::RangeInclusive<u32>| {
+        seconds.for_each(|second| _ = processes.awake.turn(later + second * Duration::from_secs(1)));
+    };
+    passed(&mut processes, 1..=50);
+    assert!(turn(&mut processes).is_empty() && running(&processes), "it may take a minute");
+    passed(&mut processes, 51..=62);
+    let ended = until(&mut processes, "its end", |all| !running(all));
+    let hung = |one: &Happening| {
+        matches!(one, Happening::Ended { exit: Exit::Hung, next: Some(Next::RestartAt(_)), .. })
+    };
+    assert!(ended.iter().any(hung), "{ended:?}");
 }
 
 #[test]
