@@ -72,8 +72,8 @@ fn calls(log: &Path, length: u64) -> anyhow::Result<Vec<(u64, u64)>> {
         // What starts with CR0 follows what starts with RAX in every dump (QEMU `target/i386/cpu-dump.c`).
         if let Some(rax) = value(&line, "RAX=") {
             number = Some(rax);
-        } else if let (Some(cr3), Some(number)) = (value(&line, "CR3="), number.take()) {
-            calls.push((cr3 & PAGE_TABLE, number));
+        } else if let Some(cr3) = value(&line, "CR3=") {
+            calls.extend(number.take().map(|number| (cr3 & PAGE_TABLE, number)));
         }
     }
     Ok(calls)
