@@ -297,8 +297,10 @@ impl Watch {
         if !success {
             return if killed { Outcome::Killed { how } } else { Outcome::QemuFailed { how, said } };
         }
-        // QEMU `qapi/run-state.json`, ShutdownCause. The host's hand comes first, then the guest's own words.
-        let reason = self.ended_by.take().unwrap_or_else(|| "unknown".into());
+        // QEMU `qapi/run-state.json`, ShutdownCause. The host's hand comes first, then the guest's own words. A signal that
+        // comes before QEMU has read a line from its monitor has no event, only a line in QEMU's log (`system/runstate.c`).
+        let in_log = if said.contains("terminating on signal") { "host-signal" } else { "unknown" };
+        let reason = self.ended_by.take().unwrap_or_else(|| in_log.into());
         match reason.as_str() {
             "host-qmp-quit" => return Outcome::Cut(Cut::Quit),
             "host-qmp-system-reset" => return Outcome::Cut(Cut::Reset),
@@ -499,6 +501,14 @@ mod tests {
         assert_eq!(ready().shutdown(3, "host-qmp-quit").exit(3), Outcome::Cut(Cut::Quit));
         assert_eq!(ready().shutdown(3, "host-qmp-system-reset").exit(3), Outcome::Cut(Cut::Reset));
         assert_eq!(ready().shutdown(3, "host-signal").exit(3).exit_status(), 14);
+        let early = Event::Exited {
+            success: true,
+            killed: false,
+            how: String::new(),
+            said: "qemu-system-x86_64: terminating on signal 15 from pid 1".into(),
+            panic: None,
+        };
+        assert_eq!(Run::new(true).exit_as(1, early).exit_status(), 14);
         let exited = |killed| Event::Exited {
             success: false,
             killed,
