@@ -35,10 +35,6 @@ impl Guest {
         };
         self.document.mesh = mesh(measured);
         self.document.network_namespace = super::processes::network_namespace(1);
-        // The boot is over, and most of what it ran through with it. Memory that cannot be given back is kept.
-        if let Err(error) = crate::sys::give_back_startup_pages() {
-            crate::log::print("casemate", &format!("startup pages: {error}"));
-        }
         let (mut next_report, mut next_measure, mut next_ports) =
             (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let mut next_alive = power::uptime().saturating_add(ALIVE_EVERY);
@@ -90,10 +86,16 @@ impl Guest {
         }
     }
 
+    /// PID 1 gives back what it has not used since the last time after it was measured: at first what only the boot ran
+    /// through, then what a restart or a look at the lock took. So the figure is what PID 1 uses within [`MEASURE_EVERY`].
     fn measure_memory(&mut self) {
         self.document.memory = memory::of(1);
         if let Some(processes) = &mut self.processes {
             processes.measure_memory();
+        }
+        // What cannot be given back is kept.
+        if let Err(error) = crate::sys::give_back_startup_pages() {
+            crate::log::print("casemate", &format!("startup pages: {error}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Giving back memory that only the start of a process needed.
+//! Giving back memory that a process does not use any more.
 
 use std::io;
 
