@@ -43,6 +43,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     target("smbios", "the host, at power-on", 4096, measured::smbios),
     target("document", "the host, on its share", 64 << 10, measured::document).seeded(&["configs"]),
+    target("mr-config", "the host, on its disk", 16 << 10, measured::mr_config),
     target("trailer", "whoever built the image", 64 << 10, measured::trailer),
     target("status-frame", "the guest", 64, measured::status_frame),
     target("status-stream", "the guest", 1024, host::status_stream),

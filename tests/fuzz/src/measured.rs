@@ -1,8 +1,11 @@
 //! What the package `measurements` reads.
 
 use casemate_measure::manifest::InitramfsManifest;
+use casemate_measure::mr_config::{Measured, check};
 use casemate_measure::status::{FRAME_LEN, Frame};
-use casemate_measure::{ComposeHash, LaunchRegisters, MeasuredConfig, Platform, smbios as strings};
+use casemate_measure::{
+    AppId, ComposeHash, InstanceId, KeyProvider, LaunchRegisters, MeasuredConfig, Platform, smbios as strings,
+};
 
 use crate::Verdict;
 
@@ -45,6 +48,29 @@ fn check_refusal(text: &str) {
     assert!(text.starts_with("FILE: ") || text.starts_with("FILE"), "names no file: {text:?}");
     assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
     assert!(text.len() <= 4096, "{} bytes of message", text.len());
+}
+
+/// What is accepted says what was measured, as another reader of JSON finds it.
+pub(crate) fn mr_config(document: &[u8]) -> Verdict {
+    let measured = Measured {
+        compose_hash: &ComposeHash([0x22; 32]),
+        app_id: &AppId([0x11; 20]),
+        key_provider: &KeyProvider::None,
+        instance_id: &InstanceId([0x44; 20]),
+    };
+    if let Err(error) = check(document, &measured) {
+        let text = error.to_string();
+        assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
+        assert!(text.len() <= 4096, "{} bytes of message", text.len());
+        return Verdict::Refused;
+    }
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(document) else {
+        panic!("another reader finds no JSON")
+    };
+    let word = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    assert!(word("compose_hash").eq_ignore_ascii_case(&measured.compose_hash.to_string()));
+    assert_eq!(word("key_provider"), "none");
+    Verdict::Accepted
 }
 
 /// A manifest that is read is written as a trailer that is read as the same.
