@@ -177,7 +177,8 @@ impl On {
     }
 
     fn say(&mut self, line: &str) {
-        writeln!(self.monitor, "{line}").unwrap();
+        // In one write: QEMU acts on the closing brace, and what it was told may be to quit.
+        self.monitor.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Exit status and words.
