@@ -48,15 +48,15 @@ pub(crate) const PROCESSES: &[Row] = &[
             ("kill:agent@services", SaysLater("agent", AGAIN)),
             ("kill:mesh@ready", Says(Stage::Ready, "mesh", AGAIN)),
             ("stop:agent@ready+70", Says(Stage::Ready, "agent", HUNG)),
-            ("stop:dhcp@ready+70", Nothing(Stage::Ready, "probe")),
-            ("starve:web@ready+70", Nothing(Stage::Ready, "probe")),
+            ("stop:dhcp@ready+70", Nothing(Stage::Ready, "dhcp")),
+            ("starve:web@ready+70", Nothing(Stage::Ready, "web")),
             // It never gets over its 10 failures: 243 s of waiting.
             ("(crash fails at once)", Says(Stage::Ready, "crash", &[Restarting, GivenUp])),
             (
                 "(hungry takes all memory)",
                 Says(Stage::Ready, "hungry", &[OutOfMemory, Restarting, OutOfMemory]),
             ),
-            ("freeze:web@ready+300", Nothing(Stage::Ready, "probe")),
+            ("freeze:web@ready+300", Nothing(Stage::Ready, "web")),
         ],
         runs: 320,
     },
