@@ -94,8 +94,8 @@ impl Guest {
             processes.measure_memory();
         }
         // What cannot be given back is kept.
-        if let Err(error) = crate::sys::give_back_startup_pages() {
-            crate::log::print("casemate", &format!("startup pages: {error}"));
+        if let Err(error) = crate::sys::give_back_pages() {
+            crate::log::print("casemate", &format!("pages to give back: {error}"));
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let report = sys::inherited(handover::REPORT).context("report")?;
     let mut seed = [0; 32];
     sys::random(&mut seed, false).context("getrandom")?;
-    sys::give_back_startup_pages().context("startup pages")?;
+    sys::give_back_pages().context("pages to give back")?;
     Reach::nothing().send_udp(net::dhcp::SERVER_PORT).enter(Kernel::Pinned)?;
     confine::enter(Profile::Dhcp)?;
     match net::dhcp::child(socket, report, told.mac, seed)? {}

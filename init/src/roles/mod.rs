@@ -88,14 +88,14 @@ fn ready(profile: Profile) {
 /// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes. What only its start needed is
 /// given back.
 fn report_ready() -> io::Result<()> {
-    sys::give_back_startup_pages()?;
+    sys::give_back_pages()?;
     File::from(sys::inherited(handover::REPORT)?).write_all(handover::READY)
 }
 
 /// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
 /// turns. A thread of its own would go on saying so for a loop that is stuck.
 fn report_ready_and_beat() -> io::Result<()> {
-    sys::give_back_startup_pages()?;
+    sys::give_back_pages()?;
     let mut report = File::from(sys::inherited(handover::REPORT)?);
     report.write_all(handover::READY)?;
     tokio::spawn(beat(report, HEARTBEAT_EVERY));

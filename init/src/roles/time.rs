@@ -20,7 +20,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     reach(&told).enter(Kernel::Pinned)?;
     let client = Client::new(&told, roots)?;
-    sys::give_back_startup_pages().context("startup pages")?;
+    sys::give_back_pages().context("pages to give back")?;
     // Before the first byte of a server.
     confine::enter(Profile::Time)?;
     match time::run(client, |agreed| {

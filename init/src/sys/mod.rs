@@ -8,5 +8,5 @@ mod spawn;
 
 pub use descriptors::{answer_memfd, close_on_exec_from, inherited, memfd, non_blocking, read_answer};
 pub use kernel::{finit_module, power_off, random, set_clock, slew_clock};
-pub use pages::give_back_startup_pages;
+pub use pages::give_back_pages;
 pub use spawn::{Namespaces, Spawn, drop_privileges, fork, spawn};

@@ -12,7 +12,7 @@ use nix::unistd::{SysconfVar, sysconf};
 ///
 /// # Errors
 /// What the kernel says.
-pub fn give_back_startup_pages() -> io::Result<u64> {
+pub fn give_back_pages() -> io::Result<u64> {
     // SAFETY: it takes no pointers, and the allocator is in use by nobody's half-done work: it takes its own locks.
     unsafe { libc::malloc_trim(0) };
     let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096);
@@ -72,7 +72,7 @@ mod tests {
     fn code_is_let_go_and_comes_back() {
         let table: Vec<String> = (0..1000).map(|n| format!("{n}")).collect();
         let before = from_files();
-        let bytes = give_back_startup_pages().unwrap();
+        let bytes = give_back_pages().unwrap();
         let after = from_files();
         assert!(bytes > 1 << 20, "this test binary has more code than {bytes} bytes");
         assert!(after < before, "{before} KiB before, {after} KiB after");
