@@ -12,6 +12,7 @@ pub mod register;
 pub mod section;
 pub mod smbios;
 pub mod status;
+pub mod tdx;
 
 pub use document::{DocumentError, MeasuredConfig, Platform};
 pub use event::{EventLog, RuntimeEvent};

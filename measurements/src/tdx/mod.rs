@@ -1,0 +1,7 @@
+//! What a TDX machine of an image must show: MRTD and RTMR0 to RTMR3, event by event, from files and a VM shape alone.
+//!
+//! Other TEEs measure other things: theirs will be modules beside this one.
+
+pub mod event;
+
+pub use event::{Digest, Event, EventType, Rtmr};
