@@ -8,11 +8,11 @@ mod carried_out;
 mod dstack;
 mod error;
 mod forms;
-mod json;
+pub(crate) mod json;
 mod keys;
 mod node;
 mod parts;
-mod path;
+pub(crate) mod path;
 pub mod reference;
 mod shape;
 
