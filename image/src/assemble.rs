@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use casemate_measure::image::{FileDigest, Flavor, ImageManifest, Input};
-use casemate_measure::{LaunchRegisters, MeasuredConfig, Platform, register};
+use casemate_measure::tdx::rtmr2;
+use casemate_measure::{LaunchRegisters, MeasuredConfig, Platform};
 use sha2::{Digest as _, Sha256};
 
 use crate::cmdline;
@@ -130,7 +131,7 @@ pub fn build(
     }
 
     let cmdline = cmdline::of(plan.flavor);
-    let registers = LaunchRegisters { rtmr2: register::rtmr2(&cmdline, &initramfs), ..LaunchRegisters::ZERO };
+    let registers = LaunchRegisters { rtmr2: rtmr2::register(&cmdline, &initramfs), ..LaunchRegisters::ZERO };
     let mut inputs = std::mem::take(&mut parts.inputs);
     inputs.extend(init.inputs);
     inputs.extend(document.iter().map(|d| input("document", "app-compose.json", &d.bytes)));

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use casemate_measure::register::rtmr2;
 use casemate_measure::section::DnsLabel;
 use tar::EntryType::Regular;
 use tempfile::TempDir;
@@ -113,7 +112,7 @@ fn an_image_directory_is_complete_and_says_what_it_is_made_of() {
     assert!(manifest.inputs[..4].iter().all(|i| i.license.is_some() && i.source.is_some()));
     let registers: LaunchRegisters = serde_json::from_slice(&read("registers.json")).unwrap();
     let cmdline = String::from_utf8(read("cmdline")).unwrap();
-    assert_eq!(registers.rtmr2, rtmr2(&cmdline, &read("initramfs.cpio.zst")));
+    assert_eq!(registers.rtmr2, rtmr2::register(&cmdline, &read("initramfs.cpio.zst")));
     assert!(registers.mrtd.is_zero() && registers.rtmr0.is_zero() && registers.rtmr1.is_zero());
 }
 

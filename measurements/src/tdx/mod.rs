@@ -2,6 +2,13 @@
 //!
 //! Other TEEs measure other things: theirs will be modules beside this one.
 
+pub mod bzimage;
 pub mod event;
+pub mod overlay;
+pub mod pcr;
+pub mod pe;
+pub mod rtmr1;
+pub mod rtmr2;
+pub mod uki;
 
 pub use event::{Digest, Event, EventType, Rtmr};
