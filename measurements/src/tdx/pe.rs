@@ -178,27 +178,28 @@ struct Headers {
 
 impl Headers {
     fn read(view: &View<'_>) -> Result<Self, PeError> {
-        let short = |field: &'static str| PeError::Outside {
-            field,
-            end: (view.len() as u64).saturating_add(1),
-            length: view.len(),
-        };
+        let outside = |field, end| PeError::Outside { field, end, length: view.len() };
         let wrong = |field, expected, found: u64| PeError::Field { field, expected, found };
-        let u16_at = |at: usize, field| view.array(at).map(u16::from_le_bytes).ok_or_else(|| short(field));
-        let u32_at = |at: usize, field| view.array(at).map(u32::from_le_bytes).ok_or_else(|| short(field));
+        let u16_at = |at: usize, field| {
+            view.array(at)
+                .map(u16::from_le_bytes)
+                .ok_or_else(|| outside(field, (at as u64).saturating_add(2)))
+        };
+        let u32_at = |at: usize, field| {
+            view.array(at)
+                .map(u32::from_le_bytes)
+                .ok_or_else(|| outside(field, (at as u64).saturating_add(4)))
+        };
 
-        view.array::<DOS_HEADER>(0).ok_or_else(|| short("DOS header"))?;
+        view.array::<DOS_HEADER>(0).ok_or_else(|| outside("DOS header", DOS_HEADER as u64))?;
         let magic = u16_at(0, "e_magic")?;
         if magic != MZ {
             return Err(wrong("e_magic", "MZ", magic.into()));
         }
         let header = u32_at(E_LFANEW, "e_lfanew")? as usize;
         // edk2 reads as much as a PE32+ header with all its directories has, whatever the header says.
-        view.array::<LONGEST_HEADER>(header).ok_or_else(|| PeError::Outside {
-            field: "e_lfanew",
-            end: (header as u64).saturating_add(LONGEST_HEADER as u64),
-            length: view.len(),
-        })?;
+        let end = (header as u64).saturating_add(LONGEST_HEADER as u64);
+        view.array::<LONGEST_HEADER>(header).ok_or_else(|| outside("e_lfanew", end))?;
         // No field below is further than that from here.
         let at = |offset: usize| header.saturating_add(offset);
         let signature = u32_at(header, "Signature")?;
@@ -244,8 +245,7 @@ impl Headers {
             return Err(wrong("SizeOfHeaders", "less than SizeOfImage", size_of_headers.into()));
         }
         if size_of_headers as usize > view.len() {
-            let (end, length) = (size_of_headers.into(), view.len());
-            return Err(PeError::Outside { field: "SizeOfHeaders", end, length });
+            return Err(outside("SizeOfHeaders", size_of_headers.into()));
         }
         let subsystem = u16_at(within(68), "Subsystem")?;
         if subsystem != EFI_APPLICATION {
@@ -259,7 +259,7 @@ impl Headers {
             let size = u32_at(entry.saturating_add(4), "certificate table")?;
             let end = u64::from(place).saturating_add(size.into());
             if size > 0 && end > view.len() as u64 {
-                return Err(PeError::Outside { field: "certificate table", end, length: view.len() });
+                return Err(outside("certificate table", end));
             }
             Some((entry, size))
         } else {

@@ -187,7 +187,7 @@ fn what_is_no_uki_is_named() {
     assert_eq!(error(&[(".linux", b"")]), "sections: expected .linux, found none");
     assert_eq!(
         error(&[(".linux", b"MZ")]),
-        ".linux: DOS header: expected an end within the file's 2 bytes, found 3"
+        ".linux: DOS header: expected an end within the file's 2 bytes, found 64"
     );
     assert_eq!(
         error(&[(".linux", &kernel), (".profile", b"ID=x")]),
