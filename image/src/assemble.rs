@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use casemate_measure::dstack_image::{self, Metadata};
 use casemate_measure::image::{FileDigest, Flavor, ImageManifest, Input};
-use casemate_measure::{LaunchRegisters, MeasuredConfig, Platform, register};
+use casemate_measure::tdx::rtmr2;
+use casemate_measure::{LaunchRegisters, MeasuredConfig, Platform};
 use sha2::{Digest as _, Sha256};
 
 use crate::cmdline;
@@ -20,12 +22,24 @@ use crate::modules::{Available, Loaded, WANTED};
 use crate::path::MemberPath;
 use crate::progress::{Progress, megabytes};
 use crate::tree::{Node, Tree};
+use crate::uki;
 use crate::workload::{self, Workload, WorkloadSpec};
 
 /// The manifest's file name, by which an image directory is known.
 pub const MANIFEST: &str = "manifest.json";
+/// Where the `systemd-boot-efi` package has the stub.
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Where the `ovmf` package has its firmware: code and variables in one file, for `-bios`.
-const FIRMWARE: &str = "usr/share/ovmf/OVMF.fd";
+const OVMF: &str = "usr/share/ovmf/OVMF.fd";
+
+// What dstack's metadata names.
+const KERNEL: &str = "bzImage";
+const INITRAMFS: &str = "initramfs.cpio.zst";
+const FIRMWARE: &str = "ovmf.fd";
+const METADATA: &str = "metadata.json";
+/// The release of dstack's guest that ours stands in for: one whose VMM binds MRCONFIGID and whose KMS reads the boot events
+/// that PID 1 writes.
+const DSTACK_VERSION: &str = "0.5.11";
 
 /// What to build, and from what.
 #[derive(Clone, Debug)]
@@ -110,8 +124,10 @@ pub fn build(
 
     let mut parts = Parts::read(&plan.lock, &plan.store, progress)?;
     let init = init(progress)?;
+    let os_release = uki::os_release(plan.flavor);
     let contents = Contents {
         init: &init.bytes,
+        os_release: &os_release,
         modules: &parts.modules,
         document: document.as_ref().map(|d| d.bytes.as_slice()),
         workloads: &workloads,
@@ -130,7 +146,7 @@ pub fn build(
     }
 
     let cmdline = cmdline::of(plan.flavor);
-    let registers = LaunchRegisters { rtmr2: register::rtmr2(&cmdline, &initramfs), ..LaunchRegisters::ZERO };
+    let registers = LaunchRegisters { rtmr2: rtmr2::register(&cmdline, &initramfs), ..LaunchRegisters::ZERO };
     let mut inputs = std::mem::take(&mut parts.inputs);
     inputs.extend(init.inputs);
     inputs.extend(document.iter().map(|d| input("document", "app-compose.json", &d.bytes)));
@@ -142,13 +158,28 @@ pub fn build(
         license: w.package.as_ref().map(|package| package.license.clone()),
         source: w.package.as_ref().map(Pinned::source_offer),
     }));
+    let unified = uki::Parts {
+        stub: &parts.stub,
+        os_release: &os_release,
+        cmdline: &cmdline,
+        release: &parts.release,
+        initramfs: &initramfs,
+        kernel: &parts.kernel,
+    };
+    let unified = unified.assemble()?;
+    progress.say(format_args!("unified kernel image: {}", megabytes(unified.len() as u64)));
     let registers = json::pretty("registers.json", &registers)?;
-    let outputs: [(&str, &[u8]); 5] = [
-        ("bzImage", &parts.kernel),
-        ("initramfs.cpio.zst", &initramfs),
+    let dstack = DstackFiles::of(plan.flavor, &cmdline, &parts, &initramfs)?;
+    let outputs: [(&str, &[u8]); 9] = [
+        (KERNEL, &parts.kernel),
+        (INITRAMFS, &initramfs),
         ("cmdline", cmdline.as_bytes()),
-        ("ovmf.fd", &parts.firmware),
+        (FIRMWARE, &parts.firmware),
+        (uki::FILE, &unified),
         ("registers.json", registers.as_bytes()),
+        (METADATA, dstack.metadata.as_bytes()),
+        ("sha256sum.txt", dstack.sha256sum.as_bytes()),
+        ("digest.txt", dstack.digest.as_bytes()),
     ];
     let manifest = ImageManifest {
         version: 1,
@@ -202,7 +233,10 @@ fn read_workloads(plan: &Plan, progress: &Progress) -> Result<Vec<Workload>> {
 /// What the pinned packages give.
 pub(crate) struct Parts {
     kernel: Vec<u8>,
+    /// The kernel's release.
+    release: String,
     firmware: Vec<u8>,
+    stub: Vec<u8>,
     modules: Vec<Loaded>,
     inputs: Vec<Input>,
 }
@@ -224,15 +258,51 @@ impl Parts {
         let (package, tree) = files(Role::Kernel, &|path| path.name().starts_with("vmlinuz"))?;
         let kernel = only_file(&package, "vmlinuz", &tree)?.to_vec();
         let release = kernel::release(&package, &kernel)?.to_owned();
-        let (package, tree) = files(Role::Firmware, &|path| path.as_str() == FIRMWARE)?;
-        let firmware = only_file(&package, FIRMWARE, &tree)?.to_vec();
+        let (package, tree) = files(Role::Firmware, &|path| path.as_str() == OVMF)?;
+        let firmware = only_file(&package, OVMF, &tree)?.to_vec();
+        let (package, tree) = files(Role::UefiStub, &|path| path.as_str() == STUB)?;
+        let stub = only_file(&package, STUB, &tree)?.to_vec();
         let (package, tree) = files(Role::KernelBase, &|path| path.name() == "modules.builtin")?;
         let builtin = String::from_utf8_lossy(only_file(&package, "modules.builtin", &tree)?).into_owned();
         let (package, tree) = files(Role::Modules, &|path| path.as_str().contains("/kernel/"))?;
         let modules = Available::new(&package, &tree, &builtin).closure(WANTED, &release)?;
         let size = modules.iter().map(|m| m.content.len() as u64).fold(0, u64::saturating_add);
         progress.say(format_args!("kernel {release}: {} modules ({})", modules.len(), megabytes(size)));
-        Ok(Self { kernel, firmware, modules, inputs: pinned.into_iter().map(package_input).collect() })
+        let inputs = pinned.into_iter().map(package_input).collect();
+        Ok(Self { kernel, release, firmware, stub, modules, inputs })
+    }
+}
+
+/// What makes the directory one of dstack's.
+struct DstackFiles {
+    metadata: String,
+    sha256sum: String,
+    digest: String,
+}
+
+impl DstackFiles {
+    fn of(flavor: Flavor, cmdline: &str, parts: &Parts, initramfs: &[u8]) -> Result<Self> {
+        let metadata = Metadata {
+            bios: FIRMWARE.into(),
+            kernel: KERNEL.into(),
+            cmdline: cmdline.into(),
+            initrd: INITRAMFS.into(),
+            version: DSTACK_VERSION.into(),
+            shared_ro: true,
+            is_dev: flavor == Flavor::Dev,
+            ovmf_variant: dstack_image::PRE_202505.into(),
+        };
+        let metadata = json::pretty(METADATA, &metadata)?;
+        let files: [(&str, &[u8]); 4] = [
+            (FIRMWARE, &parts.firmware),
+            (KERNEL, &parts.kernel),
+            (INITRAMFS, initramfs),
+            (METADATA, metadata.as_bytes()),
+        ];
+        let sha256sum =
+            dstack_image::sha256sum(&files.map(|(name, bytes)| (name, Sha256::digest(bytes).into())));
+        let digest = dstack_image::digest_line(&dstack_image::os_image_hash(&sha256sum));
+        Ok(Self { metadata, sha256sum, digest })
     }
 }
 

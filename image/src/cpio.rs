@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use casemate_measure::manifest::{OS_RELEASE_PATH, STUB_DIR};
+
 use crate::error::{ImageError, Result};
 use crate::tree::{Node, Tree};
 
@@ -16,9 +18,11 @@ const EXECUTABLE_MODE: u32 = 0o100_000 | 0o755;
 const FILE_MODE: u32 = 0o100_000 | 0o644;
 const SYMLINK_MODE: u32 = 0o120_000 | 0o777;
 
-/// Mode of a node, with its type bits.
-pub(crate) const fn mode(node: &Node) -> u32 {
+/// Mode of the node at a path, with its type bits. What systemd-stub would make has the modes that it gives.
+pub(crate) fn mode(path: &str, node: &Node) -> u32 {
     match node {
+        Node::Directory if path == STUB_DIR => 0o040_000 | 0o555,
+        Node::File { .. } if path == OS_RELEASE_PATH => 0o100_000 | 0o444,
         Node::Directory => DIRECTORY_MODE,
         Node::File { executable: true, .. } => EXECUTABLE_MODE,
         Node::File { executable: false, .. } => FILE_MODE,
@@ -60,7 +64,7 @@ impl Writer {
             Node::File { content, .. } => (1, content.as_ref()),
             Node::Symlink { target } => (1, target.as_bytes()),
         };
-        self.record(path, self.inode, mode(node), links, self.mtime, content)
+        self.record(path, self.inode, mode(path, node), links, self.mtime, content)
     }
 
     /// The whole archive with its end.

@@ -120,7 +120,7 @@ pub(crate) mod tests {
     use crate::unpack::tests::{archive, xz};
 
     /// A small package with these files.
-    pub(crate) fn deb(control: &str, files: &[(&str, EntryType, u32, &str)]) -> Vec<u8> {
+    pub(crate) fn deb<T: AsRef<[u8]>>(control: &str, files: &[(&str, EntryType, u32, T)]) -> Vec<u8> {
         let control = xz(&archive(&[("./control", EntryType::Regular, 0o644, control)]));
         let data = zstd::encode_all(&archive(files)[..], 3).unwrap();
         let mut bytes = AR_MAGIC.to_vec();

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use casemate_measure::manifest::{
-    DOCUMENT_PATH, InitramfsManifest, MODULES_DIR, MODULES_ORDER_PATH, Member, SERVICES_DIR,
+    DOCUMENT_PATH, InitramfsManifest, MODULES_DIR, MODULES_ORDER_PATH, Member, OS_RELEASE_PATH, SERVICES_DIR,
 };
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::CParameter;
@@ -27,6 +27,8 @@ const WINDOW_LOG: u32 = 23;
 pub(crate) struct Contents<'a> {
     /// The init ELF, without a manifest.
     pub(crate) init: &'a [u8],
+    /// What the image says of itself.
+    pub(crate) os_release: &'a str,
     /// In load order.
     pub(crate) modules: &'a [Loaded],
     /// The measured document, if it is baked in.
@@ -62,6 +64,7 @@ impl Contents<'_> {
         for directory in DIRECTORIES {
             add(&mut tree, directory, Node::Directory)?;
         }
+        add(&mut tree, OS_RELEASE_PATH, Node::plain(self.os_release.as_bytes()))?;
         add(&mut tree, MODULES_ORDER_PATH, Node::plain(load_order(self.modules).into_bytes()))?;
         for module in self.modules {
             let content = std::sync::Arc::clone(&module.content);
@@ -89,8 +92,8 @@ fn add(tree: &mut Tree, at: &str, node: Node) -> Result<()> {
 
 /// Every node as PID 1 will find it.
 fn manifest(tree: &Tree) -> InitramfsManifest {
-    let member = |node: &Node| {
-        let mode = cpio::mode(node) & 0o7777;
+    let member = |path: &str, node: &Node| {
+        let mode = cpio::mode(path, node) & 0o7777;
         match node {
             Node::Directory => Member::Directory { mode },
             Node::File { content, .. } => {
@@ -99,7 +102,9 @@ fn manifest(tree: &Tree) -> InitramfsManifest {
             Node::Symlink { target } => Member::Symlink { target: target.clone() },
         }
     };
-    InitramfsManifest { members: tree.iter().map(|(path, node)| (path.to_string(), member(node))).collect() }
+    InitramfsManifest {
+        members: tree.iter().map(|(path, node)| (path.to_string(), member(path.as_str(), node))).collect(),
+    }
 }
 
 /// One frame, one thread: the output depends on nothing but the input and the pinned encoder. Without a checksum: the kernel
@@ -137,7 +142,7 @@ fn check_cut(archive: &[u8], compressed: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use casemate_measure::manifest::ModuleGroup;
+    use casemate_measure::manifest::{ModuleGroup, STUB_DIR};
     use casemate_measure::section::DnsLabel;
 
     use super::*;
@@ -157,6 +162,7 @@ mod tests {
         let (modules, workloads) = contents();
         let contents = Contents {
             init: b"\x7fELF init",
+            os_release: "ID=casemate\n",
             modules: &modules,
             document: Some(b"{}"),
             workloads: &workloads,
@@ -177,7 +183,10 @@ mod tests {
         for record in others {
             let content = &archive[record.content.clone()];
             match &manifest.members[&record.path] {
-                Member::Directory { mode } => assert_eq!((*mode, record.mode), (0o755, 0o040_755)),
+                Member::Directory { mode } => {
+                    let expected = if record.path == STUB_DIR { 0o555 } else { 0o755 };
+                    assert_eq!((*mode, record.mode), (expected, 0o040_000 | expected));
+                }
                 Member::File { mode, size, sha256 } => {
                     assert_eq!(record.mode, 0o100_000 | mode);
                     assert_eq!(*size, content.len() as u64);
@@ -189,6 +198,8 @@ mod tests {
         assert_eq!(
             found,
             [
+                ".extra",
+                ".extra/os-release",
                 "dev",
                 "etc",
                 "etc/casemate",
@@ -231,6 +242,7 @@ mod tests {
         let noise: Vec<u8> = (0..300_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let contents = Contents {
             init: &noise,
+            os_release: "ID=casemate\n",
             modules: &modules,
             document: None,
             workloads: &workloads,

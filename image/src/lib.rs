@@ -23,6 +23,7 @@ pub mod relock;
 pub mod reproduce;
 pub mod sources;
 pub mod tree;
+mod uki;
 pub mod unpack;
 pub mod workload;
 

@@ -38,16 +38,19 @@ pub enum Role {
     KernelBase,
     /// The firmware, OVMF.
     Firmware,
+    /// systemd-stub, which a unified kernel image starts with.
+    UefiStub,
     /// The demonstration's workload, busybox: in no image unless it is given as a workload.
     DemoWorkload,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware, Self::DemoWorkload];
+    pub const ALL: [Self; 6] =
+        [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware, Self::UefiStub, Self::DemoWorkload];
     /// Those that every image is made of.
-    pub const IMAGE: [Self; 4] = [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware];
+    pub const IMAGE: [Self; 5] =
+        [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware, Self::UefiStub];
 
     const fn word(self) -> &'static str {
         match self {
@@ -55,6 +58,7 @@ impl Role {
             Self::Modules => "modules",
             Self::KernelBase => "kernel-base",
             Self::Firmware => "firmware",
+            Self::UefiStub => "uefi-stub",
             Self::DemoWorkload => "demo-workload",
         }
     }

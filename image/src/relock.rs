@@ -21,6 +21,7 @@ const KERNEL_LICENSE: &str = "GPL-2.0-only WITH Linux-syscall-note";
 /// As the copyright files of the packages list them.
 const FIRMWARE_LICENSE: &str =
     "BSD-2-Clause-Patent AND BSD-3-Clause AND MIT AND ISC AND Apache-2.0 AND OpenSSL";
+const STUB_LICENSE: &str = "LGPL-2.1-or-later";
 const BUSYBOX_LICENSE: &str = "GPL-2.0-only AND LGPL-2.1-or-later";
 
 /// Asks apt, downloads, checks that an image can be made of it, and returns the new lock; the packages stay in the cache.
@@ -50,9 +51,11 @@ pub fn update(store: &Store, mirror: Option<&Mirror>, progress: &Progress) -> Re
     }
     progress.say(format_args!("lock: asking suite {SUITE}"));
     let apt = Apt::update(store.cache(), address, &[SUITE])?;
-    for (role, name, license) in
-        [(Role::Firmware, "ovmf", FIRMWARE_LICENSE), (Role::DemoWorkload, "busybox-static", BUSYBOX_LICENSE)]
-    {
+    for (role, name, license) in [
+        (Role::Firmware, "ovmf", FIRMWARE_LICENSE),
+        (Role::UefiStub, "systemd-boot-efi", STUB_LICENSE),
+        (Role::DemoWorkload, "busybox-static", BUSYBOX_LICENSE),
+    ] {
         packages.push(pin(&apt, store, role, name, SUITE, license, progress)?);
     }
     let pinned: Vec<&Pinned> = packages.iter().collect();

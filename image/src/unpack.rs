@@ -178,9 +178,10 @@ pub(crate) mod tests {
     use super::*;
 
     /// A tar archive of (path, type, mode, content or link target), without the tar crate's own checks of paths.
-    pub(crate) fn archive(entries: &[(&str, EntryType, u32, &str)]) -> Vec<u8> {
+    pub(crate) fn archive<T: AsRef<[u8]>>(entries: &[(&str, EntryType, u32, T)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
-        for (path, kind, mode, text) in entries {
+        for (path, kind, mode, content) in entries {
+            let content = content.as_ref();
             let mut header = tar::Header::new_ustar();
             header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
             header.set_entry_type(*kind);
@@ -190,9 +191,9 @@ pub(crate) mod tests {
             header.set_mtime(99);
             let is_link = matches!(kind, EntryType::Symlink | EntryType::Link);
             if is_link {
-                header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+                header.as_old_mut().linkname[..content.len()].copy_from_slice(content);
             }
-            let content = if is_link { &[] } else { text.as_bytes() };
+            let content = if is_link { &[] } else { content };
             header.set_size(content.len() as u64);
             header.set_cksum();
             builder.append(&header, content).unwrap();

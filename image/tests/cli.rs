@@ -12,6 +12,9 @@ use casemate_image::modules::WANTED;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+#[path = "../src/uki/fixture.rs"]
+mod fixture;
+
 const RELEASE: &str = "7.3.4+test";
 
 fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
@@ -67,10 +70,7 @@ impl World {
         for folder in ["ws/image", "ws/init", "debs", "home/.cargo", "web/bin", "web/etc"] {
             fs::create_dir_all(world.path(folder)).unwrap();
         }
-        let mut kernel = vec![0; 0x400];
-        kernel[0x202..0x206].copy_from_slice(b"HdrS");
-        kernel[0x20f] = 1;
-        kernel[0x300..0x300 + RELEASE.len()].copy_from_slice(RELEASE.as_bytes());
+        let kernel = fixture::kernel(RELEASE, 0x0100);
         let ko = module(&format!("vermagic={RELEASE} SMP\0"));
         let modules: Vec<(String, Vec<u8>)> = WANTED
             .iter()
@@ -82,6 +82,7 @@ impl World {
             (Role::Modules, deb(&modules)),
             (Role::KernelBase, deb(&[("usr/lib/modules/x/modules.builtin".into(), Vec::new())])),
             (Role::Firmware, deb(&[("usr/share/ovmf/OVMF.fd".into(), b"firmware".to_vec())])),
+            (Role::UefiStub, deb(&[("usr/lib/systemd/boot/efi/linuxx64.efi.stub".into(), fixture::stub())])),
             (Role::DemoWorkload, deb(&[("usr/bin/busybox".into(), b"\x7fELF".to_vec())])),
         ];
         let packages = packages.map(|(role, bytes)| {

@@ -3,6 +3,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod document;
+pub mod dstack_image;
 pub mod event;
 pub mod identity;
 pub mod image;

@@ -26,6 +26,12 @@ pub const DOCUMENT_PATH: &str = "etc/casemate/app-compose.json";
 pub const MODULES_ORDER_PATH: &str = "lib/modules/load-order";
 /// Where the modules lie.
 pub const MODULES_DIR: &str = "lib/modules";
+/// What systemd-stub adds to the initramfs of a unified kernel image (systemd v257 `src/boot/stub.c`,
+/// `generate_embedded_initrds`). Every initramfs of ours has the same already, with the stub's modes, so that PID 1 finds
+/// one tree however the machine was booted.
+pub const STUB_DIR: &str = ".extra";
+/// The os-release file there.
+pub const OS_RELEASE_PATH: &str = ".extra/os-release";
 /// Where workload directories lie: `services/NAME`.
 pub const SERVICES_DIR: &str = "services";
 

@@ -1,4 +1,4 @@
-//! SHA-384 measurement registers and the closed form of RTMR2.
+//! SHA-384 measurement registers.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha384};
@@ -66,12 +66,4 @@ const fn zero_config_id() -> MrConfigId {
 
 fn is_zero_config_id(id: &MrConfigId) -> bool {
     *id == MrConfigId::ZERO
-}
-
-/// RTMR2 of a direct boot: the command line as loaded (OVMF appends ` initrd=initrd`) in UTF-16LE with its
-/// terminator, then the initramfs file (Linux EFI stub; dstack `dstack-mr/src/kernel.rs`).
-pub fn rtmr2(cmdline: &str, initrd: &[u8]) -> Register {
-    let loaded = format!("{cmdline} initrd=initrd\0");
-    let utf16: Vec<u8> = loaded.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    Register::ZERO.extended(&Register::digest(&utf16)).extended(&Register::digest(initrd))
 }

@@ -1,7 +1,7 @@
 //! Identities, event digests and registers against dstack's own values, and against values computed independently.
 #![expect(clippy::unwrap_used, reason = "a test that cannot make its input has failed")]
 
-use casemate_measure::register::rtmr2;
+use casemate_measure::tdx::rtmr2::register as rtmr2;
 use casemate_measure::{
     AppId, ComposeHash, EventLog, InstanceId, KeyProvider, MrConfigId, Register, RuntimeEvent,
 };

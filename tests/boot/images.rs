@@ -12,8 +12,9 @@ use casemate_image::io::store::Store;
 use casemate_image::lock::{KernelLock, Role};
 use casemate_image::progress::Progress;
 use casemate_image::{demo, workload::WorkloadSpec};
+use casemate_measure::LaunchRegisters;
 use casemate_measure::image::{FileDigest, Flavor, ImageManifest};
-use casemate_measure::{LaunchRegisters, register};
+use casemate_measure::tdx::rtmr2;
 use sha2::{Digest as _, Sha256};
 
 /// The documents of the demo.
@@ -108,7 +109,7 @@ impl Image {
             serde_json::from_slice(&fs::read(self.0.join("manifest.json")).unwrap()).unwrap();
         let cmdline = fs::read_to_string(self.0.join("cmdline")).unwrap();
         let registers =
-            LaunchRegisters { rtmr2: register::rtmr2(&cmdline, initramfs), ..LaunchRegisters::ZERO };
+            LaunchRegisters { rtmr2: rtmr2::register(&cmdline, initramfs), ..LaunchRegisters::ZERO };
         for (file, digest) in &mut manifest.outputs {
             let bytes = match file.as_str() {
                 INITRAMFS => initramfs.to_vec(),

@@ -2,18 +2,20 @@
 
 use std::fs;
 
-use casemate_measure::register::rtmr2;
 use casemate_measure::section::DnsLabel;
+use casemate_measure::tdx::overlay::View;
+use casemate_measure::tdx::pe::Pe;
 use tar::EntryType::Regular;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cpio;
 use crate::deb::tests::deb;
 use crate::elf::tests::object;
 use crate::io::store::Mirror;
-use crate::kernel::tests::bzimage;
 use crate::lock::tests::pinned;
 use crate::modules::WANTED;
+use crate::uki::fixture;
 use crate::unpack::tests::{archive, xz};
 
 const RELEASE: &str = "7.3.4+test";
@@ -23,17 +25,15 @@ fn world() -> (TempDir, Plan) {
     let dir = tempfile::tempdir().unwrap();
     let debs = dir.path().join("debs");
     fs::create_dir(&debs).unwrap();
-    let as_text = |bytes: Vec<u8>| bytes.iter().map(|b| char::from(*b)).collect::<String>();
-    // Packages are made of text here: keep the kernel image ASCII, and pack modules as raw objects.
-    let kernel = as_text(bzimage(RELEASE));
+    let kernel = fixture::kernel(RELEASE, 0x0100);
     let vermagic = format!("vermagic={RELEASE} SMP");
-    let module = as_text(object(&["depends=", &vermagic]));
-    let modules: Vec<(String, String)> = WANTED
+    let module = object(&["depends=", &vermagic]);
+    let modules: Vec<(String, Vec<u8>)> = WANTED
         .iter()
         .flat_map(|(_, names)| names.iter())
         .map(|name| (format!("./usr/lib/modules/{RELEASE}/kernel/{name}.ko"), module.clone()))
         .collect();
-    let modules: Vec<_> = modules.iter().map(|(p, m)| (p.as_str(), Regular, 0o644, m.as_str())).collect();
+    let modules: Vec<_> = modules.iter().map(|(p, m)| (p.as_str(), Regular, 0o644, m)).collect();
     let packages = [
         (Role::Kernel, deb("", &[("./usr/lib/modules/x/vmlinuz", Regular, 0o644, &kernel)])),
         (Role::Modules, deb("", &modules)),
@@ -42,6 +42,7 @@ fn world() -> (TempDir, Plan) {
             deb("", &[("./usr/lib/modules/x/modules.builtin", Regular, 0o644, "kernel/a.ko\n")]),
         ),
         (Role::Firmware, deb("", &[("./usr/share/ovmf/OVMF.fd", Regular, 0o644, "firmware")])),
+        (Role::UefiStub, deb("", &[(&format!("./{STUB}"), Regular, 0o644, fixture::stub())])),
         (Role::DemoWorkload, deb("", &[("./usr/bin/busybox", Regular, 0o755, "elf")])),
     ];
     let pins: Vec<Pinned> = packages.iter().map(|(role, bytes)| pinned(*role, bytes)).collect();
@@ -89,7 +90,18 @@ fn an_image_directory_is_complete_and_says_what_it_is_made_of() {
     let built = run(&plan).unwrap();
     assert_eq!(
         names(&built.out),
-        ["bzImage", "cmdline", "initramfs.cpio.zst", "manifest.json", "ovmf.fd", "registers.json"]
+        [
+            "bzImage",
+            "casemate.efi",
+            "cmdline",
+            "digest.txt",
+            "initramfs.cpio.zst",
+            "manifest.json",
+            "metadata.json",
+            "ovmf.fd",
+            "registers.json",
+            "sha256sum.txt",
+        ]
     );
     let read = |name: &str| fs::read(built.out.join(name)).unwrap();
     let manifest: ImageManifest = serde_json::from_slice(&read(MANIFEST)).unwrap();
@@ -106,15 +118,57 @@ fn an_image_directory_is_complete_and_says_what_it_is_made_of() {
             ("package", "pkg-modules"),
             ("package", "pkg-kernel-base"),
             ("package", "pkg-firmware"),
+            ("package", "pkg-uefi-stub"),
             ("init", "casemate-init"),
             ("workload", "web"),
         ]
     );
-    assert!(manifest.inputs[..4].iter().all(|i| i.license.is_some() && i.source.is_some()));
+    assert!(manifest.inputs[..5].iter().all(|i| i.license.is_some() && i.source.is_some()));
     let registers: LaunchRegisters = serde_json::from_slice(&read("registers.json")).unwrap();
     let cmdline = String::from_utf8(read("cmdline")).unwrap();
-    assert_eq!(registers.rtmr2, rtmr2(&cmdline, &read("initramfs.cpio.zst")));
+    assert_eq!(registers.rtmr2, rtmr2::register(&cmdline, &read("initramfs.cpio.zst")));
     assert!(registers.mrtd.is_zero() && registers.rtmr0.is_zero() && registers.rtmr1.is_zero());
+
+    // dstack's verifier: `sha256sum -c`, and the hash of the list.
+    let list = String::from_utf8(read("sha256sum.txt")).unwrap();
+    let listed: Vec<&str> = list.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+    assert_eq!(listed, ["ovmf.fd", "bzImage", "initramfs.cpio.zst", "metadata.json"]);
+    for line in list.lines() {
+        let (digest, name) = line.split_once("  ").unwrap();
+        assert_eq!(digest, hex::encode(Sha256::digest(read(name))), "{name}");
+    }
+    assert_eq!(read("digest.txt"), format!("{}\n", hex::encode(Sha256::digest(&list))).as_bytes());
+    let metadata: serde_json::Value = serde_json::from_slice(&read("metadata.json")).unwrap();
+    assert_eq!(metadata["cmdline"], cmdline);
+    assert_eq!((&metadata["is_dev"], &metadata["shared_ro"]), (&true.into(), &true.into()));
+    for key in ["kernel", "initrd", "bios"] {
+        assert!(listed.contains(&metadata[key].as_str().unwrap()), "{key}");
+    }
+}
+
+#[test]
+fn the_unified_image_carries_the_same_parts() {
+    let (_dir, plan) = world();
+    let built = run(&plan).unwrap();
+    let read = |name: &str| fs::read(built.out.join(name)).unwrap();
+    let file = read("casemate.efi");
+    let pe = Pe::parse(View::from(file.as_slice())).unwrap();
+    let section = |name: &str| {
+        let section = pe.sections().iter().find(|section| section.name() == name.as_bytes()).unwrap();
+        let start = section.raw_pointer as usize;
+        file[start..start + section.virtual_size as usize].to_vec()
+    };
+    assert_eq!(section(".linux"), read("bzImage"));
+    assert_eq!(section(".initrd"), read("initramfs.cpio.zst"));
+    assert_eq!(section(".cmdline"), read("cmdline"));
+    assert_eq!(section(".uname"), RELEASE.as_bytes());
+    // What the stub would put into the initramfs is in it already, so PID 1 finds one tree in both boots.
+    let archive = zstd::decode_all(&section(".initrd")[..]).unwrap();
+    let records = cpio::records(&archive).unwrap();
+    let os_release = records.iter().find(|record| record.path == ".extra/os-release").unwrap();
+    assert_eq!(section(".osrel"), archive[os_release.content.clone()]);
+    assert_eq!(os_release.mode, 0o100_444);
+    assert!(String::from_utf8(section(".osrel")).unwrap().contains("\nVARIANT_ID=dev\n"));
 }
 
 #[test]
@@ -177,7 +231,7 @@ fn one_flipped_bit_in_a_package_stops_the_build() {
 #[test]
 fn a_kernel_and_modules_of_different_releases_are_refused() {
     let (dir, mut plan) = world();
-    let other = deb("", &[("./vmlinuz-9", Regular, 0o644, &String::from_utf8(bzimage("9.9.9")).unwrap())]);
+    let other = deb("", &[("./vmlinuz-9", Regular, 0o644, fixture::kernel("9.9.9", 0))]);
     let pin = pinned(Role::Kernel, &other);
     fs::write(dir.path().join("debs").join(pin.pool_name()), other).unwrap();
     plan.lock.packages[0] = pin;
