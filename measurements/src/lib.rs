@@ -6,6 +6,7 @@ pub mod document;
 pub mod event;
 pub mod identity;
 pub mod image;
+pub mod log;
 pub mod manifest;
 pub mod mr_config;
 pub mod register;
@@ -15,6 +16,6 @@ pub mod status;
 pub mod tdx;
 
 pub use document::{DocumentError, MeasuredConfig, Platform};
-pub use event::{EventLog, RuntimeEvent};
+pub use event::{DigestVersion, EventLog, RuntimeEvent};
 pub use identity::{AppId, ComposeHash, InstanceId, KeyProvider, MrConfigId};
 pub use register::{LaunchRegisters, Register};

@@ -2,6 +2,10 @@
 //!
 //! Other TEEs measure other things: theirs will be modules beside this one.
 
+pub mod aggregated;
 pub mod event;
+pub mod expected;
+pub mod rtmr3;
 
 pub use event::{Digest, Event, EventType, Rtmr};
+pub use expected::{Alternative, Expected};
