@@ -133,7 +133,7 @@ fn conclusion(replay: &Replay) -> String {
     if !marked.is_empty() {
         words += &format!("; what contradicts itself: {}", marked.join(", "));
     }
-    text::wrapped("\nresult     ", &words).replacen("\n \n", "\n", 1)
+    format!("\n{}", text::wrapped("result     ", &words))
 }
 
 fn are(names: &str, count: usize) -> String {

@@ -43,8 +43,7 @@ pub(super) fn wrapped(label: &str, text: &str) -> String {
     for word in text.split_whitespace() {
         let mut rest: String = word.chars().flat_map(char::escape_default).collect();
         rest = rest.replace("\\'", "'").replace("\\\"", "\"");
-        loop {
-            let Some(line) = lines.last_mut() else { break };
+        while let Some(line) = lines.last_mut() {
             let space = usize::from(!line.is_empty());
             let left = columns.saturating_sub(line.len()).saturating_sub(space);
             if rest.len() <= left || left == columns {

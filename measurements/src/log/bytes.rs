@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 
+use super::Form;
 use super::error::Problem;
 
 pub(super) struct Reader<'a> {
-    what: &'static str,
+    form: Form,
     bytes: &'a [u8],
     at: usize,
     /// Which event is being read.
@@ -13,8 +14,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
-        Self { what, bytes, at: 0, event: None }
+    pub(super) const fn new(form: Form, bytes: &'a [u8]) -> Self {
+        Self { form, bytes, at: 0, event: None }
     }
 
     pub(super) const fn at(&self) -> usize {
@@ -32,7 +33,7 @@ impl<'a> Reader<'a> {
         found: impl Display,
     ) -> Problem {
         let (expected, found) = (expected.into(), found.to_string());
-        Problem::Binary { what: self.what, field, byte: self.at, event: self.event, expected, found }
+        Problem::Binary { form: self.form, field, byte: self.at, event: self.event, expected, found }
     }
 
     pub(super) fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], Problem> {

@@ -4,7 +4,8 @@
 
 use super::bytes::Reader;
 use super::error::Problem;
-use super::{Form, Log, Logged, NO_ACTION, Place};
+use super::event_type::NO_ACTION;
+use super::{Form, Log, Logged, Place};
 use crate::event::DigestVersion;
 use crate::register::Register;
 use crate::tdx::{EventType, Rtmr};
@@ -53,7 +54,7 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 pub(super) fn read(bytes: &[u8]) -> Result<Log, Problem> {
     let mut log = Log { form: Form::Ccel, events: Vec::new(), left_out: 0, registers: None };
     for record in records(bytes)? {
-        if record.event_type == NO_ACTION || record.index == 0 {
+        if !record.extends() || record.index == 0 {
             log.left_out = log.left_out.saturating_add(1);
             continue;
         }
@@ -74,10 +75,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Log, Problem> {
 }
 
 impl Record<'_> {
+    /// Whether it extends the register that it names.
+    pub const fn extends(&self) -> bool {
+        self.event_type != NO_ACTION
+    }
+
     /// That this register may have no event here.
     pub fn wrong_index(&self, expected: impl Into<String>) -> Problem {
         Problem::Binary {
-            what: WHAT,
+            form: Form::Ccel,
             field: "register",
             byte: self.place.byte.unwrap_or_default().saturating_add(4),
             event: Some(self.place.event),
@@ -87,20 +93,15 @@ impl Record<'_> {
     }
 }
 
-const WHAT: &str = "CCEL";
-
 /// Reads every record up to the reserved rest, which is filled with 0xff or with zeros. Nothing behind it is read.
 ///
 /// # Errors
 /// Another format, no SHA-384 digests, a length that leads out of the log, or more than [`MAX_EVENTS`] records.
 pub fn records(log: &[u8]) -> Result<Vec<Record<'_>>, Problem> {
     if log.len() > MAX_BYTES {
-        let (field, byte, event) = ("length", log.len(), None);
-        let expected = format!("at most {MAX_BYTES} bytes");
-        let found = log.len().to_string();
-        return Err(Problem::Binary { what: WHAT, field, byte, event, expected, found });
+        return Err(Problem::TooLong { what: "CCEL", limit: MAX_BYTES, found: log.len() });
     }
-    let mut reader = Reader::new(WHAT, log);
+    let mut reader = Reader::new(Form::Ccel, log);
     let algorithms = header(&mut reader)?;
     let mut records = Vec::new();
     // A record never begins with twelve zeros: each has a digest at least.
@@ -112,7 +113,7 @@ pub fn records(log: &[u8]) -> Result<Vec<Record<'_>>, Problem> {
             break;
         }
         if records.len() == MAX_EVENTS {
-            return Err(Problem::TooManyEvents { what: WHAT.to_owned(), limit: MAX_EVENTS });
+            return Err(Problem::TooManyEvents { what: Form::Ccel.to_string(), limit: MAX_EVENTS });
         }
         let event_type = reader.u32("event type")?;
         let digest = digest(&mut reader, &algorithms)?;
@@ -133,7 +134,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Vec<Algorithm>, Problem> {
         return Err(reader.wrong("event type of the header", NO_ACTION.to_string(), event_type));
     }
     reader.take(20, "digest of the header")?;
-    let mut data = Reader::new(WHAT, reader.part("header")?);
+    let mut data = Reader::new(Form::Ccel, reader.part("header")?);
     if data.take(SIGNATURE.len(), "signature")? != SIGNATURE {
         return Err(data.wrong("signature", "\"Spec ID Event03\"", "another"));
     }

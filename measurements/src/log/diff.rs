@@ -4,6 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::event_type::{
+    BOOT_SERVICES_APPLICATION, EVENT_TAG, FIRMWARE_BLOB2, HANDOFF_TABLES2, PLATFORM_CONFIG_FLAGS,
+    VARIABLE_BOOT, VARIABLE_DRIVER_CONFIG,
+};
 use super::replay::{self, Comparison, Judged, Replay, bound_text};
 use super::{Log, Place, Source};
 use crate::event::RUNTIME_EVENT_TYPE;
@@ -118,7 +122,7 @@ pub struct Found {
     pub place: Place,
     /// Its type.
     pub event_type: EventType,
-    /// Its name, if the form has any.
+    /// Its name, or what its payload says that it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// With what it extended the register.
@@ -298,14 +302,6 @@ fn both(rtmr: Rtmr, base: &[&Event], one: &Alternative, other: &Alternative) -> 
 
 /// What an event depends on, for a person who has to look.
 fn depends_on(event: &Event) -> Option<&'static str> {
-    /// TCG PC Client Platform Firmware Profile 1.05, section 10.4.1.
-    const EVENT_TAG: u32 = 0x6;
-    const PLATFORM_CONFIG_FLAGS: u32 = 0xa;
-    const VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;
-    const VARIABLE_BOOT: u32 = 0x8000_0002;
-    const BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
-    const FIRMWARE_BLOB2: u32 = 0x8000_000a;
-    const HANDOFF_TABLES2: u32 = 0x8000_000b;
     Some(match (event.event_type.0, event.name.as_str()) {
         (HANDOFF_TABLES2, name) if name.contains("SMBIOS") => {
             "the SMBIOS tables: memory, vCPUs, QEMU version"

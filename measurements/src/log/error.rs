@@ -3,6 +3,8 @@
 
 use std::fmt::Display;
 
+use super::Form;
+
 /// Why a log was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {problem}")]
@@ -18,8 +20,10 @@ pub struct LogError {
 #[non_exhaustive]
 pub enum Problem {
     /// Too long to be read at all.
-    #[error("expected at most {limit} bytes, found {found}")]
+    #[error("{what}: expected at most {limit} bytes, found {found}")]
     TooLong {
+        /// What it was read as.
+        what: &'static str,
         /// The bound.
         limit: usize,
         /// Its length in bytes.
@@ -40,10 +44,10 @@ pub enum Problem {
         limit: usize,
     },
     /// A field of a binary form.
-    #[error("{what}: {field} before byte {byte}{}: expected {expected}, found {found}", in_event(*.event))]
+    #[error("{form}: {field} before byte {byte}{}: expected {expected}, found {found}", in_event(*.event))]
     Binary {
         /// Which form.
-        what: &'static str,
+        form: Form,
         /// Which field.
         field: &'static str,
         /// Where the reader stands: behind the field, or where it should have begun if the bytes end.

@@ -9,6 +9,7 @@ pub mod ccel;
 pub mod diff;
 mod dstack;
 mod error;
+mod event_type;
 pub mod quote;
 pub mod replay;
 
@@ -27,9 +28,6 @@ pub use replay::{Replay, replay};
 
 /// The longest file that is read: 8 MiB. `Info` of a dstack agent holds the whole document, twice escaped.
 pub const MAX_BYTES: usize = 8 << 20;
-
-/// `EV_NO_ACTION` (TCG PC Client Platform Firmware Profile 1.05, section 10.4.1): extends nothing.
-pub const NO_ACTION: u32 = 3;
 
 /// An event log, and the registers that came with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +126,7 @@ pub fn read(file: &str, bytes: &[u8]) -> Result<Log, LogError> {
 
 fn detect(bytes: &[u8]) -> Result<Log, Problem> {
     if bytes.len() > MAX_BYTES {
-        return Err(Problem::TooLong { limit: MAX_BYTES, found: bytes.len() });
+        return Err(Problem::TooLong { what: "event log", limit: MAX_BYTES, found: bytes.len() });
     }
     if ccel::is_one(bytes) {
         return ccel::read(bytes);

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::Form;
 use super::bytes::Reader;
 use super::error::Problem;
 use crate::identity::MrConfigId;
@@ -55,9 +56,9 @@ impl Registers {
     /// Another version, TEE or body, or too few bytes.
     pub fn of_quote(quote: &[u8]) -> Result<Self, Problem> {
         if quote.len() > MAX_BYTES {
-            return Err(Problem::TooLong { limit: MAX_BYTES, found: quote.len() });
+            return Err(Problem::TooLong { what: "TDX quote", limit: MAX_BYTES, found: quote.len() });
         }
-        let mut reader = Reader::new("quote", quote);
+        let mut reader = Reader::new(Form::Quote, quote);
         let version = reader.u16("version")?;
         if !matches!(version, 4 | 5) {
             return Err(reader.wrong("version", "4 or 5", version));

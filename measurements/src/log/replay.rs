@@ -6,21 +6,14 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha384};
 
+use super::event_type::{
+    ACTION, EVENT_TAG, FIRMWARE_BLOB2, HANDOFF_TABLES2, SEPARATOR, VARIABLE_AUTHORITY, VARIABLE_BOOT,
+    VARIABLE_DRIVER_CONFIG,
+};
 use super::{Form, Log, Logged, Place, Source, as_hex};
 use crate::event::DigestVersion;
 use crate::register::Register;
 use crate::tdx::{EventType, Rtmr};
-
-/// `EV_SEPARATOR` (TCG PC Client Platform Firmware Profile 1.05, section 10.4.1).
-const SEPARATOR: u32 = 0x4;
-/// `EV_EFI_VARIABLE_DRIVER_CONFIG`
-const VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;
-/// `EV_EFI_VARIABLE_BOOT`
-const VARIABLE_BOOT: u32 = 0x8000_0002;
-/// `EV_EFI_ACTION`
-const ACTION: u32 = 0x8000_0007;
-/// `EV_EFI_VARIABLE_AUTHORITY`
-const VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
 
 /// What a log replays to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,7 +81,7 @@ pub struct Judged {
     pub rtmr: Rtmr,
     /// Its type.
     pub event_type: EventType,
-    /// Its name, if the form has any.
+    /// Its name; of an event that has none, what its payload says that it is. Proven only if `payload` is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What was folded.
@@ -266,7 +259,7 @@ fn judge(event: &Logged) -> Judged {
         place: event.place,
         rtmr: event.rtmr,
         event_type: event.event_type,
-        name: event.name.clone(),
+        name: event.name.clone().filter(|name| !name.is_empty()).or_else(|| title(event)),
         digest,
         standing: Standing::Unproven,
         payload,
@@ -285,7 +278,7 @@ fn of_firmware(event: &Logged, remarks: &mut Vec<Remark>) -> Payload {
         return Payload::Empty;
     }
     let whole = Register::digest(&event.payload);
-    let value = variable_value(&event.payload).map(Register::digest);
+    let value = variable(&event.payload).map(|(_, value)| Register::digest(value));
     let is_variable =
         matches!(event.event_type.0, VARIABLE_DRIVER_CONFIG | VARIABLE_BOOT | VARIABLE_AUTHORITY);
     if event.digest == Some(whole) || (is_variable && event.digest.is_some() && event.digest == value) {
@@ -302,15 +295,40 @@ fn of_firmware(event: &Logged, remarks: &mut Vec<Remark>) -> Payload {
     Payload::Unbound
 }
 
-/// The value in a `UEFI_VARIABLE_DATA`: GUID, length of the name in characters, length of the value, name, value (TCG PC Client
-/// Platform Firmware Profile 1.05, section 10.2.6).
-fn variable_value(data: &[u8]) -> Option<&[u8]> {
+/// Name and value in a `UEFI_VARIABLE_DATA`: GUID, length of the name in characters, length of the value, name, value (TCG PC
+/// Client Platform Firmware Profile 1.05, section 10.2.6).
+fn variable(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, data) = data.split_at_checked(16)?;
     let (name_len, data) = data.split_first_chunk()?;
     let (value_len, data) = data.split_first_chunk()?;
     let name_len = usize::try_from(u64::from_le_bytes(*name_len)).ok()?.checked_mul(2)?;
-    let (_, value) = data.split_at_checked(name_len)?;
-    (u64::try_from(value.len()) == Ok(u64::from_le_bytes(*value_len))).then_some(value)
+    let (name, value) = data.split_at_checked(name_len)?;
+    (u64::try_from(value.len()) == Ok(u64::from_le_bytes(*value_len))).then_some((name, value))
+}
+
+/// The longest title, in bytes of the payload.
+const TITLE: usize = 256;
+
+/// What a payload says that it is: a variable's name, a tag (Linux's EFI stub), a table's or volume's description, or a text.
+fn title(event: &Logged) -> Option<String> {
+    let payload = event.payload.as_slice();
+    let text = match event.event_type.0 {
+        VARIABLE_DRIVER_CONFIG | VARIABLE_BOOT | VARIABLE_AUTHORITY => {
+            let (pairs, _) = variable(payload)?.0.as_chunks::<2>();
+            String::from_utf16(&pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect::<Vec<_>>())
+                .ok()?
+        }
+        // Identifier, length, text.
+        EVENT_TAG => str::from_utf8(payload.get(8..)?).ok()?.to_owned(),
+        // Length, text, what the digest is of.
+        HANDOFF_TABLES2 | FIRMWARE_BLOB2 => {
+            let (length, rest) = payload.split_first()?;
+            str::from_utf8(rest.get(..usize::from(*length))?).ok()?.to_owned()
+        }
+        _ => str::from_utf8(payload).ok()?.to_owned(),
+    };
+    let text = text.trim_end_matches('\0');
+    (!text.is_empty() && text.len() <= TITLE && !text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
 /// The text in a payload, if the digest is its: what a boot loader measured as text, in UTF-8 or UTF-16LE, with or without
