@@ -9,6 +9,17 @@ use crate::register::Register;
 /// `DSTACK_RUNTIME_EVENT_TYPE`.
 pub const RUNTIME_EVENT_TYPE: u32 = 0x0800_0001;
 
+/// How the digest of a runtime event is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DigestVersion {
+    /// Of type, name and payload with colons between them: every dstack release, and ours.
+    #[default]
+    V1,
+    /// Of a canonical JSON object: what dstack can be told to do after 0.5.11 (`event_log_version: 2`).
+    V2,
+}
+
 /// One runtime event: a name and a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeEvent {
@@ -35,6 +46,22 @@ impl RuntimeEvent {
             .chain_update(&self.payload)
             .finalize();
         Register(digest.into())
+    }
+
+    /// What version 2 digests: the object as RFC 8785 (JCS) writes it, `{"name":"…","payload":"…","type":134217729}`, the
+    /// payload in lower-case hex.
+    pub fn preimage_v2(&self) -> String {
+        // serde_json escapes exactly what RFC 8785 section 3.2.2.2 has escaped, in the same spelling.
+        let name = serde_json::Value::from(self.event.as_str());
+        format!(r#"{{"name":{name},"payload":"{}","type":{RUNTIME_EVENT_TYPE}}}"#, hex::encode(&self.payload))
+    }
+
+    /// The digest of that version.
+    pub fn digest_of(&self, version: DigestVersion) -> Register {
+        match version {
+            DigestVersion::V1 => self.digest(),
+            DigestVersion::V2 => Register::digest(self.preimage_v2().as_bytes()),
+        }
     }
 }
 
@@ -64,6 +91,15 @@ impl EventLog {
     /// RTMR3 as these events make it, from zero.
     pub fn replay(&self) -> Register {
         self.0.iter().fold(Register::ZERO, |register, event| register.extended(&event.digest()))
+    }
+
+    /// RTMR3 up to and including the first `boot-mr-done`, which dstack's boot-time `mr_aggregated` is over; all of it if
+    /// there is none.
+    pub fn replay_boot_time(&self) -> Register {
+        let last = self.0.iter().position(|event| event.event == "boot-mr-done");
+        let counted = last.map_or(self.0.len(), |index| index.saturating_add(1));
+        let events = self.0.iter().take(counted);
+        events.fold(Register::ZERO, |register, event| register.extended(&event.digest()))
     }
 
     /// The first event of that name before `system-ready`, as dstack's verifiers look it up.

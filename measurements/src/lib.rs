@@ -7,6 +7,7 @@ pub mod dstack_image;
 pub mod event;
 pub mod identity;
 pub mod image;
+pub mod log;
 pub mod manifest;
 pub mod mr_config;
 pub mod register;
@@ -16,6 +17,6 @@ pub mod status;
 pub mod tdx;
 
 pub use document::{DocumentError, MeasuredConfig, Platform};
-pub use event::{EventLog, RuntimeEvent};
+pub use event::{DigestVersion, EventLog, RuntimeEvent};
 pub use identity::{AppId, ComposeHash, InstanceId, KeyProvider, MrConfigId};
 pub use register::{LaunchRegisters, Register};

@@ -1,20 +1,19 @@
-//! `casemate-measure`: what a measured document says and who that makes the machine.
+//! `casemate-measure` (`cargo measure`): what a measured document says and who that makes the machine; what an event log
+//! replays to, and where it is not what was expected. Exit statuses are described in the README.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+mod commands;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use casemate_measure::document::{self, reference};
-use casemate_measure::{KeyProvider, MeasuredConfig, MrConfigId, Platform};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-/// Exit status of a wrong command line, and of a document that cannot be read or was refused (sysexits.h `EX_USAGE`).
-const USAGE: u8 = 64;
+use commands::Exit;
+use commands::compose::Where;
 
 #[derive(Parser)]
 #[command(name = "casemate-measure", version, about = "Compute what a Casemate machine measures")]
+#[command(after_help = "Exit status: 0 yes, 1 no, 64 a command line or a file that is wrong.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,85 +32,58 @@ enum Command {
         #[arg(long, value_enum, default_value = "appliance")]
         platform: Where,
     },
+    /// Fold an event log into its registers, and compare them with those of the quote that came with it
+    Replay {
+        /// A CCEL, an event log of dstack's (JSON), or an agent's answer that holds one
+        file: PathBuf,
+        /// A quote, or an answer with one, to compare with instead of the file's own
+        #[arg(long, value_name = "FILE")]
+        quote: Option<PathBuf>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Name the first event that differs, and the input that explains it
+    Diff {
+        /// What `cargo measure image --json` printed
+        expected: PathBuf,
+        /// An event log in any form, an agent's answer, or a quote
+        actual: PathBuf,
+        /// A quote, or an answer with one, to compare with instead of the file's own
+        #[arg(long, value_name = "FILE")]
+        quote: Option<PathBuf>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the tables of keys and of dstack's fields, as in README.md
     Reference,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Where {
-    /// Casemate's own image
-    Appliance,
-    /// A container under stock dstack
-    Container,
 }
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-            return error.print().map_or(ExitCode::FAILURE, |()| code);
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Yes };
+            return error.print().map_or(ExitCode::FAILURE, |()| exit.into());
         }
     };
-    let printed = match arguments.command {
-        Command::Compose { file, json, platform } => match compose(&file, platform) {
-            Ok(config) => print(&if json { as_json(&config) } else { as_lines(&config) }),
-            Err(error) => {
-                eprintln!("casemate-measure: {error:#}");
-                return ExitCode::from(USAGE);
-            }
-        },
-        Command::Reference => print(&format!("{}\n{}", reference::keys(), reference::dstack_fields())),
-    };
-    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    match run(arguments.command) {
+        Ok((text, exit)) => commands::print(&text).map_or(ExitCode::FAILURE, |()| exit.into()),
+        Err(error) => {
+            eprintln!("casemate-measure: {error:#}");
+            Exit::Usage.into()
+        }
+    }
 }
 
-fn compose(path: &Path, platform: Where) -> anyhow::Result<MeasuredConfig> {
-    let file = path.display().to_string();
-    let platform = match platform {
-        Where::Appliance => Platform::Appliance,
-        Where::Container => Platform::Container,
-    };
-    let mut bytes = Vec::new();
-    // One byte more than may be there, so that too long a file is seen to be too long.
-    let limit = document::MAX_BYTES as u64 + 1;
-    File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        .with_context(|| file.clone())?;
-    let most = document::MAX_BYTES;
-    anyhow::ensure!(bytes.len() <= most, "{file}: expected at most {most} bytes, found more");
-    Ok(MeasuredConfig::parse(&file, &bytes, platform)?)
-}
-
-fn identities(config: &MeasuredConfig) -> (String, String, String, String) {
-    let (hash, app) = (config.compose_hash(), config.app_id());
-    let (v1, v2) = (MrConfigId::v1(&hash), MrConfigId::v2(&hash, &app, &KeyProvider::None));
-    (hash.to_string(), app.to_string(), v1.to_string(), v2.to_string())
-}
-
-fn as_lines(config: &MeasuredConfig) -> String {
-    let (hash, app, v1, v2) = identities(config);
-    let (name, tag) = (config.name(), config.section().egress.mode.tag());
-    let mut lines = format!(
-        "name            {name:?}\ncompose hash    {hash}\napp id          {app}\n\
-         MRCONFIGID v1   {v1}\nMRCONFIGID v2   {v2} (key provider none)\ntag             {tag}\n"
-    );
-    lines.extend(config.warnings().iter().map(|warning| format!("warning         {warning}\n")));
-    lines
-}
-
-fn as_json(config: &MeasuredConfig) -> String {
-    let (compose_hash, app_id, v1, v2) = identities(config);
-    let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
-    let object = serde_json::json!({
-        "name": config.name(), "compose_hash": compose_hash, "app_id": app_id,
-        "mrconfigid": { "v1": v1, "v2": v2 }, "tag": config.section().egress.mode.tag(), "warnings": warnings,
-    });
-    format!("{object:#}\n")
-}
-
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+fn run(command: Command) -> anyhow::Result<(String, Exit)> {
+    match command {
+        Command::Compose { file, json, platform } => commands::compose::run(&file, json, platform),
+        Command::Replay { file, quote, json } => commands::replay::run(&file, quote.as_deref(), json),
+        Command::Diff { expected, actual, quote, json } => {
+            commands::diff::run(&expected, &actual, quote.as_deref(), json)
+        }
+        Command::Reference => Ok((commands::reference(), Exit::Yes)),
+    }
 }

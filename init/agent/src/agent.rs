@@ -1,7 +1,8 @@
 //! What the agent knows, and what it answers to each call. No I/O.
 
 use bytes::Bytes;
-use casemate_measure::{KeyProvider, LaunchRegisters, MrConfigId, Register};
+use casemate_measure::KeyProvider;
+use casemate_measure::tdx::aggregated::mr_aggregated;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -15,7 +16,7 @@ use crate::evidence::{Evidence, VM_CONFIG};
 use crate::handover::Handover;
 use crate::keys::{AppKey, KeyError};
 use crate::messages::{Info, KeyRequest, Quote, TlsKeyRequest, Version};
-use crate::tee::{Owner, Tee, TeeError};
+use crate::tee::{Tee, TeeError};
 
 /// The guest agent: keys of this boot, certificates and quotes.
 #[derive(Debug)]
@@ -183,7 +184,8 @@ fn encode(answer: &impl Serialize) -> Result<Bytes, serde_json::Error> {
 
 fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
     let (launch, rtmr3) = (tee.launch(), tee.rtmr3());
-    let aggregated = mr_aggregated(&launch, &rtmr3, &tee.owner());
+    let owner = tee.owner();
+    let aggregated = mr_aggregated(&launch, &rtmr3, &owner.id, &owner.config);
     // dstack: SHA-256 of a platform id that an unverified quote does not carry.
     let device_id = Sha256::digest(b"");
     let tcb_info = json!({
@@ -192,7 +194,7 @@ fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
         "rtmr1": launch.rtmr1,
         "rtmr2": launch.rtmr2,
         "rtmr3": rtmr3,
-        "mr_aggregated": hex::encode(aggregated),
+        "mr_aggregated": aggregated,
         "os_image_hash": "",
         "compose_hash": handover.compose_hash,
         "device_id": hex::encode(device_id),
@@ -206,7 +208,7 @@ fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
         tcb_info: serde_json::to_string_pretty(&tcb_info)?,
         app_name: handover.app_name.clone(),
         device_id: device_id.to_vec(),
-        mr_aggregated: aggregated.to_vec(),
+        mr_aggregated: aggregated.0.to_vec(),
         os_image_hash: Vec::new(),
         key_provider_info: handover.key_provider.clone(),
         compose_hash: handover.compose_hash.0.to_vec(),
@@ -214,17 +216,4 @@ fn info(handover: &Handover, tee: &dyn Tee) -> Result<Info, serde_json::Error> {
         cloud_vendor: String::new(),
         cloud_product: String::new(),
     })
-}
-
-/// `sha256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ RTMR3 [‖ MRCONFIGID ‖ MROWNER ‖ MROWNERCONFIG])`, the tail only if one of the
-/// three is not zero (dstack `dstack-attest/src/attestation.rs`).
-fn mr_aggregated(launch: &LaunchRegisters, rtmr3: &Register, owner: &Owner) -> [u8; 32] {
-    let registers = [launch.mrtd, launch.rtmr0, launch.rtmr1, launch.rtmr2, *rtmr3];
-    let mut hash = registers.iter().fold(Sha256::new(), |hash, register| hash.chain_update(register.0));
-    if launch.mrconfigid != MrConfigId::ZERO || *owner != Owner::ZERO {
-        hash.update(launch.mrconfigid.0);
-        hash.update(owner.id.0);
-        hash.update(owner.config.0);
-    }
-    hash.finalize().into()
 }

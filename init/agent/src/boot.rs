@@ -1,27 +1,7 @@
-//! The events of a boot, in the order in which PID 1 extends them into RTMR3 (dstack 0.5.6 to 0.5.11,
-//! `dstack-util/src/system_setup.rs`). One builder, so that the guest and the host-side simulated agent cannot differ.
+//! The events of a boot, in the order in which PID 1 extends them into RTMR3.
 
+pub use casemate_measure::tdx::rtmr3::{events_after_parsing, events_before_parsing};
 use casemate_measure::{AppId, ComposeHash, InstanceId, KeyProvider, RuntimeEvent};
-
-/// What is extended before the document is parsed: `system-preparing`, `app-id`, `compose-hash`.
-pub fn events_before_parsing(compose: &ComposeHash, app: &AppId) -> [RuntimeEvent; 3] {
-    [
-        RuntimeEvent::new("system-preparing", []),
-        RuntimeEvent::new("app-id", app.0),
-        RuntimeEvent::new("compose-hash", compose.0),
-    ]
-}
-
-/// What is extended after the document was parsed and before any field takes effect: `instance-id` (empty payload if
-/// the app has none), `boot-mr-done`, `key-provider`, `system-ready`. No `storage-fs`: there is no disk.
-pub fn events_after_parsing(instance: Option<&InstanceId>, provider: &KeyProvider) -> [RuntimeEvent; 4] {
-    [
-        RuntimeEvent::new("instance-id", instance.map(|id| id.0.to_vec()).unwrap_or_default()),
-        RuntimeEvent::new("boot-mr-done", []),
-        RuntimeEvent::new("key-provider", provider.event_payload()),
-        RuntimeEvent::new("system-ready", []),
-    ]
-}
 
 /// The whole boot of an app without a key provider.
 pub fn boot_events(compose: &ComposeHash, app: &AppId, instance: Option<&InstanceId>) -> Vec<RuntimeEvent> {

@@ -45,6 +45,10 @@ pub const TARGETS: &[Target] = &[
     target("document", "the host, on its share", 64 << 10, measured::document).seeded(&["configs"]),
     target("mr-config", "the host, on its disk", 16 << 10, measured::mr_config),
     target("trailer", "whoever built the image", 64 << 10, measured::trailer),
+    target("ccel", "firmware, or whoever changed its log", 16 << 10, measured::ccel)
+        .seeded(&["measurements/tests/fixtures"]),
+    target("event-log", "a peer, or whoever passed its log on", 32 << 10, measured::event_log)
+        .seeded(&["measurements/tests/fixtures"]),
     target("status-frame", "the guest", 64, measured::status_frame),
     target("status-stream", "the guest", 1024, host::status_stream),
     target("qmp", "QEMU", 16 << 10, host::qmp),

@@ -1,10 +1,13 @@
 //! What the package `measurements` reads.
 
+use casemate_measure::log::replay::Comparison;
+use casemate_measure::log::{self, Log, ccel as firmware_log};
 use casemate_measure::manifest::InitramfsManifest;
 use casemate_measure::mr_config::{Measured, check};
 use casemate_measure::status::{FRAME_LEN, Frame};
 use casemate_measure::{
-    AppId, ComposeHash, InstanceId, KeyProvider, LaunchRegisters, MeasuredConfig, Platform, smbios as strings,
+    AppId, ComposeHash, DigestVersion, InstanceId, KeyProvider, LaunchRegisters, MeasuredConfig, Platform,
+    smbios as strings,
 };
 
 use crate::Verdict;
@@ -71,6 +74,93 @@ pub(crate) fn mr_config(document: &[u8]) -> Verdict {
     assert!(word("compose_hash").eq_ignore_ascii_case(&measured.compose_hash.to_string()));
     assert_eq!(word("key_provider"), "none");
     Verdict::Accepted
+}
+
+/// What is read is written, with SHA-384 alone, as a log that is read as the same.
+pub(crate) fn ccel(bytes: &[u8]) -> Verdict {
+    let records = match firmware_log::records(bytes) {
+        Ok(records) => records,
+        Err(error) => {
+            check_printable(&error.to_string());
+            return Verdict::Refused;
+        }
+    };
+    // `TCG_EfiSpecIDEvent` inside a `TCG_PCClientPCREvent`, with one algorithm (TCG PFP 1.05 section 10).
+    let mut written = [1_u32, 3].map(u32::to_le_bytes).concat();
+    written.extend([0; 20]);
+    written.extend(33_u32.to_le_bytes());
+    written.extend(b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
+    for record in &records {
+        written.extend([record.index, record.event_type, 1].map(u32::to_le_bytes).concat());
+        written.extend([0x0c, 0]);
+        written.extend(record.digest.0);
+        written.extend(u32::try_from(record.data.len()).unwrap_or(u32::MAX).to_le_bytes());
+        written.extend(record.data);
+    }
+    assert!(written.len() <= bytes.len() + 65, "{} events of {} bytes", records.len(), bytes.len());
+    if written.len() <= firmware_log::MAX_BYTES {
+        let again =
+            firmware_log::records(&written).unwrap_or_else(|error| panic!("written, but not read: {error}"));
+        let seen = |records: &[firmware_log::Record<'_>]| {
+            let facts = |r: &firmware_log::Record<'_>| (r.index, r.event_type, r.digest, r.data.to_vec());
+            records.iter().map(facts).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&again), seen(&records));
+    }
+    Verdict::accepted(!records.is_empty())
+}
+
+/// What is read is written as a list that is read as the same, and leads to the same registers with and without digests.
+pub(crate) fn event_log(bytes: &[u8]) -> Verdict {
+    let read = match log::read("FILE", bytes) {
+        Ok(read) => read,
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.starts_with("FILE: "), "names no file: {text:?}");
+            check_printable(&text);
+            return Verdict::Refused;
+        }
+    };
+    let replay = log::replay(&read);
+    assert_eq!(replay.events.len(), read.events.len());
+    if read.registers.is_none() {
+        assert!(replay.registers.iter().all(|register| register.comparison == Comparison::Unknown));
+        assert!(!replay.events.iter().any(log::replay::Judged::is_ok));
+    }
+    for stripped in [false, true] {
+        let list = as_list(&read, stripped);
+        let again = log::read("FILE", list.as_bytes())
+            .unwrap_or_else(|error| panic!("written, but not read: {error}"));
+        assert_eq!(again.events.len(), read.events.len());
+        for (again, before) in log::replay(&again).registers.iter().zip(&replay.registers) {
+            assert_eq!(again.register, before.register, "stripped: {stripped}");
+        }
+    }
+    Verdict::accepted(!read.events.is_empty() || read.registers.is_some())
+}
+
+/// As dstack writes it; without what can be recomputed.
+fn as_list(log: &Log, stripped: bool) -> String {
+    let event = |event: &log::Logged| {
+        let runtime = event.runtime().is_some();
+        let payload = if stripped && !runtime { &[][..] } else { &event.payload };
+        let digest = event.digest.filter(|_| !(stripped && runtime));
+        serde_json::json!({
+            "imr": event.rtmr.index(),
+            "event_type": event.event_type.0,
+            "digest": digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            "event": event.name.clone().unwrap_or_default(),
+            "event_payload": payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "version": if event.version == DigestVersion::V2 { 2 } else { 1 },
+        })
+    };
+    serde_json::Value::Array(log.events.iter().map(event).collect()).to_string()
+}
+
+/// One line for a terminal.
+fn check_printable(text: &str) {
+    assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
+    assert!(text.len() <= 4096, "{} bytes of message", text.len());
 }
 
 /// A manifest that is read is written as a trailer that is read as the same.

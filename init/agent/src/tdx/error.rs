@@ -30,6 +30,9 @@ pub enum TdxError {
         /// What is there.
         found: String,
     },
+    /// The firmware's log cannot be read.
+    #[error(transparent)]
+    BootLog(#[from] casemate_measure::log::Problem),
     /// The quote cannot be read.
     #[error("the TEE's quote: {0}")]
     Quote(#[from] EvidenceError),
@@ -48,7 +51,7 @@ impl TdxError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } => source.raw_os_error(),
-            Self::Unexpected { .. } | Self::Quote(_) => None,
+            Self::Unexpected { .. } | Self::BootLog(_) | Self::Quote(_) => None,
         }
     }
 }
