@@ -32,6 +32,8 @@ enum Command {
         #[arg(long, value_enum, default_value = "appliance")]
         platform: Where,
     },
+    /// Compute what a machine of an image must show, without a TDX host
+    Image(commands::image::Arguments),
     /// Fold an event log into its registers, and compare them with those of the quote that came with it
     Replay {
         /// A CCEL, an event log of dstack's (JSON), or an agent's answer that holds one
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<(String, Exit)> {
     match command {
         Command::Compose { file, json, platform } => commands::compose::run(&file, json, platform),
+        Command::Image(arguments) => commands::image::run(&arguments),
         Command::Replay { file, quote, json } => commands::replay::run(&file, quote.as_deref(), json),
         Command::Diff { expected, actual, quote, json } => {
             commands::diff::run(&expected, &actual, quote.as_deref(), json)

@@ -2,6 +2,7 @@
 
 pub(crate) mod compose;
 pub(crate) mod diff;
+pub(crate) mod image;
 pub(crate) mod replay;
 mod text;
 

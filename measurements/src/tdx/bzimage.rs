@@ -3,6 +3,8 @@
 //! Fields are those of `Documentation/arch/x86/boot.rst`; what QEMU writes is in `x86_load_linux`
 //! (`hw/i386/x86-common.c`, before 9.0 `hw/i386/x86.c`). dstack's verifier has the same in `dstack-mr/src/kernel.rs`.
 
+use serde::Serialize;
+
 use super::overlay::{Overlay, View};
 use super::pe::{Pe, PeError};
 
@@ -14,7 +16,8 @@ pub struct BzImage<'a> {
 }
 
 /// What the firmware is given of a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum KernelSeen {
     /// The file.
     AsFile,

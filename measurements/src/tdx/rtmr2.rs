@@ -1,13 +1,15 @@
 //! RTMR2: the command line and the initramfs, as Linux measures them (`drivers/firmware/efi/libstub/efi-stub-helper.c`:
 //! `efi_convert_cmdline`, `efi_load_initrd`).
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha384};
 
 use super::event::{Digest, Event, EventType, Rtmr, fold};
 use crate::register::Register;
 
 /// Where OVMF puts `initrd=initrd` into the command line, when QEMU gives an initramfs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum InitrdArgument {
     /// Behind it: ` initrd=initrd`. Up to edk2-stable202505.
     Appended,

@@ -8,9 +8,12 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
+use super::bzimage::KernelSeen;
 use super::fields::{Fields, NAME, boolean, bytes, integer, list, name, text};
 use super::mrtd::PageOrder;
 use super::rtmr0::FirmwareLayout;
+use super::rtmr2::InitrdArgument;
+use super::uki;
 use crate::document::json::Value;
 use crate::document::{DocumentError, Problem};
 use crate::register::Register;
@@ -39,6 +42,10 @@ pub struct Vm {
     pub page_order: Option<PageOrder>,
     /// What the firmware measures; `None`: what the pinned firmware does.
     pub firmware_layout: Option<FirmwareLayout>,
+    /// Whether QEMU fills in the kernel's setup header before the firmware sees it; `None`: by QEMU's version.
+    pub setup_header: Option<KernelSeen>,
+    /// Where the firmware puts `initrd=initrd`; `None`: where the pinned firmware does.
+    pub initrd_argument: Option<InitrdArgument>,
     /// Secure boot variables; `None`: none of them exists.
     pub secure_boot: Option<SecureBoot>,
     /// Items of fw_cfg that firmware from edk2-stable202505 on measures.
@@ -125,6 +132,8 @@ impl Vm {
             machine: DEFAULT_MACHINE.to_owned(),
             page_order: None,
             firmware_layout: None,
+            setup_header: None,
+            initrd_argument: None,
             secure_boot: None,
             fw_cfg: FwCfg::default(),
             smbios: None,
@@ -153,6 +162,23 @@ impl Vm {
     /// file does not say its version.
     pub fn firmware_layout(&self) -> FirmwareLayout {
         self.firmware_layout.unwrap_or(FirmwareLayout::Pre202505)
+    }
+
+    /// The kernel as its firmware is given it. The pinned firmware (2025.02) takes what QEMU serves by name.
+    pub fn kernel_seen(&self) -> KernelSeen {
+        let QemuVersion { major, minor, .. } = self.qemu;
+        self.setup_header.unwrap_or_else(|| KernelSeen::of((major.into(), minor.into()), true))
+    }
+
+    /// A unified kernel image as its firmware is given it.
+    pub fn uki_seen(&self) -> KernelSeen {
+        let QemuVersion { major, minor, micro } = self.qemu;
+        self.setup_header.unwrap_or_else(|| uki::seen((major.into(), minor.into(), micro.into())))
+    }
+
+    /// Where its firmware puts `initrd=initrd`. What is not said is what the pinned firmware does.
+    pub fn initrd_argument(&self) -> InitrdArgument {
+        self.initrd_argument.unwrap_or(InitrdArgument::Appended)
     }
 
     /// The key under which a table lists its ACPI digests, beside QEMU's version.
@@ -190,6 +216,18 @@ fn read(shape: &[u8]) -> Result<Vm, Problem> {
                 _ => None,
             },
         )?,
+        setup_header: top.read("setup_header", "\"as-file\" or \"patched\"", |value| match text(value)? {
+            "as-file" => Some(KernelSeen::AsFile),
+            "patched" => Some(KernelSeen::Patched),
+            _ => None,
+        })?,
+        initrd_argument: top.read("initrd_argument", "\"appended\" or \"prepended\"", |value| {
+            match text(value)? {
+                "appended" => Some(InitrdArgument::Appended),
+                "prepended" => Some(InitrdArgument::Prepended),
+                _ => None,
+            }
+        })?,
         secure_boot: top.optional("secure_boot").map(secure_boot).transpose()?,
         fw_cfg: top.optional("fw_cfg").map(fw_cfg).transpose()?.unwrap_or_default(),
         smbios: top.read("smbios", "96 hex digits", |value| Register::from_hex(text(value)?))?,
@@ -278,12 +316,6 @@ impl QemuVersion {
     pub fn page_order(self) -> PageOrder {
         if self >= Self::new(9, 0, 0) { PageOrder::SinglePass } else { PageOrder::TwoPass }
     }
-
-    /// Whether it edits the setup header of the kernel that a confidential machine measures: up to 10.1 (QEMU commit
-    /// a7542a38f399, in 10.2, stopped that; a distribution may carry the commit in an earlier version).
-    pub fn patches_setup_header(self) -> bool {
-        self < Self::new(10, 2, 0)
-    }
 }
 
 impl FromStr for QemuVersion {
@@ -330,13 +362,15 @@ const DIRECT_BOOT_ROM: &str = "/rom@genroms/linuxboot_dma.bin";
 const MAX_BOOT_DEVICES: usize = 256;
 
 /// The keys of `SHAPE.json`.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "memory_mib",
     "cpus",
     "qemu",
     "machine",
     "page_order",
     "firmware_layout",
+    "setup_header",
+    "initrd_argument",
     "secure_boot",
     "fw_cfg",
     "smbios",

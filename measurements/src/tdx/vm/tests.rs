@@ -60,6 +60,8 @@ fn a_full_shape_is_read_whole() {
         machine: "dstack 1 GPU".into(),
         page_order: Some(PageOrder::SinglePass),
         firmware_layout: Some(FirmwareLayout::From202505),
+        setup_header: None,
+        initrd_argument: None,
         secure_boot: Some(secure_boot),
         fw_cfg,
         smbios: Some(Register([0xab; 48])),
@@ -199,17 +201,20 @@ fn versions_of_qemu() {
 
 #[test]
 fn what_follows_from_the_version() {
-    for (text, order, patches) in [
-        ("7.2.22", PageOrder::TwoPass, true),
-        ("8.2.2", PageOrder::TwoPass, true),
-        ("9.0.0", PageOrder::SinglePass, true),
-        ("10.1.49", PageOrder::SinglePass, true),
-        ("10.2.0", PageOrder::SinglePass, false),
-        ("11.1.3", PageOrder::SinglePass, false),
+    for (text, order, seen) in [
+        ("7.2.22", PageOrder::TwoPass, KernelSeen::Patched),
+        ("8.2.2", PageOrder::TwoPass, KernelSeen::Patched),
+        ("9.0.0", PageOrder::SinglePass, KernelSeen::Patched),
+        // The pinned firmware takes the kernel that QEMU serves by name since 10.0, and there it is as it is in the file.
+        ("10.0.13", PageOrder::SinglePass, KernelSeen::AsFile),
+        ("11.1.3", PageOrder::SinglePass, KernelSeen::AsFile),
     ] {
         let version: QemuVersion = text.parse().unwrap();
-        assert_eq!((version.page_order(), version.patches_setup_header()), (order, patches), "{text}");
+        let vm = Vm::new(version, 2048, 1);
+        assert_eq!((vm.page_order(), vm.kernel_seen()), (order, seen), "{text}");
     }
+    let asked = parse(&with("\"setup_header\":\"patched\",\"initrd_argument\":\"prepended\""));
+    assert_eq!((asked.kernel_seen(), asked.initrd_argument()), (KernelSeen::Patched, InitrdArgument::Prepended));
     let asked = parse(&with("\"page_order\":\"two-pass\""));
     assert_eq!(asked.page_order(), PageOrder::TwoPass, "the shape knows better than the version");
 }
