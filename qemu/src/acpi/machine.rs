@@ -65,23 +65,24 @@ pub(crate) fn argv(machine: &Machine, firmware: &Path, program: &Path, sockets: 
     args.0
 }
 
-/// Machine options and devices in their slots, in the words by which captures are told apart:
-/// `q35,hpet=off,smm=off,pic=off virtio-serial-pci@0x2 virtio-net-pci@0x3 virtio-blk-pci@0x4`. Made of the arguments, so that
-/// another machine cannot go by the same words.
-pub fn words(flavor: Flavor) -> String {
-    let machine = Machine { cpus: NonZeroU16::MIN, memory_mib: 0, flavor };
-    let args = argv(&machine, Path::new(""), Path::new(""), Sockets { monitor: 0, qtest: 0 });
-    let devices = args.iter().zip(args.iter().skip(1)).filter(|(name, _)| *name == "-device");
-    let places = devices.filter_map(|(_, device)| {
-        let mut options = device.split(',');
-        let driver = options.next()?;
-        match options.find_map(|option| option.strip_prefix("addr=")) {
-            Some(slot) => Some(format!(" {driver}@{slot}")),
-            // On the ISA bus there are no slots; what hangs on a device of its own is not in the tables.
-            None => driver.starts_with("isa-").then(|| format!(" {driver}")),
-        }
-    });
-    places.fold(MACHINE.to_owned(), |words, place| words + &place)
+/// Memory below 4 GiB, in MiB, which is where QEMU's PCI hole begins: all of it, or 2048 from 2816 on (QEMU
+/// `hw/i386/pc_q35.c`, `pc_q35_init`: 0x80000000 from 0xb0000000 on). Nothing else of memory reaches the tables.
+pub const fn low_memory_mib(memory_mib: u32) -> u32 {
+    if memory_mib < 2816 { memory_mib } else { 2048 }
+}
+
+impl Machine {
+    /// What captures are told apart by, besides QEMU's version: `casemate cpus=2 memory=512M firmware=…`. The first word
+    /// stands for machine options, devices and slots (a test holds which); memory is [`low_memory_mib`]; the firmware, which
+    /// places the devices, goes by its SHA-256.
+    pub fn shape(&self, firmware: &[u8; 32]) -> String {
+        let devices = match self.flavor {
+            Flavor::Prod => "casemate",
+            Flavor::Dev => "casemate-dev",
+        };
+        let (cpus, memory, firmware) = (self.cpus, low_memory_mib(self.memory_mib), hex::encode(firmware));
+        format!("{devices} cpus={cpus} memory={memory}M firmware={firmware}")
+    }
 }
 
 #[cfg(test)]
@@ -153,11 +154,33 @@ mod tests {
         }
     }
 
+    /// Whoever changes them changes the tables: then the word must be another, and `measurements/acpi.json` made anew.
     #[test]
-    fn captures_are_told_apart_by_devices_and_slots() {
-        let virtio =
-            "q35,hpet=off,smm=off,pic=off virtio-serial-pci@0x2 virtio-net-pci@0x3 virtio-blk-pci@0x4";
-        assert_eq!(words(Flavor::Prod), virtio);
-        assert_eq!(words(Flavor::Dev), format!("{virtio} isa-serial"));
+    fn the_words_for_devices_stand_for_exactly_these() {
+        let virtio = ["virtio-serial-pci 0x2", "virtserialport", "virtio-net-pci 0x3", "virtio-blk-pci 0x4"];
+        for (flavor, word, more) in
+            [(Flavor::Prod, "casemate", None), (Flavor::Dev, "casemate-dev", Some("isa-serial"))]
+        {
+            let args = captured(flavor);
+            let devices = values(&args, "-device").into_iter().map(|device| {
+                let driver = device.split(',').next().unwrap();
+                let slot = device.split(',').find_map(|option| option.strip_prefix("addr="));
+                [Some(driver), slot].into_iter().flatten().collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!(devices.collect::<Vec<_>>(), virtio.into_iter().chain(more).collect::<Vec<_>>());
+            assert_eq!(values(&args, "-machine"), ["q35,hpet=off,smm=off,pic=off,memory-backend=ram"]);
+            let machine = Machine { cpus: NonZeroU16::new(4).unwrap(), memory_mib: 3072, flavor };
+            let firmware = "0a".repeat(32);
+            assert_eq!(machine.shape(&[10; 32]), format!("{word} cpus=4 memory=2048M firmware={firmware}"));
+        }
+    }
+
+    #[test]
+    fn memory_above_4_gib_is_not_seen() {
+        for (memory, low) in
+            [(128, 128), (2047, 2047), (2815, 2815), (2816, 2048), (65_536, 2048), (u32::MAX, 2048)]
+        {
+            assert_eq!(low_memory_mib(memory), low, "{memory}");
+        }
     }
 }

@@ -13,8 +13,8 @@ mod table;
 
 pub use fw_cfg::{Blobs, ItemError};
 pub(crate) use fw_cfg::{DIRECTORY, Item, directory_length, find, request, trigger};
-pub use machine::{Machine, words};
+pub use machine::{Machine, low_memory_mib};
 pub(crate) use machine::{Sockets, argv};
 pub(crate) use program::power_off;
 pub(crate) use qtest::{outl, read, read_answer, write};
-pub use table::{AcpiTable, Capture, Mismatch, low_memory_mib};
+pub use table::{AcpiTable, Capture, Mismatch};

@@ -1,30 +1,18 @@
-//! The file of captured digests.
+//! The file of captured digests, in the form that `casemate-measure` reads.
 
 use std::fmt;
-use std::num::NonZeroU16;
 
 use casemate_measure::Register;
 use serde::{Deserialize, Serialize};
 
 use super::fw_cfg::Blobs;
 
-/// Memory below 4 GiB, in MiB, which is where QEMU's PCI hole begins: all of it, or 2048 from 2816 on (QEMU
-/// `hw/i386/pc_q35.c`, `pc_q35_init`: 0x80000000 from 0xb0000000 on). Nothing else of memory reaches the tables.
-pub const fn low_memory_mib(memory_mib: u32) -> u32 {
-    if memory_mib < 2816 { memory_mib } else { 2048 }
-}
-
-/// The format that this version reads and writes.
-const VERSION: u32 = 1;
-
 /// The whole file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcpiTable {
-    /// Format version, 1.
-    version: u32,
     /// Sorted by what they were captured of.
-    captures: Vec<Capture>,
+    entries: Vec<Capture>,
 }
 
 /// The digests of one machine, and which machine that is.
@@ -33,15 +21,8 @@ pub struct AcpiTable {
 pub struct Capture {
     /// QEMU's version, as its monitor greets: `11.1.3`.
     pub qemu: String,
-    /// SHA-256 of the firmware.
-    #[serde(with = "hex::serde")]
-    pub firmware: [u8; 32],
-    /// Machine options and devices ([`super::words`]).
-    pub machine: String,
-    /// Virtual CPUs.
-    pub cpus: NonZeroU16,
-    /// Memory below 4 GiB, in MiB ([`low_memory_mib`]).
-    pub low_memory_mib: u32,
+    /// The machine ([`super::Machine::shape`]).
+    pub shape: String,
     /// SHA-384 of `etc/table-loader`.
     pub loader: Register,
     /// SHA-384 of `etc/acpi/rsdp`.
@@ -61,31 +42,10 @@ pub struct Mismatch {
 }
 
 impl Capture {
-    /// The digests of blobs, for that machine.
-    pub fn of(
-        blobs: &Blobs,
-        qemu: String,
-        firmware: [u8; 32],
-        machine: String,
-        cpus: NonZeroU16,
-        memory_mib: u32,
-    ) -> Self {
-        Self {
-            qemu,
-            firmware,
-            machine,
-            cpus,
-            low_memory_mib: low_memory_mib(memory_mib),
-            loader: Register::digest(&blobs.loader),
-            rsdp: Register::digest(&blobs.rsdp),
-            tables: Register::digest(&blobs.tables),
-        }
-    }
-
-    fn of_the_same_machine(&self, other: &Self) -> bool {
-        let digests = |capture: &Self| (capture.loader, capture.rsdp, capture.tables);
-        let (loader, rsdp, tables) = digests(other);
-        Self { loader, rsdp, tables, ..self.clone() } == *other
+    /// The digests of a machine's blobs.
+    pub fn of(qemu: String, shape: String, blobs: &Blobs) -> Self {
+        let [loader, rsdp, tables] = [&blobs.loader, &blobs.rsdp, &blobs.tables].map(|b| Register::digest(b));
+        Self { qemu, shape, loader, rsdp, tables }
     }
 
     /// The first digest that differs.
@@ -102,14 +62,7 @@ impl Capture {
 
 impl fmt::Display for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.cpus.get() == 1 { "" } else { "s" };
-        write!(f, "QEMU {}, {} vCPU{plural}, {} MiB below 4 GiB", self.qemu, self.cpus, self.low_memory_mib)
-    }
-}
-
-impl Default for AcpiTable {
-    fn default() -> Self {
-        Self { version: VERSION, captures: Vec::new() }
+        write!(f, "QEMU {}, {}", self.qemu, self.shape)
     }
 }
 
@@ -119,12 +72,7 @@ impl AcpiTable {
     /// # Errors
     /// If it is not such a file.
     pub fn read(text: &[u8]) -> Result<Self, serde_json::Error> {
-        let table: Self = serde_json::from_slice(text)?;
-        if table.version != VERSION {
-            let wrong = format!("version: expected {VERSION}, found {}", table.version);
-            return Err(serde::de::Error::custom(wrong));
-        }
-        Ok(table)
+        serde_json::from_slice(text)
     }
 
     /// The file's text.
@@ -136,8 +84,8 @@ impl AcpiTable {
     }
 
     /// All captures, sorted.
-    pub fn captures(&self) -> &[Capture] {
-        &self.captures
+    pub fn entries(&self) -> &[Capture] {
+        &self.entries
     }
 
     /// Adds a capture; `false` if it was there already.
@@ -146,11 +94,12 @@ impl AcpiTable {
     /// If the same machine was captured before, and gave something else. Then one of the two is wrong, or something that
     /// matters is not among what captures are told apart by.
     pub fn add(&mut self, capture: Capture) -> Result<bool, Box<Mismatch>> {
-        if let Some(known) = self.captures.iter().find(|known| known.of_the_same_machine(&capture)) {
+        let same = |known: &&Capture| (&known.qemu, &known.shape) == (&capture.qemu, &capture.shape);
+        if let Some(known) = self.entries.iter().find(same) {
             return known.mismatch(&capture).map_or(Ok(false), Err);
         }
-        self.captures.push(capture);
-        self.captures.sort();
+        self.entries.push(capture);
+        self.entries.sort();
         Ok(true)
     }
 }
@@ -159,42 +108,34 @@ impl AcpiTable {
 mod tests {
     use super::*;
 
-    fn capture(cpus: u16, memory_mib: u32, tables: &[u8]) -> Capture {
+    fn capture(qemu: &str, shape: &str, tables: &[u8]) -> Capture {
         let blobs = Blobs { loader: vec![1], rsdp: vec![2], tables: tables.to_vec() };
-        let cpus = NonZeroU16::new(cpus).unwrap();
-        Capture::of(&blobs, "11.1.3".into(), [7; 32], "q35".into(), cpus, memory_mib)
+        Capture::of(qemu.into(), shape.into(), &blobs)
     }
 
     #[test]
     fn a_table_survives_its_file_and_is_sorted() {
         let mut table = AcpiTable::default();
-        for (cpus, memory) in [(4, 512), (1, 2048), (1, 512)] {
-            assert_eq!(table.add(capture(cpus, memory, b"t")), Ok(true));
+        for (qemu, shape) in [("11.1.3", "b"), ("11.1.3", "a"), ("10.0.13", "c")] {
+            assert_eq!(table.add(capture(qemu, shape, b"t")), Ok(true));
+            assert_eq!(table.add(capture(qemu, shape, b"t")), Ok(false));
         }
-        let order: Vec<_> = table.captures().iter().map(|c| (c.cpus.get(), c.low_memory_mib)).collect();
-        assert_eq!(order, [(1, 512), (1, 2048), (4, 512)]);
+        let order: Vec<_> = table.entries().iter().map(|entry| entry.shape.as_str()).collect();
+        assert_eq!(order, ["c", "a", "b"]);
         assert_eq!(AcpiTable::read(table.text().unwrap().as_bytes()).unwrap(), table);
-    }
-
-    #[test]
-    fn memory_above_4_gib_is_not_seen() {
-        let mut table = AcpiTable::default();
-        for (memory, is_new) in [(2047, true), (2048, true), (2815, true), (2816, false), (65_536, false)] {
-            assert_eq!(table.add(capture(1, memory, b"t")), Ok(is_new), "{memory}");
-        }
     }
 
     #[test]
     fn another_result_for_the_same_machine_is_named_and_changes_nothing() {
         let mut table = AcpiTable::default();
-        table.add(capture(2, 4096, b"t")).unwrap();
+        table.add(capture("11.1.3", "casemate cpus=2", b"t")).unwrap();
         let before = table.clone();
-        let error = table.add(capture(2, 8192, b"u")).unwrap_err().to_string();
+        let error = table.add(capture("11.1.3", "casemate cpus=2", b"u")).unwrap_err().to_string();
         let [expected, found] = [b"t", b"u"].map(|bytes| Register::digest(bytes));
         assert_eq!(
             error,
             format!(
-                "QEMU 11.1.3, 2 vCPUs, 2048 MiB below 4 GiB: tables: expected {expected} as captured before, found {found}"
+                "QEMU 11.1.3, casemate cpus=2: tables: expected {expected} as captured before, found {found}"
             )
         );
         assert_eq!(table, before);
@@ -202,14 +143,17 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        let good = AcpiTable::default().text().unwrap();
-        for (from, to, why) in [
-            ("\"version\": 1", "\"version\": 2", "version: expected 1, found 2"),
-            ("\"version\": 1,", "", "version"),
-            ("\"captures\": []", "\"captures\": [], \"more\": 1", "unknown field"),
-            ("[]", "[{\"qemu\": \"1\"}]", "missing field"),
+        for (text, why) in [
+            ("{}", "missing field `entries`"),
+            ("{\"entries\": [], \"more\": 1}", "unknown field"),
+            ("{\"entries\": [{\"qemu\": \"1\"}]}", "missing field"),
+            (
+                "{\"entries\": [{\"qemu\": \"1\", \"shape\": \"s\", \"loader\": \"0\"}]}",
+                "expected 96 hex digits",
+            ),
+            ("", "EOF"),
         ] {
-            let error = AcpiTable::read(good.replace(from, to).as_bytes()).unwrap_err().to_string();
+            let error = AcpiTable::read(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }

@@ -1,14 +1,14 @@
 //! `acpi`: captures the digests of ACPI tables.
 
-use std::io::Write as _;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use casemate_qemu::Error;
-use casemate_qemu::acpi::{self, AcpiTable, Capture, Machine};
+use casemate_qemu::acpi::{Blobs, Capture, Machine};
 use casemate_qemu::image::CheckedImage;
 use casemate_qemu::io::capture::{Request, capture};
+use casemate_qemu::io::captures;
 use clap::Args;
 use sha2::{Digest as _, Sha256};
 
@@ -37,8 +37,8 @@ pub(super) struct Acpi {
     /// Keep the captured files here, in a folder for each machine
     #[arg(long, value_name = "DIR")]
     blobs: Option<PathBuf>,
-    /// Seconds that one machine may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// Seconds that one try of a machine may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
 
@@ -51,7 +51,7 @@ impl Acpi {
         };
         let firmware_bytes = std::fs::read(&firmware).map_err(file(&firmware))?;
         let firmware_sha256: [u8; 32] = Sha256::digest(firmware_bytes).into();
-        let mut table = self.out.as_deref().map(read).transpose()?.unwrap_or_default();
+        let mut table = self.out.as_deref().map(captures::read).transpose()?.unwrap_or_default();
         for &memory_mib in &self.memory {
             for &cpus in &self.cpus {
                 let machine = Machine { cpus, memory_mib, flavor: image.flavor() };
@@ -63,20 +63,20 @@ impl Acpi {
                     limit: Duration::from_secs(self.timeout),
                 };
                 let captured = capture(&request, &mut |line| eprintln!("casemate-qemu: {line}"))?;
-                let words = acpi::words(image.flavor());
-                let capture =
-                    Capture::of(&captured.blobs, captured.qemu, firmware_sha256, words, cpus, memory_mib);
+                let capture = Capture::of(captured.qemu, machine.shape(&firmware_sha256), &captured.blobs);
                 eprintln!("{capture} ({:.1} s)", begin.elapsed().as_secs_f64());
                 if let Some(dir) = &self.blobs {
                     keep(&dir.join(format!("{}-{cpus}-{memory_mib}", capture.qemu)), &captured.blobs)?;
                 }
                 let path = self.out.clone().unwrap_or_else(|| "this run".into());
                 table.add(capture).map_err(|source| Error::Captures { path, source })?;
+                if let Some(path) = &self.out {
+                    captures::write(path, &table)?;
+                }
             }
         }
-        match &self.out {
-            Some(path) => write(path, &table)?,
-            None => print!("{}", table.text()?),
+        if self.out.is_none() {
+            print!("{}", table.text()?);
         }
         Ok(0)
     }
@@ -87,32 +87,7 @@ fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::File { path, source }
 }
 
-/// The file as it is; an empty table if there is none.
-fn read(path: &Path) -> Result<AcpiTable, Error> {
-    match std::fs::read(path) {
-        Ok(text) => AcpiTable::read(&text).map_err(|source| Error::Json {
-            path: path.into(),
-            expected: "captured ACPI digests",
-            source,
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(AcpiTable::default()),
-        Err(error) => Err(file(path)(error)),
-    }
-}
-
-/// Replaces the file whole: whatever happens, what was captured before is kept.
-fn write(path: &Path, table: &AcpiTable) -> anyhow::Result<()> {
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut fresh = tempfile::NamedTempFile::new_in(folder).map_err(file(folder))?;
-    fresh.write_all(table.text()?.as_bytes()).map_err(file(path))?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fresh.as_file().set_permissions(readable).map_err(file(path))?;
-    fresh.persist(path).map_err(|error| file(path)(error.error))?;
-    Ok(())
-}
-
-fn keep(dir: &Path, blobs: &acpi::Blobs) -> Result<(), Error> {
+fn keep(dir: &Path, blobs: &Blobs) -> Result<(), Error> {
     std::fs::create_dir_all(dir).map_err(file(dir))?;
     for (name, bytes) in [("loader", &blobs.loader), ("rsdp", &blobs.rsdp), ("tables", &blobs.tables)] {
         let path = dir.join(name);
