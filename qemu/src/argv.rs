@@ -90,25 +90,13 @@ pub fn argv(shape: &VmShape, files: &BootFiles, wiring: &Wiring) -> Vec<String> 
     args.pair("-qmp", "chardev:control");
     args.pair("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", escaped(&wiring.qmp)));
     args.pair("-qmp", "chardev:qmp");
-    args.pair("-chardev", format!("socket,id=status,{}", wiring.status.options()));
-    args.pair(
-        "-device",
-        format!("virtio-serial-pci,id=serial,bus=pcie.0,addr={SERIAL_SLOT},max_ports=2,{VIRTIO}"),
-    );
-    args.pair("-device", format!("virtserialport,bus=serial.0,nr=1,chardev=status,name={PORT_NAME}"));
-    args.pair("-netdev", netdev(&shape.network));
-    args.pair(
-        "-device",
-        format!("virtio-net-pci,netdev=net0,bus=pcie.0,addr={NIC_SLOT},mac={MAC},romfile=,{VIRTIO}"),
-    );
-    args.pair("-blockdev", blockdev(wiring.share.as_deref()));
-    args.pair("-device", format!("virtio-blk-pci,drive=share,bus=pcie.0,addr={SHARE_SLOT},{VIRTIO}"));
+    let status = format!("socket,id=status,{}", wiring.status.options());
+    devices(&mut args, status, &shape.network, wiring.share.as_deref());
     if let Some(pcap) = &wiring.pcap {
         args.pair("-object", format!("filter-dump,id=dump,netdev=net0,file={}", escaped(pcap)));
     }
     if let Some(dev) = &shape.dev {
-        args.pair("-chardev", format!("file,id=console,path={}", escaped(&wiring.console)));
-        args.pair("-device", "isa-serial,chardev=console");
+        console(&mut args, format!("file,id=console,path={}", escaped(&wiring.console)));
         for string in smbios::strings(&dev.registers) {
             args.pair("-smbios", format!("type=11,value={string}"));
         }
@@ -149,6 +137,29 @@ fn tdx_guest(launch: &TdxLaunch) -> String {
     )
 }
 
+/// The devices of every shape, with what is behind the status port.
+pub(crate) fn devices(args: &mut Args, status: String, network: &Network, share: Option<&Path>) {
+    args.pair("-chardev", status);
+    args.pair(
+        "-device",
+        format!("virtio-serial-pci,id=serial,bus=pcie.0,addr={SERIAL_SLOT},max_ports=2,{VIRTIO}"),
+    );
+    args.pair("-device", format!("virtserialport,bus=serial.0,nr=1,chardev=status,name={PORT_NAME}"));
+    args.pair("-netdev", netdev(network));
+    args.pair(
+        "-device",
+        format!("virtio-net-pci,netdev=net0,bus=pcie.0,addr={NIC_SLOT},mac={MAC},romfile=,{VIRTIO}"),
+    );
+    args.pair("-blockdev", blockdev(share));
+    args.pair("-device", format!("virtio-blk-pci,drive=share,bus=pcie.0,addr={SHARE_SLOT},{VIRTIO}"));
+}
+
+/// The serial port of the development flavour, with what is behind it.
+pub(crate) fn console(args: &mut Args, chardev: String) {
+    args.pair("-chardev", chardev);
+    args.pair("-device", "isa-serial,chardev=console");
+}
+
 /// The share's drive, read-only for QEMU itself.
 fn blockdev(share: Option<&Path>) -> String {
     match share {
@@ -177,19 +188,19 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Paths that are not UTF-8 were refused where they came in ([`crate::image`], [`crate::rundir`]).
-fn plain(path: &Path) -> String {
+pub(crate) fn plain(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
 #[derive(Default)]
-struct Args(Vec<String>);
+pub(crate) struct Args(pub(crate) Vec<String>);
 
 impl Args {
-    fn flags(&mut self, flags: &[&str]) {
+    pub(crate) fn flags(&mut self, flags: &[&str]) {
         self.0.extend(flags.iter().map(ToString::to_string));
     }
 
-    fn pair(&mut self, name: &str, value: impl Into<String>) {
+    pub(crate) fn pair(&mut self, name: &str, value: impl Into<String>) {
         self.0.push(name.into());
         self.0.push(value.into());
     }

@@ -95,6 +95,17 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// ACPI tables could not be captured.
+    #[error("ACPI capture: {0}")]
+    Capture(String),
+    /// A file of captures has something else for the same machine.
+    #[error("{path}: {source}")]
+    Captures {
+        /// Which file.
+        path: PathBuf,
+        /// Which machine, and what differs.
+        source: Box<crate::acpi::Mismatch>,
+    },
     /// A packet dump is not readable.
     #[error("{path}: byte {offset}: expected {expected}, found {found}")]
     Pcap {
@@ -123,7 +134,7 @@ impl Error {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Json { .. } | Self::Image { .. } => 3,
-            Self::Start { .. } => 2,
+            Self::Start { .. } | Self::Capture(_) => 2,
             Self::Host(_) => 10,
             Self::Document(_) | Self::Share { .. } => 12,
             Self::Forward(_) | Self::Netdev(_) | Self::ConfigId(_) | Self::NoRunDir => 64,

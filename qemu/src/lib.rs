@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(clippy::indexing_slicing)]
 
+pub mod acpi;
 pub mod argv;
 pub mod binding;
 pub mod console;

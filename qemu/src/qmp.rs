@@ -67,6 +67,14 @@ impl MessageStream {
     }
 }
 
+/// QEMU's version of the line that greets: `11.1.3`. `None` for any other line.
+pub fn version(line: &[u8]) -> Option<String> {
+    let value = serde_json::from_slice::<Value>(line).ok()?;
+    let version = value.pointer("/QMP/version/qemu")?;
+    let [major, minor, micro] = ["major", "minor", "micro"].map(|part| version.get(part)?.as_u64());
+    Some(format!("{}.{}.{}", major?, minor?, micro?))
+}
+
 fn message(line: &[u8]) -> Message {
     let Ok(value) = serde_json::from_slice::<Value>(line) else {
         return Message::NotQmp(String::from_utf8_lossy(line).trim().chars().take(200).collect());
@@ -134,6 +142,16 @@ mod tests {
             let messages: Vec<_> =
                 lines.as_bytes().chunks(size).flat_map(|piece| stream.push(piece)).collect();
             assert_eq!(messages, expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn the_greeting_has_the_version() {
+        let greeting =
+            br#"{"QMP": {"version": {"qemu": {"micro": 13, "minor": 0, "major": 10}, "package": "Debian"}}}"#;
+        assert_eq!(version(greeting).as_deref(), Some("10.0.13"));
+        for other in [&br#"{"QMP": {"version": {"qemu": {"minor": 0, "major": 10}}}}"#[..], b"{}", b"x"] {
+            assert_eq!(version(other), None);
         }
     }
 

@@ -1,5 +1,5 @@
 //! A real QEMU 11.1 from trixie-backports judges the TDX form: it takes every option and stops only where it asks for TDX
-//! hardware. `peer/fetch-qemu-11` gets it, unpacked into a cache, never installed.
+//! hardware. `peer/fetch-qemu` gets it, unpacked into a cache, never installed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::num::NonZeroU16;
@@ -24,8 +24,8 @@ const WANTS_KVM: &str = "cannot set up private guest memory for tdx-guest: KVM r
 fn qemu_11(test: &str) -> Option<&'static str> {
     static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
     let fetch = || {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer/fetch-qemu-11");
-        let output = Command::new("bash").arg(script).output().expect("bash starts");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer/fetch-qemu");
+        let output = Command::new("bash").arg(script).arg("11").output().expect("bash starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             Ok(text(&output.stdout))

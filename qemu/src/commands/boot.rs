@@ -202,7 +202,7 @@ impl Argv {
     }
 }
 
-fn utf8_absolute(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn utf8_absolute(path: &Path) -> anyhow::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     match path.to_str() {
         Some(_) => Ok(path),

@@ -78,7 +78,7 @@ enum FirmwareArg {
     Seabios,
 }
 
-fn memory(text: &str) -> anyhow::Result<u32> {
+pub(super) fn memory(text: &str) -> anyhow::Result<u32> {
     let number =
         |digits: &str, unit: u32| digits.parse::<u32>().ok()?.checked_mul(unit).filter(|mib| *mib >= 128);
     let mib = match (text.strip_suffix('M'), text.strip_suffix('G')) {

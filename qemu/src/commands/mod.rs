@@ -1,5 +1,6 @@
 //! The commands: arguments in, library calls, words out.
 
+mod acpi;
 mod boot;
 mod control;
 mod doctor;
@@ -26,6 +27,8 @@ enum Command {
     Boot(boot::Boot),
     /// Print QEMU's exact arguments, as one shell line or one a line
     Argv(boot::Argv),
+    /// Capture the digests of the ACPI tables that the firmware of a TDX machine measures, without TDX
+    Acpi(acpi::Acpi),
     /// Wait until the machine of a run directory is ready
     Wait(control::Wait),
     /// Power off the machine of a run directory and wait for its end
@@ -45,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Boot(boot) => boot.run(),
         Command::Argv(argv) => argv.run(),
+        Command::Acpi(acpi) => acpi.run(),
         Command::Wait(wait) => wait.run(),
         Command::Stop(stop) => stop.run(),
         Command::Status(status) => status.run(),
