@@ -80,16 +80,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<(String, Exit)> {
     vm.qemu = arguments.qemu_version.unwrap_or(vm.qemu);
     let given = arguments.acpi.as_deref().map(table).transpose()?;
     let captured = AcpiTable::captured();
-    let acpi = AcpiSource::choose(given.as_ref(), Some(&captured), &vm);
     let measured = arguments.document.as_deref().map(|path| measured(path, arguments)).transpose()?;
 
     let files = files(arguments)?;
+    let firmware = Hash256::of(&files.firmware.1);
+    let acpi = AcpiSource::choose(given.as_ref(), Some(&captured), &vm, &firmware.0);
     let image = files.image();
     let place = || format!("{} (firmware {})", arguments.dir.display(), files.firmware.0);
     let mut expected = image.expected(&vm, &acpi, measured.as_ref()).with_context(place)?;
     if arguments.json {
         let tables: Vec<&AcpiTable> = given.iter().chain([&captured]).collect();
-        expected.alternatives = image.alternatives(&vm, &acpi, &tables, &expected).with_context(place)?;
+        expected.alternatives =
+            image.alternatives(&vm, &acpi, &tables, &firmware, &expected).with_context(place)?;
         return Ok((super::as_json(&expected)?, Exit::Yes));
     }
     Ok((as_lines(&expected, &vm, arguments.explain), Exit::Yes))
@@ -143,7 +145,8 @@ impl Files {
 }
 
 fn as_lines(expected: &Expected, vm: &Vm, explain: bool) -> String {
-    let size = format!("{} MiB of memory, {} CPUs, QEMU {}, {:?}", vm.memory_mib, vm.cpus, vm.qemu, vm.machine);
+    let size =
+        format!("{} MiB of memory, {} CPUs, QEMU {}, {:?}", vm.memory_mib, vm.cpus, vm.qemu, vm.machine);
     let mut lines = text::wrapped("machine        ", &size);
     lines += &text::register("MRTD           ", Some(&expected.mrtd));
     if explain {
@@ -184,7 +187,10 @@ fn register(expected: &Expected, rtmr: Rtmr) -> String {
                 .filter(|event| event.digest == Digest::Unpinned)
                 .map(|event| event.name.as_str())
                 .collect();
-            text::wrapped(&label, &format!("NOT PINNED: nobody said what is measured as {}", names.join(", ")))
+            text::wrapped(
+                &label,
+                &format!("NOT PINNED: nobody said what is measured as {}", names.join(", ")),
+            )
         }
     }
 }

@@ -83,9 +83,15 @@ impl AcpiTable {
         &self.entries
     }
 
-    /// The digests of exactly that QEMU and machine.
-    pub fn find(&self, vm: &Vm) -> Option<AcpiDigests> {
-        let shape = vm.shape_key();
+    /// What `cargo qemu acpi` captured for this version: Debian's QEMU 10.0 and 11.1, the pinned firmware, the usual sizes.
+    pub fn captured() -> Self {
+        // A test holds that it is read.
+        Self::parse("acpi.json", include_bytes!("../../acpi.json")).unwrap_or_default()
+    }
+
+    /// The digests of exactly that QEMU, machine and firmware, which goes by its SHA-256.
+    pub fn find(&self, vm: &Vm, firmware: &[u8; 32]) -> Option<AcpiDigests> {
+        let shape = vm.shape_key(firmware);
         self.entries.iter().find(|entry| entry.qemu == vm.qemu && entry.shape == shape).map(|e| e.digests)
     }
 }
@@ -134,8 +140,13 @@ pub enum AcpiSource {
 
 impl AcpiSource {
     /// The given table first, then our captures.
-    pub fn choose(given: Option<&AcpiTable>, captured: Option<&AcpiTable>, vm: &Vm) -> Self {
-        let find = |table: Option<&AcpiTable>| table.and_then(|table| table.find(vm));
+    pub fn choose(
+        given: Option<&AcpiTable>,
+        captured: Option<&AcpiTable>,
+        vm: &Vm,
+        firmware: &[u8; 32],
+    ) -> Self {
+        let find = |table: Option<&AcpiTable>| table.and_then(|table| table.find(vm, firmware));
         let given = find(given).map(Self::Given);
         given.or_else(|| find(captured).map(Self::Captured)).unwrap_or(Self::Unpinned)
     }
@@ -152,8 +163,10 @@ impl AcpiSource {
     pub fn words(&self, vm: &Vm) -> String {
         match self {
             Self::Given(_) => "given by the user".to_owned(),
-            Self::Captured(_) => format!("captured from QEMU {} ({})", vm.qemu, vm.shape_key()),
-            Self::Unpinned => format!("unpinned: no digest for QEMU {} ({})", vm.qemu, vm.shape_key()),
+            Self::Captured(_) => format!("captured from QEMU {} ({})", vm.qemu, vm.shape()),
+            Self::Unpinned => {
+                format!("unpinned: no digest for QEMU {} ({}) and this firmware", vm.qemu, vm.shape())
+            }
         }
     }
 }
@@ -162,6 +175,7 @@ impl AcpiSource {
 mod tests {
     use super::*;
 
+    const FIRMWARE: [u8; 32] = [0x44; 32];
     const HEX: [&str; 3] = ["11", "22", "33"];
 
     fn digests() -> AcpiDigests {
@@ -175,7 +189,7 @@ mod tests {
 
     fn table() -> String {
         let [loader, rsdp, tables] = HEX.map(|byte| byte.repeat(48));
-        let shape = vm().shape_key();
+        let shape = vm().shape_key(&FIRMWARE);
         format!(
             r#"{{"entries":[{{"qemu":"10.0.13","shape":"{shape}","loader":"{loader}","rsdp":"{rsdp}","tables":"{tables}"}}]}}"#
         )
@@ -185,7 +199,7 @@ mod tests {
     fn a_table_is_read_as_it_is_written_and_found_by_the_exact_machine() {
         let read = AcpiTable::parse("acpi.json", table().as_bytes()).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), table());
-        assert_eq!(read.find(&vm()), Some(digests()));
+        assert_eq!(read.find(&vm(), &FIRMWARE), Some(digests()));
         let machines = [
             Vm::new("10.0.12".parse().unwrap(), 2048, 2),
             Vm::new("10.0.13".parse().unwrap(), 2049, 2),
@@ -193,18 +207,18 @@ mod tests {
             Vm { machine: "another".into(), ..vm() },
         ];
         for other in machines {
-            assert_eq!(read.find(&other), None, "{other:?}");
+            assert_eq!(read.find(&other, &FIRMWARE), None, "{other:?}");
         }
     }
 
     #[test]
     fn the_users_table_comes_before_ours_and_nothing_after_it() {
-        let entry = |digests| AcpiEntry { qemu: vm().qemu, shape: vm().shape_key(), digests };
+        let entry = |digests| AcpiEntry { qemu: vm().qemu, shape: vm().shape_key(&FIRMWARE), digests };
         let other = AcpiDigests { rsdp: Register([0x44; 48]), ..digests() };
         let ours = AcpiTable::new([entry(digests()), entry(other)]);
         assert_eq!(ours.entries().len(), 1, "the later entry takes the place of the earlier one");
         let theirs = AcpiTable::new([entry(digests())]);
-        let choose = |given, captured| AcpiSource::choose(given, captured, &vm());
+        let choose = |given, captured| AcpiSource::choose(given, captured, &vm(), &FIRMWARE);
         assert_eq!(choose(Some(&theirs), Some(&ours)), AcpiSource::Given(digests()));
         let empty = AcpiTable::default();
         assert_eq!(choose(Some(&empty), Some(&ours)), AcpiSource::Captured(other));

@@ -3,7 +3,7 @@
 use super::acpi::{AcpiSource, AcpiTable};
 use super::aggregated::{Hash256, mr_aggregated, mr_key_provider, mr_system};
 use super::bzimage::{BzImage, BzImageError, KernelSeen, Loading};
-use super::event::{Event, Rtmr, fold};
+use super::event::{Event, Rtmr};
 use super::expected::{Alternative, Expected};
 use super::hob::HobError;
 use super::mrtd::{PageOrder, mrtd};
@@ -113,6 +113,7 @@ impl Image<'_> {
         vm: &Vm,
         acpi: &AcpiSource,
         tables: &[&AcpiTable],
+        firmware_sha256: &Hash256,
         expected: &Expected,
     ) -> Result<Vec<Alternative>, ImageError> {
         let firmware = Tdvf::parse(self.firmware)?;
@@ -142,17 +143,19 @@ impl Image<'_> {
         for mib in MEMORIES.into_iter().filter(|mib| *mib != vm.memory_mib) {
             let other = Vm { memory_mib: mib, ..vm.clone() };
             // A size for which there is no room for the firmware or the initramfs is nobody's machine.
-            let (Ok(mut events), Ok(rtmr1)) = (rtmr0::events(&firmware, &other, acpi), self.rtmr1(&other)) else {
+            let (Ok(mut events), Ok(rtmr1)) = (rtmr0::events(&firmware, &other, acpi), self.rtmr1(&other))
+            else {
                 continue;
             };
             events.extend(rtmr1);
             found.push(changed(format!("memory {mib} MiB"), None, events));
         }
+        let behind = format!(" firmware={firmware_sha256}");
         for entry in tables.iter().flat_map(|table| table.entries()) {
-            if (entry.qemu, entry.shape.as_str()) == (vm.qemu, vm.shape_key().as_str()) {
-                continue;
-            }
-            let label = format!("ACPI tables of QEMU {} ({})", entry.qemu, entry.shape);
+            let same = (entry.qemu, &entry.shape) == (vm.qemu, &vm.shape_key(&firmware_sha256.0));
+            let shape = entry.shape.strip_suffix(&behind).filter(|_| !same);
+            let Some(shape) = shape else { continue };
+            let label = format!("ACPI tables of QEMU {} ({shape})", entry.qemu);
             let events = rtmr0::events(&firmware, vm, &AcpiSource::Captured(entry.digests))?;
             found.push(changed(label, None, events));
         }
@@ -162,8 +165,7 @@ impl Image<'_> {
     fn rtmr1(&self, vm: &Vm) -> Result<Vec<Event>, ImageError> {
         match self.payload {
             Payload::Direct { kernel, initramfs, cmdline } => {
-                let loading =
-                    Loading { memory: vm.memory(), initrd: Some(initramfs.len() as u64), cmdline };
+                let loading = Loading { memory: vm.memory(), initrd: Some(initramfs.len() as u64), cmdline };
                 let seen = vm.kernel_seen();
                 let pe = BzImage::parse(kernel)?.pe(seen, &loading)?;
                 Ok(rtmr1::direct(&pe, origin("bzImage", seen, vm)))
@@ -210,6 +212,24 @@ fn origin(file: &str, seen: KernelSeen, vm: &Vm) -> String {
 
 /// Sizes of memory that are tried to explain a TD HOB, in MiB: the powers of two, and what lies between them.
 const MEMORIES: [u32; 20] = [
-    512, 1 << 10, 1536, 2 << 10, 3 << 10, 4 << 10, 6 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10,
-    48 << 10, 64 << 10, 96 << 10, 128 << 10, 192 << 10, 256 << 10, 512 << 10, 1 << 20,
+    512,
+    1 << 10,
+    1536,
+    2 << 10,
+    3 << 10,
+    4 << 10,
+    6 << 10,
+    8 << 10,
+    12 << 10,
+    16 << 10,
+    24 << 10,
+    32 << 10,
+    48 << 10,
+    64 << 10,
+    96 << 10,
+    128 << 10,
+    192 << 10,
+    256 << 10,
+    512 << 10,
+    1 << 20,
 ];

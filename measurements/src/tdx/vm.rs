@@ -181,9 +181,22 @@ impl Vm {
         self.initrd_argument.unwrap_or(InitrdArgument::Appended)
     }
 
-    /// The key under which a table lists its ACPI digests, beside QEMU's version.
-    pub fn shape_key(&self) -> String {
-        format!("{} cpus={} memory={}M", self.machine, self.cpus, self.memory_mib)
+    /// Memory below 4 GiB, in MiB, which is where QEMU's PCI hole begins: all of it, or 2048 from 2816 on (QEMU
+    /// `hw/i386/pc_q35.c`, `pc_q35_init`: 0x80000000 from 0xb0000000 on). Nothing else of memory reaches the ACPI tables.
+    pub const fn low_memory_mib(&self) -> u32 {
+        if self.memory_mib < 2816 { self.memory_mib } else { 2048 }
+    }
+
+    /// What its ACPI tables depend on besides QEMU and the firmware: `casemate cpus=2 memory=2048M`. The first word stands
+    /// for machine options, devices and slots.
+    pub fn shape(&self) -> String {
+        format!("{} cpus={} memory={}M", self.machine, self.cpus, self.low_memory_mib())
+    }
+
+    /// The key under which a table lists its ACPI digests, beside QEMU's version: its shape, and the SHA-256 of the
+    /// firmware, which places the devices.
+    pub fn shape_key(&self, firmware: &[u8; 32]) -> String {
+        format!("{} firmware={}", self.shape(), hex::encode(firmware))
     }
 }
 
@@ -221,12 +234,12 @@ fn read(shape: &[u8]) -> Result<Vm, Problem> {
             "patched" => Some(KernelSeen::Patched),
             _ => None,
         })?,
-        initrd_argument: top.read("initrd_argument", "\"appended\" or \"prepended\"", |value| {
-            match text(value)? {
-                "appended" => Some(InitrdArgument::Appended),
-                "prepended" => Some(InitrdArgument::Prepended),
-                _ => None,
-            }
+        initrd_argument: top.read("initrd_argument", "\"appended\" or \"prepended\"", |value| match text(
+            value,
+        )? {
+            "appended" => Some(InitrdArgument::Appended),
+            "prepended" => Some(InitrdArgument::Prepended),
+            _ => None,
         })?,
         secure_boot: top.optional("secure_boot").map(secure_boot).transpose()?,
         fw_cfg: top.optional("fw_cfg").map(fw_cfg).transpose()?.unwrap_or_default(),

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 
 use casemate_measure::image::Flavor;
+use casemate_measure::tdx::{QemuVersion, Vm};
 
 use crate::argv::{self, Args};
 use crate::shape::Network;
@@ -65,23 +66,18 @@ pub(crate) fn argv(machine: &Machine, firmware: &Path, program: &Path, sockets: 
     args.0
 }
 
-/// Memory below 4 GiB, in MiB, which is where QEMU's PCI hole begins: all of it, or 2048 from 2816 on (QEMU
-/// `hw/i386/pc_q35.c`, `pc_q35_init`: 0x80000000 from 0xb0000000 on). Nothing else of memory reaches the tables.
-pub const fn low_memory_mib(memory_mib: u32) -> u32 {
-    if memory_mib < 2816 { memory_mib } else { 2048 }
-}
-
 impl Machine {
-    /// What captures are told apart by, besides QEMU's version: `casemate cpus=2 memory=512M firmware=…`. The first word
-    /// stands for machine options, devices and slots (a test holds which); memory is [`low_memory_mib`]; the firmware, which
-    /// places the devices, goes by its SHA-256.
+    /// What captures are told apart by, besides QEMU's version ([`Vm::shape_key`]). A test holds which machine options, devices
+    /// and slots the first word stands for.
     pub fn shape(&self, firmware: &[u8; 32]) -> String {
         let devices = match self.flavor {
             Flavor::Prod => "casemate",
             Flavor::Dev => "casemate-dev",
         };
-        let (cpus, memory, firmware) = (self.cpus, low_memory_mib(self.memory_mib), hex::encode(firmware));
-        format!("{devices} cpus={cpus} memory={memory}M firmware={firmware}")
+        // The version is not part of it.
+        let qemu = QemuVersion::new(0, 0, 0);
+        let vm = Vm { machine: devices.into(), ..Vm::new(qemu, self.memory_mib, self.cpus.get()) };
+        vm.shape_key(firmware)
     }
 }
 
@@ -172,15 +168,6 @@ mod tests {
             let machine = Machine { cpus: NonZeroU16::new(4).unwrap(), memory_mib: 3072, flavor };
             let firmware = "0a".repeat(32);
             assert_eq!(machine.shape(&[10; 32]), format!("{word} cpus=4 memory=2048M firmware={firmware}"));
-        }
-    }
-
-    #[test]
-    fn memory_above_4_gib_is_not_seen() {
-        for (memory, low) in
-            [(128, 128), (2047, 2047), (2815, 2815), (2816, 2048), (65_536, 2048), (u32::MAX, 2048)]
-        {
-            assert_eq!(low_memory_mib(memory), low, "{memory}");
         }
     }
 }

@@ -13,7 +13,7 @@ mod table;
 
 pub use fw_cfg::{Blobs, ItemError};
 pub(crate) use fw_cfg::{DIRECTORY, Item, directory_length, find, request, trigger};
-pub use machine::{Machine, low_memory_mib};
+pub use machine::Machine;
 pub(crate) use machine::{Sockets, argv};
 pub(crate) use program::power_off;
 pub(crate) use qtest::{outl, read, read_answer, write};

@@ -22,7 +22,7 @@ fn a_plain_shape_has_the_defaults() {
     assert_eq!(vm.memory(), 2 << 30);
     assert_eq!(vm.page_order(), PageOrder::SinglePass);
     assert_eq!(vm.firmware_layout(), FirmwareLayout::Pre202505);
-    assert_eq!(vm.shape_key(), "casemate cpus=2 memory=2048M");
+    assert_eq!(vm.shape(), "casemate cpus=2 memory=2048M");
 }
 
 #[test]
@@ -214,7 +214,21 @@ fn what_follows_from_the_version() {
         assert_eq!((vm.page_order(), vm.kernel_seen()), (order, seen), "{text}");
     }
     let asked = parse(&with("\"setup_header\":\"patched\",\"initrd_argument\":\"prepended\""));
-    assert_eq!((asked.kernel_seen(), asked.initrd_argument()), (KernelSeen::Patched, InitrdArgument::Prepended));
+    assert_eq!(
+        (asked.kernel_seen(), asked.initrd_argument()),
+        (KernelSeen::Patched, InitrdArgument::Prepended)
+    );
     let asked = parse(&with("\"page_order\":\"two-pass\""));
     assert_eq!(asked.page_order(), PageOrder::TwoPass, "the shape knows better than the version");
+}
+
+#[test]
+fn of_memory_the_acpi_tables_see_what_lies_below_4_gib() {
+    for (memory, low) in
+        [(128, 128), (2047, 2047), (2815, 2815), (2816, 2048), (65_536, 2048), (u32::MAX, 2048)]
+    {
+        let vm = Vm::new(QemuVersion::new(11, 1, 3), memory, 1);
+        assert_eq!(vm.low_memory_mib(), low, "{memory}");
+        assert_eq!(vm.shape(), format!("casemate cpus=1 memory={low}M"));
+    }
 }
