@@ -58,7 +58,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the tables of keys and of dstack's fields, as in README.md
+    /// Print the tables of keys, of dstack's fields and of what changes which register, as in README.md
     Reference,
 }
 

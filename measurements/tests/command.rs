@@ -53,10 +53,11 @@ fn what_is_wrong_ends_with_64_and_one_line() {
 }
 
 #[test]
-fn reference_prints_both_tables() {
+fn reference_prints_the_tables() {
     let (status, out, _) = run(&["reference"]);
     assert_eq!(status, Some(0));
     assert!(out.contains("| `egress.mode` |") && out.contains("| `secure_time` |"));
+    assert!(out.contains("| bzImage | sections | RTMR1 |"));
 }
 
 const REPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/dstack_quote_report.json");

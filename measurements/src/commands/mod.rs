@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use casemate_measure::document::reference;
 use casemate_measure::log::{self, Log};
+use casemate_measure::tdx::region;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl From<Exit> for ExitCode {
 
 /// The tables of README.md.
 pub(crate) fn reference() -> String {
-    format!("{}\n{}", reference::keys(), reference::dstack_fields())
+    format!("{}\n{}\n{}", reference::keys(), reference::dstack_fields(), region::table())
 }
 
 /// Writes all of it to stdout.

@@ -15,6 +15,7 @@ pub mod mrtd;
 pub mod overlay;
 pub mod pcr;
 pub mod pe;
+pub mod region;
 pub mod rtmr0;
 pub mod rtmr1;
 pub mod rtmr2;
