@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use casemate_image::assemble::{self, InitBinary, Plan};
-use casemate_image::io::compile::Compiler;
+use casemate_image::io::compile::{Compiler, TOOLCHAIN_LOCK};
 use casemate_image::io::directory;
 use casemate_image::io::store::{Mirror, Store};
 use casemate_image::lock::{KernelLock, Role};
 use casemate_image::progress::Progress;
+use casemate_image::toolchain::ToolchainLock;
 use casemate_image::workload::WorkloadSpec;
 use casemate_image::{demo, relock, reproduce};
 use casemate_measure::image::Flavor;
@@ -73,9 +74,12 @@ struct Build {
 
 #[derive(Args)]
 struct Lock {
-    /// Ask apt for the newest versions and write them to image/kernel.lock.
+    /// Ask apt for the newest versions and write them to image/kernel.lock and image/toolchain.lock.
     #[arg(long)]
     update: bool,
+    /// Only the toolchain's packages.
+    #[arg(long)]
+    toolchain: bool,
     /// A folder with the pinned packages, or a Debian mirror's address.
     #[arg(long, value_name = "DIR|URL")]
     mirror: Option<String>,
@@ -148,16 +152,7 @@ fn run(command: Command, progress: &Progress) -> anyhow::Result<()> {
     let lock_path = workspace.join("image/kernel.lock");
     match command {
         Command::Build(build) => run_build(&workspace, &lock_path, build, progress),
-        Command::Lock(Lock { update: false, mirror }) => {
-            Ok(relock::verify(&KernelLock::read(&lock_path)?, &store(mirror.as_deref())?, progress)?)
-        }
-        Command::Lock(Lock { update: true, mirror }) => {
-            let mirror = mirror.as_deref().map(Mirror::parse);
-            let lock = relock::update(&Store::new(None)?, mirror.as_ref(), progress)?;
-            relock::write(&lock_path, &lock)?;
-            progress.say(format_args!("lock: {}", lock_path.display()));
-            Ok(())
-        }
+        Command::Lock(lock) => run_lock(&workspace, &lock_path, &lock, progress),
         Command::Reproduce(args) => {
             let request = reproduce::Request {
                 workspace,
@@ -185,6 +180,29 @@ fn run(command: Command, progress: &Progress) -> anyhow::Result<()> {
     }
 }
 
+fn run_lock(workspace: &Path, kernel: &Path, lock: &Lock, progress: &Progress) -> anyhow::Result<()> {
+    let toolchain = workspace.join(TOOLCHAIN_LOCK);
+    let mirror = lock.mirror.as_deref().map(Mirror::parse);
+    if !lock.update {
+        let store = Store::new(mirror)?;
+        if !lock.toolchain {
+            relock::verify(&KernelLock::read(kernel)?.packages, &store, progress)?;
+        }
+        return Ok(relock::verify(&ToolchainLock::read(&toolchain)?.packages, &store, progress)?);
+    }
+    let store = Store::new(None)?;
+    // Both are there before the first is written.
+    let new = relock::update_toolchain(&store, mirror.as_ref(), progress)?;
+    if !lock.toolchain {
+        let new = relock::update(&store, mirror.as_ref(), progress)?;
+        relock::write(kernel, &new.render()?)?;
+        progress.say(format_args!("lock: {}", kernel.display()));
+    }
+    relock::write(&toolchain, &new.render()?)?;
+    progress.say(format_args!("lock: {}", toolchain.display()));
+    Ok(())
+}
+
 fn run_build(workspace: &Path, lock_path: &Path, build: Build, progress: &Progress) -> anyhow::Result<()> {
     let flavor = build.flavor.into();
     let plan = Plan {
@@ -205,7 +223,7 @@ fn run_build(workspace: &Path, lock_path: &Path, build: Build, progress: &Progre
     };
     let init = |progress: &Progress| match &build.init {
         Some(path) => InitBinary::prebuilt(path),
-        None => compiler.compile(progress),
+        None => compiler.compile_with(&plan.store, progress),
     };
     assemble::build(&plan, init, progress)?;
     Ok(())
