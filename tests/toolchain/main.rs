@@ -1,10 +1,6 @@
 //! The pinned toolchain, on this machine: what it compiles and links is made of nothing of the machine's, and is the same from
 //! any folder. That it is the same in another Debian release is shown by `tests/elsewhere`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests and their rig: what fails here fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and their rig: what fails here fails the test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

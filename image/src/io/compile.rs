@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn what_the_linker_took_from_elsewhere_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, target) = (dir.path().join("root"), dir.path().join("target"));
+        let (root, target) = (dir.path().join("pinned"), dir.path().join("target"));
         for folder in [&root, &target] {
             fs::create_dir(folder).unwrap();
         }
@@ -451,8 +451,8 @@ mod tests {
             check_linked(Path::new("link.map"), &format!("head\n{}", lines.concat()), &[&root, &target])
                 .map_err(|error| error.to_string())
         };
-        assert_eq!(judge(&["root/libc.a", "root/../target/../root/libc.a", "target/gone.o"]), Ok(()));
-        let error = judge(&["root/libc.a", "root/../libz.a"]).unwrap_err();
+        assert_eq!(judge(&["pinned/libc.a", "pinned/../target/../pinned/libc.a", "target/gone.o"]), Ok(()));
+        let error = judge(&["pinned/libc.a", "pinned/../libz.a"]).unwrap_err();
         assert!(
             error.starts_with("link.map: linked: expected files of the pinned toolchain alone, found "),
             "{error}"
