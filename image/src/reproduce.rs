@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use casemate_measure::image::{Flavor, ImageManifest};
+use casemate_measure::image::Flavor;
 use nix::sys::stat::{Mode, umask};
 
 use crate::assemble::MANIFEST;
@@ -82,18 +82,23 @@ pub fn run(request: &Request, builder: &Path, progress: &Progress) -> Result<()>
         }
     };
     let b = work.build(request, &B, flavor, builder, progress)?;
-    compare::directories(&a, &b)?;
+    match compare::directories(&a, &b) {
+        // The files first: an input that differs may be the effect, not the cause, as the init is.
+        Err(ImageError::Differs(first)) => {
+            let mut lines = vec![first];
+            lines.extend(compare::inputs(&a, &b)?);
+            return Err(ImageError::Differs(lines.join("; ")));
+        }
+        other => other?,
+    }
     progress.say(format_args!("reproduce: {} and {} are the same, byte by byte", a.display(), b.display()));
     Ok(())
 }
 
 /// The flavour of an image that exists, after a look at whether side B is going to be given the same inputs.
 fn side_a_flavor(request: &Request, dir: &Path) -> Result<Flavor> {
-    let path = dir.join(MANIFEST);
-    let text = fs::read(&path).map_err(ImageError::at(&path))?;
-    let file = path.display().to_string();
-    let manifest: ImageManifest = serde_json::from_slice(&text)
-        .map_err(|error| ImageError::form(&file, "JSON", "an image manifest", error.to_string()))?;
+    let file = dir.join(MANIFEST).display().to_string();
+    let manifest = compare::manifest(dir)?;
     if let Some(asked) = request.flavor.filter(|flavor| *flavor != manifest.flavor) {
         let words = (format!("{asked:?}").to_lowercase(), format!("{:?}", manifest.flavor).to_lowercase());
         return Err(ImageError::form(file, "flavor", words.0, words.1));
@@ -152,8 +157,8 @@ impl Work {
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(ImageError::at(&folder))?;
         }
-        let [source, cargo_home, target, out] =
-            ["source", "cargo", "target", "image"].map(|n| folder.join(n));
+        let [source, cargo_home, target, toolchain, out] =
+            ["source", "cargo", "target", "toolchain", "image"].map(|n| folder.join(n));
         progress.say(format_args!(
             "side {}: {} with umask {:03o}, locale {}, time zone {}",
             side.name,
@@ -202,6 +207,7 @@ impl Work {
             .env("CARGO_HOME", &cargo_home)
             .env("CARGO_NET_OFFLINE", "true")
             .env("CASEMATE_TARGET", &target)
+            .env("CASEMATE_TOOLCHAIN", &toolchain)
             .env("LC_ALL", side.locale)
             .env("TZ", side.zone)
             .current_dir(&folder)

@@ -1,4 +1,5 @@
-//! Where the builder touches the machine: apt, cargo, the package cache, the output folder.
+//! Where the builder touches the machine: apt, cargo, the package cache, the unpacked toolchain, the
+//! output folder.
 
 pub mod apt;
 pub(crate) mod command;
@@ -6,3 +7,4 @@ pub mod compile;
 pub mod directory;
 pub(crate) mod output;
 pub mod store;
+pub mod toolchain;
