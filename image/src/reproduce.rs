@@ -11,8 +11,8 @@ use nix::sys::stat::{Mode, umask};
 use crate::assemble::MANIFEST;
 use crate::compare;
 use crate::error::{ImageError, Result};
-use crate::io::directory;
 use crate::io::store::{Mirror, cache_root};
+use crate::io::{command, directory};
 use crate::path::MemberPath;
 use crate::progress::Progress;
 use crate::tree::{Node, Tree};
@@ -168,6 +168,7 @@ impl Work {
             side.zone
         ));
         directory::write(&sources(&request.workspace)?, &source, side.reversed)?;
+        fetch(&request.workspace)?;
         copy_registry(&cargo_home)?;
 
         let word = if flavor == Flavor::Dev { "dev" } else { "prod" };
@@ -253,6 +254,13 @@ fn sources(workspace: &Path) -> Result<Tree> {
         }
     }
     Ok(tree)
+}
+
+/// Has cargo download every crate of the lock file: what was built here so far need not have used the guest's.
+fn fetch(workspace: &Path) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["fetch", "--locked", "--quiet"]).current_dir(workspace);
+    command::output(&mut command, "download the crates").map(drop)
 }
 
 /// A CARGO_HOME with the downloads of this machine's, so that nothing is fetched twice, but unpacked in its own place.

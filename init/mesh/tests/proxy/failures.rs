@@ -109,11 +109,9 @@ async fn dribble(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite +
     started.elapsed()
 }
 
+/// At the limit and not at the next larger one, which is at least twice as long.
 fn about(limit: Duration, found: Duration) {
-    assert!(
-        (limit..limit + Duration::from_secs(5)).contains(&found),
-        "expected about {limit:?}, found {found:?}"
-    );
+    assert!((limit..limit * 2).contains(&found), "expected about {limit:?}, found {found:?}");
 }
 
 #[tokio::test]
