@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::assemble::MANIFEST;
 use crate::compare;
 use crate::error::{ImageError, Result};
+use crate::io::compile::cargo_home;
 use crate::io::store::{Mirror, cache_root};
 use crate::io::{command, directory};
 use crate::path::MemberPath;
@@ -265,10 +266,7 @@ fn fetch(workspace: &Path) -> Result<()> {
 
 /// A CARGO_HOME with the downloads of this machine's, so that nothing is fetched twice, but unpacked in its own place.
 fn copy_registry(to: &Path) -> Result<()> {
-    let from = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
-        .ok_or_else(|| ImageError::Usage("neither CARGO_HOME nor HOME is set".into()))?;
+    let from = cargo_home().ok_or_else(|| ImageError::Usage("neither CARGO_HOME nor HOME is set".into()))?;
     for part in ["registry/index", "registry/cache"] {
         let source = from.join(part);
         if source.is_dir() {

@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::assemble::{InitBinary, input, package_input};
 use crate::error::{ImageError, Result};
-use crate::io::command;
 use crate::io::store::{Store, cache_root};
 use crate::io::toolchain::Toolchain;
+use crate::io::{cargo_config, command};
 use crate::progress::{Progress, megabytes};
 use crate::toolchain::ToolchainLock;
 
@@ -87,6 +87,7 @@ impl Compiler {
         let workspace = fs::canonicalize(&self.workspace).map_err(ImageError::at(&self.workspace))?;
         let target_dir = target_dir(&workspace)?;
         fs::create_dir_all(&target_dir).map_err(ImageError::at(&target_dir))?;
+        cargo_config::check(&workspace, cargo_home().as_deref())?;
         let tool_lock = ToolchainLock::read(&workspace.join(TOOLCHAIN_LOCK))?;
         let toolchain = Toolchain::ready(&tool_lock, store, progress)?;
         let rust = self.rust()?;
@@ -231,6 +232,12 @@ fn inputs_of(workspace: &Path, rust: &Rust) -> Result<Vec<Input>> {
         source: None,
     };
     Ok(vec![input("lock", "Cargo.lock", &lock), compiler])
+}
+
+/// cargo's home, as cargo finds it.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CARGO_HOME").or_else(|| Some(set("HOME")?.join(".cargo")))
 }
 
 const fn word(flavor: Flavor) -> &'static str {

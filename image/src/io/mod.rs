@@ -2,6 +2,7 @@
 //! output folder.
 
 pub mod apt;
+mod cargo_config;
 pub(crate) mod command;
 pub mod compile;
 pub mod directory;
