@@ -9,7 +9,7 @@
 
 use sha2::{Digest as _, Sha384};
 
-use super::bzimage::cmdline_size;
+use super::bzimage::{KernelSeen, cmdline_size};
 use super::event::{Digest, Event, EventType, Rtmr};
 use super::overlay::{Overlay, View};
 use super::pe::{Pe, PeError, Section};
@@ -62,8 +62,16 @@ pub enum UkiError {
     VideoMode,
 }
 
-/// What QEMU writes into a file that is no bzImage, before 10.0, 9.2.1, 9.1.3, 8.2.9 and 7.2.16 (commit 57e2cc9abf5d): the
-/// command line's magic and its place, as in the first boot protocol (`x86_load_linux`). They are in the DOS header.
+/// By QEMU's version: what is no bzImage is not written into since 10.0 (commit 57e2cc9abf5d), which stable releases took.
+pub const fn seen(qemu: (u32, u32, u32)) -> KernelSeen {
+    match qemu {
+        (10.., ..) | (9, 2, 1..) | (9, 1, 3..) | (8, 2, 9..) | (7, 2, 16..) => KernelSeen::AsFile,
+        _ => KernelSeen::Patched,
+    }
+}
+
+/// What an older QEMU writes: the command line's magic and its place, as in the first boot protocol (`x86_load_linux`). They
+/// are in the DOS header.
 ///
 /// # Errors
 /// If a video mode is asked for.
