@@ -324,3 +324,28 @@ fn restart_rules_are_honoured_and_said() {
         fs::remove_dir(place.0.join("leaf")).unwrap();
     }
 }
+
+/// With 63 services and their rings PID 1 has more than 512 descriptors.
+#[test]
+fn each_descriptor_arrives_wherever_it_was() {
+    let Some(place) = alone("each_descriptor_arrives_wherever_it_was") else { return };
+    let script = "for n in $(seq 5 44); do test $(cat /proc/self/fd/$n) = $n || exit 3; done; test ! -e /proc/self/fd/45 || exit 4
+        printf R >&4; exec sleep 1000";
+    let mut processes = shell(script);
+    let null = File::open("/dev/null").unwrap();
+    let filler: Vec<File> = (descriptors()..505).map(|_| null.try_clone().unwrap()).collect();
+    // Each where an earlier one would be parked, if that began at 512.
+    let extra: Vec<OwnedFd> =
+        (5..45).map(|n| sys::memfd("extra", format!("{n}").as_bytes()).unwrap()).collect();
+    let numbers: Vec<_> = extra.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+    assert!((500..516).contains(&numbers[0]) && numbers[39] > 530, "{numbers:?}");
+    let mut it = recipe(&place, c"sh", Restarts::never(), Health::Unknown);
+    it.extra = extra;
+    processes.start(it).unwrap();
+    drop(filler);
+    until(&mut processes, "its end or readiness", |all| all.is_ready("it") || !running(all));
+    assert!(processes.is_ready("it"), "{:?}", processes.describe());
+    processes.begin_stop();
+    processes.kill(|_| true);
+    until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
+}
