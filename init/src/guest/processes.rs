@@ -342,7 +342,7 @@ impl Processes {
     /// Looks how much memory each keeps, for [`Self::describe`].
     pub(super) fn measure_memory(&mut self) {
         for process in &mut self.list {
-            process.memory = memory::of_all(&process.recipe.leaf.members());
+            process.memory = process.kept();
         }
     }
 
@@ -375,6 +375,16 @@ impl State {
 impl Process {
     const fn is_ready(&self) -> bool {
         matches!(self.state, State::Running { ready: true, .. })
+    }
+
+    /// Of a service PID 1 reads one number, which its kernel keeps anyway: whoever has thousands of processes with tens of
+    /// thousands of mappings each would have PID 1 walk them all.
+    fn kept(&self) -> Option<status::Memory> {
+        let State::Running { pid, .. } = self.state else { return None };
+        if self.recipe.namespaces == Namespaces::Service {
+            return self.recipe.leaf.memory_current().map(memory::charged);
+        }
+        memory::of(pid.as_raw())
     }
 
     fn kill(&self) {

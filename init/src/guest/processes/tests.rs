@@ -325,6 +325,52 @@ fn restart_rules_are_honoured_and_said() {
     }
 }
 
+/// What runs is this test itself, whose mappings are none of PID 1's business if it is a service.
+#[test]
+fn of_a_service_one_number_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("memory.current"), "5120000\n").unwrap();
+    let mut processes = program("/bin/true");
+    for namespaces in [Namespaces::Service, Namespaces::Shared] {
+        let leaf = Leaf::of_directory(dir.path());
+        let recipe = Recipe {
+            name: format!("{namespaces:?}"),
+            role: c"it",
+            handover: Vec::new(),
+            extra: Vec::new(),
+            uid: None,
+            namespaces,
+            leaf,
+            restarts: Restarts::never(),
+            health: Health::Unknown,
+        };
+        processes.list.push(Process {
+            recipe,
+            state: State::Running { pid: Pid::this(), since: uptime(), ready: true, hung: false },
+            output: Output::new("it").unwrap(),
+            report: None,
+            heard: Duration::ZERO,
+            oom_kills_before: 0,
+            listening: None,
+            last_exit: None,
+            memory: None,
+        });
+    }
+    // What the kernel says of its processes would be counted, too.
+    fs::write(dir.path().join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+    processes.measure_memory();
+    let [service, own] = &processes.describe()[..] else { panic!("two") };
+    assert_eq!(service.memory, Some(status::Memory { rss_kb: 5000, pss_kb: 5000 }));
+    assert_ne!(own.memory, service.memory);
+    assert!(own.memory.is_some_and(|memory| memory.rss_kb > 0));
+    processes.list.iter_mut().for_each(|process| process.state = State::Stopped);
+    processes.measure_memory();
+    assert!(
+        processes.describe().iter().all(|process| process.memory.is_none()),
+        "what does not run keeps nothing"
+    );
+}
+
 /// With 63 services and their rings PID 1 has more than 512 descriptors.
 #[test]
 fn each_descriptor_arrives_wherever_it_was() {
