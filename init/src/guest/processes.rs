@@ -17,7 +17,7 @@ use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
 use crate::handover::{HEARTBEAT, READY};
-use crate::log::{self, Output};
+use crate::log::{self, Budget, Output};
 use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
 use crate::{health, status};
@@ -70,6 +70,8 @@ struct Process {
     state: State,
     output: Output,
     report: Option<File>,
+    /// How many messages PID 1 still reads of it now.
+    reports: Budget,
     /// When it was last heard of, or started, in time that PID 1 was awake.
     heard: Duration,
     /// Kills for memory that its cgroup had counted before this run.
@@ -120,6 +122,10 @@ pub(super) enum Happening {
 /// The longest report in one read: a lease is 16 bytes, readiness and heartbeats are one.
 pub(super) const REPORT_MAX: usize = 64;
 
+/// How many messages of one process PID 1 reads in a second: each is a turn of its loop, a bad one a line of its log, a lease
+/// a change to the lock and the link. Readiness, a beat each 5 s and a renewal now and then are far below.
+const REPORTS: usize = 8;
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Processes {
@@ -159,6 +165,7 @@ impl Processes {
             state: State::Stopped,
             output,
             report: None,
+            reports: Budget::new(REPORTS),
             heard: Duration::ZERO,
             oom_kills_before: 0,
             listening: None,
@@ -232,8 +239,7 @@ impl Processes {
     /// What [`Processes::after_poll`] needs polled, in its order.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let outputs = self.list.iter().filter_map(|p| p.output.watched());
-        let reports = self.list.iter().filter_map(|p| p.report.as_ref().map(File::as_fd));
-        outputs.chain(reports)
+        outputs.chain(self.list.iter().filter_map(Process::watched))
     }
 
     /// Reads what the processes wrote, ends who hangs, and reaps. Descriptors do not block, so all are tried.
@@ -393,13 +399,20 @@ impl Process {
         }
     }
 
+    /// Its reports, unless it has used up its share of PID 1's time.
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.report.as_ref().filter(|_| self.reports.left(milliseconds(uptime())) > 0).map(File::as_fd)
+    }
+
     /// A heartbeat is no happening: PID 1 only needs to have heard it.
     fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) {
-        let Some(report) = &mut self.report else { return };
+        let now = milliseconds(uptime());
+        let Some(report) = self.report.as_mut().filter(|_| self.reports.left(now) > 0) else { return };
         let mut buffer = [0; REPORT_MAX];
         match report.read(&mut buffer) {
             Ok(0) => self.report = None,
             Ok(length) => {
+                self.reports.take(1, now);
                 let bytes = buffer.get(..length).unwrap_or_default();
                 let beats = self.recipe.health == Health::Heartbeat;
                 if beats && !matches!(bytes, READY | HEARTBEAT) {
@@ -467,7 +480,7 @@ impl Process {
             State::Waiting { .. } | State::Stopped | State::Failed => 0,
         };
         let until_ms = match self.state {
-            State::Waiting { until } => Some(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)),
+            State::Waiting { until } => Some(milliseconds(until)),
             _ => None,
         };
         let heartbeat = (self.recipe.health == Health::Heartbeat && self.is_ready()).then(|| {
@@ -490,6 +503,10 @@ impl Process {
             memory: self.memory,
         }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What /proc says; `None` for a process that does not run.

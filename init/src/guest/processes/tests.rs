@@ -325,6 +325,26 @@ fn restart_rules_are_honoured_and_said() {
     }
 }
 
+#[test]
+fn who_reports_without_end_waits_for_the_next_second() {
+    let Some(place) = alone("who_reports_without_end_waits_for_the_next_second") else { return };
+    let mut processes = shell("while :; do printf x >&4; done");
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Unknown)).unwrap();
+    let (begin, mut reports, mut not_watched) = (Instant::now(), 0, 0);
+    while begin.elapsed() < Duration::from_secs(3) {
+        reports += turn(&mut processes).len();
+        // Its output is watched all the time.
+        not_watched += usize::from(processes.watched().count() == 1);
+    }
+    // In each second, and in the one that had begun.
+    let most = REPORTS * (usize::try_from(begin.elapsed().as_secs()).unwrap() + 2);
+    assert!((REPORTS..=most).contains(&reports), "{reports} reports, expected at most {most}");
+    assert!(not_watched > 0, "it is polled all the time");
+    processes.begin_stop();
+    processes.kill(|_| true);
+    until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
+}
+
 /// What runs is this test itself, whose mappings are none of PID 1's business if it is a service.
 #[test]
 fn of_a_service_one_number_is_read() {
@@ -349,6 +369,7 @@ fn of_a_service_one_number_is_read() {
             state: State::Running { pid: Pid::this(), since: uptime(), ready: true, hung: false },
             output: Output::new("it").unwrap(),
             report: None,
+            reports: Budget::new(REPORTS),
             heard: Duration::ZERO,
             oom_kills_before: 0,
             listening: None,
