@@ -9,8 +9,8 @@ use crate::sys;
 
 /// Where the handover lies.
 const DESCRIPTOR: i32 = 3;
-/// Where a process reports: [`READY`], then, from our own long-lived processes, a [`HEARTBEAT`] now and then; or, from the
-/// DHCP client, leases.
+/// Where a process reports: [`READY`], then, from our own long-lived processes, a [`HEARTBEAT`] now and then; from the DHCP
+/// client, heartbeats and leases; from the time client, times.
 pub const REPORT: i32 = 4;
 /// The message of a process that is ready.
 pub const READY: &[u8] = b"R";

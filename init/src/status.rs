@@ -239,8 +239,8 @@ pub struct Process {
     pub restarts: u64,
     /// How it last ended: `status N`, `signal N`, `out of memory`, `a forbidden system call` or `killed, because it hung`.
     pub last_exit: Option<String>,
-    /// A service with ports: `listening`, `not listening on PORTS` or `unknown`. The agent and the mesh: `answering`, or
-    /// `silent for N s`. `None` for the others, and for one that is not ready.
+    /// A service with ports: `listening`, `not listening on PORTS` or `unknown`. The agent, the mesh and the DHCP client:
+    /// `answering`, or `silent for N s`. `None` for the others, and for one that is not ready.
     pub health: Option<String>,
     /// How many processes the kernel has taken for its memory limit (`oom_kill` of its cgroup's memory.events).
     pub oom_kills: u64,

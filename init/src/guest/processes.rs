@@ -53,6 +53,8 @@ pub(super) struct Recipe {
 pub(super) enum Health {
     /// It says so again and again; one that stops is ended.
     Heartbeat,
+    /// The same, and between its beats it reports what PID 1 takes in; the first such report is its readiness.
+    Reports,
     /// It listens; one that does not is left alone, and the status document says so.
     Ports {
         /// On these TCP ports.
@@ -378,6 +380,12 @@ impl State {
     }
 }
 
+impl Health {
+    const fn beats(&self) -> bool {
+        matches!(self, Self::Heartbeat | Self::Reports)
+    }
+}
+
 impl Process {
     const fn is_ready(&self) -> bool {
         matches!(self.state, State::Running { ready: true, .. })
@@ -414,18 +422,25 @@ impl Process {
             Ok(length) => {
                 self.reports.take(1, now);
                 let bytes = buffer.get(..length).unwrap_or_default();
-                let beats = self.recipe.health == Health::Heartbeat;
-                if beats && !matches!(bytes, READY | HEARTBEAT) {
-                    return log::print("casemate", &format!("{}: a report of no meaning", self.recipe.name));
-                }
+                let health = &self.recipe.health;
+                let (is_readiness, is_told) = match bytes {
+                    READY if *health == Health::Heartbeat => (true, false),
+                    HEARTBEAT if health.beats() => (false, false),
+                    _ if *health == Health::Heartbeat => {
+                        let words = format!("{}: a report of no meaning", self.recipe.name);
+                        return log::print("casemate", &words);
+                    }
+                    _ => (true, true),
+                };
                 if let State::Running { ready, hung: false, .. } = &mut self.state {
-                    *ready |= !beats || bytes == READY;
-                    // What comes before readiness does not put off its time limit.
-                    if *ready {
+                    *ready |= is_readiness;
+                    // What comes before readiness does not put off its time limit; but who has nothing to report yet, because
+                    // the network has nothing for it, is well.
+                    if *ready || *health == Health::Reports {
                         self.heard = awake;
                     }
                 }
-                if !beats {
+                if is_told {
                     let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
                     happenings.push(Happening::Reported { name, bytes });
                 }
@@ -444,7 +459,7 @@ impl Process {
         let silence = self.silence(awake);
         let State::Running { ready, hung, .. } = &mut self.state else { return };
         let limit = if *ready { SILENCE } else { START_LIMIT };
-        if self.recipe.health != Health::Heartbeat || *hung || silence < limit {
+        if !self.recipe.health.beats() || *hung || silence < limit {
             return;
         }
         (*ready, *hung) = (false, true);
@@ -483,7 +498,7 @@ impl Process {
             State::Waiting { until } => Some(milliseconds(until)),
             _ => None,
         };
-        let heartbeat = (self.recipe.health == Health::Heartbeat && self.is_ready()).then(|| {
+        let heartbeat = (self.recipe.health.beats() && self.is_ready()).then(|| {
             // A beat that is a little late is not worth a line.
             match self.silence(awake) {
                 silence if silence < SILENCE / 2 => "answering".into(),

@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -250,6 +251,48 @@ fn one_that_was_ready_and_is_silent_is_ended_and_started_again() {
     assert_eq!((said.state, said.last_exit.as_deref()), ("waiting", Some("killed, because it hung")));
     assert_eq!(said.health, None);
     until(&mut processes, "its restart", |all| all.describe()[0].restarts == 1);
+}
+
+#[test]
+fn one_that_reports_and_falls_silent_is_ended_and_one_that_only_beats_is_not() {
+    let Some(place) = alone("one_that_reports_and_falls_silent_is_ended_and_one_that_only_beats_is_not")
+    else {
+        return;
+    };
+    // Each line on its standard input is what it says next.
+    let (script, mut say) = nix::unistd::pipe().map(|(read, write)| (read, File::from(write))).unwrap();
+    let mut processes = Processes { null: script.into(), ..program("/bin/sh") };
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Reports)).unwrap();
+    let heard = |processes: &mut Processes, say: &mut File, text: &str| {
+        let before = processes.awake.turn(uptime());
+        say.write_all(format!("printf {text} >&4\n").as_bytes()).unwrap();
+        let happenings = until(processes, "it is heard", |all| all.list[0].heard >= before);
+        happenings.iter().filter(|one| matches!(one, Happening::Reported { .. })).count()
+    };
+    let later = uptime();
+    let mut second = 0;
+    let mut passed = |processes: &mut Processes, seconds: u32| {
+        (0..seconds).for_each(|_| {
+            second += 1;
+            _ = processes.awake.turn(later + second * Duration::from_secs(1));
+        });
+    };
+    // No lease for minutes: it has nothing to report, and is well.
+    for _ in 0..4 {
+        assert_eq!(heard(&mut processes, &mut say, "H"), 0, "a beat is no happening");
+        passed(&mut processes, 50);
+        turn(&mut processes);
+        assert!(running(&processes) && !processes.is_ready("it"));
+    }
+    assert_eq!(heard(&mut processes, &mut say, "lease"), 1);
+    assert!(processes.is_ready("it"));
+    assert_eq!(processes.describe()[0].health.as_deref(), Some("answering"));
+    passed(&mut processes, 40);
+    let ended = until(&mut processes, "its end", |all| !running(all));
+    let hung = |one: &Happening| {
+        matches!(one, Happening::Ended { exit: Exit::Hung, next: Some(Next::RestartAt(_)), .. })
+    };
+    assert!(ended.iter().any(hung), "{ended:?}");
 }
 
 #[test]
