@@ -16,6 +16,9 @@ pub const REPORT: i32 = 4;
 pub const READY: &[u8] = b"R";
 /// The message of a process whose event loop turns.
 pub const HEARTBEAT: &[u8] = b"H";
+/// The first byte of what the first process of a service says before it ends: the second is the signal that its workload died
+/// of. Its own status, 128 plus that number, is one that a workload may choose for itself.
+pub const KILLED: u8 = b'S';
 /// The first of the further descriptors.
 pub const FIRST_EXTRA: i32 = 5;
 /// A handover carries the measured document (4 MiB at most) and little else.

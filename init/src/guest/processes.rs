@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
-use crate::handover::{HEARTBEAT, READY};
+use crate::handover::{HEARTBEAT, KILLED, READY};
 use crate::log::{self, Budget, Output};
 use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
@@ -76,6 +76,8 @@ struct Process {
     reports: Budget,
     /// When it was last heard of, or started, in time that PID 1 was awake.
     heard: Duration,
+    /// Of a service: what its first process said that the workload died of, in this run.
+    killed: Option<u8>,
     /// Kills for memory that its cgroup had counted before this run.
     oom_kills_before: u64,
     listening: Option<String>,
@@ -169,6 +171,7 @@ impl Processes {
             report: None,
             reports: Budget::new(REPORTS),
             heard: Duration::ZERO,
+            killed: None,
             oom_kills_before: 0,
             listening: None,
             last_exit: None,
@@ -267,7 +270,7 @@ impl Processes {
             let (awake, stopping) = (self.awake.total(), self.stopping);
             for process in &mut self.list {
                 if matches!(process.state, State::Running { pid: running, .. } if running == pid) {
-                    process.read_report(awake, happenings);
+                    while process.read_report(awake, happenings) {}
                     happenings.push(process.ended(exit, stopping));
                 }
             }
@@ -412,23 +415,31 @@ impl Process {
         self.report.as_ref().filter(|_| self.reports.left(milliseconds(uptime())) > 0).map(File::as_fd)
     }
 
-    /// A heartbeat is no happening: PID 1 only needs to have heard it.
-    fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) {
+    /// Reads one message; whether there was one. A heartbeat is no happening: PID 1 only needs to have heard it.
+    fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) -> bool {
         let now = milliseconds(uptime());
-        let Some(report) = self.report.as_mut().filter(|_| self.reports.left(now) > 0) else { return };
+        let Some(report) = self.report.as_mut().filter(|_| self.reports.left(now) > 0) else {
+            return false;
+        };
         let mut buffer = [0; REPORT_MAX];
         match report.read(&mut buffer) {
-            Ok(0) => self.report = None,
-            Ok(length) => {
+            Ok(length @ 1..) => {
                 self.reports.take(1, now);
                 let bytes = buffer.get(..length).unwrap_or_default();
+                if let [KILLED, signal] = bytes
+                    && self.recipe.namespaces == Namespaces::Service
+                {
+                    self.killed = Some(*signal);
+                    return true;
+                }
                 let health = &self.recipe.health;
                 let (is_readiness, is_told) = match bytes {
                     READY if *health == Health::Heartbeat => (true, false),
                     HEARTBEAT if health.beats() => (false, false),
                     _ if *health == Health::Heartbeat => {
                         let words = format!("{}: a report of no meaning", self.recipe.name);
-                        return log::print("casemate", &words);
+                        log::print("casemate", &words);
+                        return true;
                     }
                     _ => (true, true),
                 };
@@ -444,9 +455,13 @@ impl Process {
                     let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
                     happenings.push(Happening::Reported { name, bytes });
                 }
+                true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.report = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Ok(0) | Err(_) => {
+                self.report = None;
+                false
+            }
         }
     }
 
@@ -475,6 +490,7 @@ impl Process {
         let State::Running { since, hung, .. } = self.state else {
             return Happening::Ended { name: self.recipe.name.clone(), exit, next: None };
         };
+        let exit = exit.of_workload(self.killed);
         let exit = exit.told_apart(self.recipe.leaf.oom_kills() > self.oom_kills_before, hung);
         self.report = None;
         self.listening = None;
@@ -557,6 +573,7 @@ fn launch(binary: &File, null: &File, process: &mut Process, awake: Duration) ->
     })?;
     process.state = State::Running { pid, since: uptime(), ready: false, hung: false };
     process.report = Some(File::from(report));
+    process.killed = None;
     process.heard = awake;
     Ok(())
 }

@@ -85,20 +85,18 @@ fn ready(profile: Profile) {
     }
 }
 
-/// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes. What only its start needed is
-/// given back.
-fn report_ready() -> io::Result<()> {
+/// Tells PID 1 that this process is ready: one byte on the report descriptor. What only its start needed is given back.
+fn report_ready() -> io::Result<File> {
     sys::give_back_pages()?;
-    File::from(sys::inherited(handover::REPORT)?).write_all(handover::READY)
+    let mut report = File::from(sys::inherited(handover::REPORT)?);
+    report.write_all(handover::READY)?;
+    Ok(report)
 }
 
 /// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
 /// turns. A thread of its own would go on saying so for a loop that is stuck.
 fn report_ready_and_beat() -> io::Result<()> {
-    sys::give_back_pages()?;
-    let mut report = File::from(sys::inherited(handover::REPORT)?);
-    report.write_all(handover::READY)?;
-    tokio::spawn(beat(report, HEARTBEAT_EVERY));
+    tokio::spawn(beat(report_ready()?, HEARTBEAT_EVERY));
     Ok(())
 }
 

@@ -345,6 +345,32 @@ fn a_forbidden_system_call_is_told_apart() {
     );
 }
 
+/// The shell stands for a service's first process here, which ends with 128 and the signal.
+#[test]
+fn what_a_workload_died_of_is_told_apart_from_a_status() {
+    let Some(place) = alone("what_a_workload_died_of_is_told_apart_from_a_status") else { return };
+    let cases = [
+        ("printf R >&4; printf 'S\\037' >&4; exit 159", Exit::ForbiddenCall),
+        ("printf R >&4; exit 159", Exit::Code(159)),
+        ("printf R >&4; printf 'S\\013' >&4; exit 139", Exit::Signal(11)),
+    ];
+    for (script, expected) in cases {
+        let mut processes = shell(script);
+        let restarts = Restarts::never();
+        let service =
+            Recipe { namespaces: Namespaces::Service, ..recipe(&place, c"sh", restarts, Health::Unknown) };
+        processes.start(service).unwrap();
+        let ended = until(&mut processes, "its end", |all| !running(all));
+        let exit = ended.iter().find_map(|one| match one {
+            Happening::Ended { exit, .. } => Some(*exit),
+            Happening::Reported { .. } => None,
+        });
+        assert_eq!(exit, Some(expected), "{script}: {ended:?}");
+        until(&mut processes, "its cgroup is empty", |all| all.list[0].recipe.leaf.is_empty());
+        fs::remove_dir(place.0.join("leaf")).unwrap();
+    }
+}
+
 #[test]
 fn restart_rules_are_honoured_and_said() {
     let Some(place) = alone("restart_rules_are_honoured_and_said") else { return };
@@ -414,6 +440,7 @@ fn of_a_service_one_number_is_read() {
             report: None,
             reports: Budget::new(REPORTS),
             heard: Duration::ZERO,
+            killed: None,
             oom_kills_before: 0,
             listening: None,
             last_exit: None,
