@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use casemate_measure::AppId;
 use hyper::body::Incoming;
+use hyper::http::StatusCode;
 use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,8 +19,10 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::io::{Idle, accept};
 use crate::logs::{self, Logs, Permitted};
-use crate::peer::PeerPolicy;
+use crate::peer::{PeerIdentity, PeerPolicy};
+use crate::shares::{Share, Shares};
 use crate::standing::{Admitted, Known, Standing};
+use crate::tunnel::Keep;
 use crate::upstream::Upstream;
 use crate::{answer, limits, message, serve, standing, tls};
 
@@ -32,7 +36,28 @@ pub(crate) struct Inbound {
     pub(crate) logs: Arc<Logs>,
     pub(crate) backend: Arc<Upstream>,
     pub(crate) strangers: Arc<Semaphore>,
-    pub(crate) callers: Arc<Semaphore>,
+    pub(crate) places: Places,
+}
+
+/// Of all listeners together.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    callers: Arc<Shares<AppId>>,
+    requests: Arc<Shares<AppId>>,
+}
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        Self { callers: Shares::new(limits::CALLERS), requests: Shares::new(limits::REQUESTS) }
+    }
+}
+
+/// A caller's connection.
+#[derive(Clone, Debug)]
+struct Call {
+    app: AppId,
+    known: Known,
+    place: Arc<Share<AppId>>,
 }
 
 type Stream = TlsStream<Idle<TcpStream>>;
@@ -41,43 +66,47 @@ impl Inbound {
     /// Accepts for ever. A connection is a stranger's until its handshake says otherwise.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         while let Ok(place) = Arc::clone(&self.strangers).acquire_owned().await {
-            let (stream, peer) = accept(&listener).await;
+            let (stream, from) = accept(&listener).await;
             let inbound = Arc::clone(&self);
-            tokio::spawn(async move { inbound.connection(stream, peer, place).await });
+            tokio::spawn(async move { inbound.connection(stream, from, place).await });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
         let service = self.service.as_str();
-        let (stream, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
+        let (stream, peer, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
                 let why = tls::reason(&error);
-                return tracing::info!(%peer, service, why, "handshake refused");
+                return tracing::info!(peer = %from, service, why, "handshake refused");
             }
-            Err(_) => return tracing::info!(%peer, service, "handshake not completed in time"),
+            Err(_) => return tracing::info!(peer = %from, service, "handshake not completed in time"),
         };
-        match standing {
-            Standing::Stranger(why) => self.stranger(stream, why).await,
-            Standing::Known(known) => {
-                let callers = Arc::clone(&self.callers).acquire_owned();
-                let Ok(Ok(caller)) = timeout(limits::HANDSHAKE, callers).await else {
-                    return tracing::warn!(%peer, service, "too many callers: connection closed");
+        match (standing, peer) {
+            (Standing::Known(known), Some(PeerIdentity { app, .. })) => {
+                let Some(caller) = self.places.callers.try_take(&app) else {
+                    return tracing::warn!(peer = %from, service, %app, "too many connections of this app: closed");
                 };
                 drop(place);
-                self.caller(stream, known, Arc::new(caller)).await;
+                self.caller(stream, Call { app, known, place: Arc::new(caller) }).await;
             }
+            (Standing::Stranger(why), _) => self.stranger(stream, why).await,
+            (Standing::Known(_), None) => {}
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> std::io::Result<(Stream, Standing)> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(Stream, Option<PeerIdentity>, Standing)> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let stream = acceptor.accept(Idle::new(stream, limits::IDLE)).await?;
+        let mut stream = acceptor.accept(Idle::new(stream, limits::IDLE)).await?;
+        stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer =
             leaf.map(|leaf| self.policy.identify(leaf, None)).transpose().map_err(std::io::Error::other)?;
         let standing = Standing::of(peer.as_ref(), &self.allow, &self.logs);
-        Ok((stream, standing))
+        Ok((stream, peer, standing))
     }
 
     async fn stranger(&self, stream: Stream, why: Arc<str>) {
@@ -89,29 +118,31 @@ impl Inbound {
         }
     }
 
-    async fn caller(self: Arc<Self>, stream: Stream, known: Known, keep: Arc<OwnedSemaphorePermit>) {
+    async fn caller(self: Arc<Self>, stream: Stream, call: Call) {
         let h2 = is_h2(&stream);
         let answer = move |request| {
-            let (inbound, known, keep) = (Arc::clone(&self), known.clone(), Arc::clone(&keep));
-            async move { inbound.answer(request, &known, keep).await }
+            let (inbound, call) = (Arc::clone(&self), call.clone());
+            async move { inbound.answer(request, call).await }
         };
         serve::many(h2, stream, answer).await;
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        known: &Known,
-        keep: Arc<OwnedSemaphorePermit>,
-    ) -> Response<ResponseBody> {
-        if message::is_own_path(request.uri()) {
-            return self.own_path(&request, known.logs);
+    async fn answer(&self, request: Request<Incoming>, call: Call) -> Response<ResponseBody> {
+        if request.headers().len() > limits::HEADER_FIELDS {
+            return answer::text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields");
         }
-        let admitted = match &known.backend {
+        if message::is_own_path(request.uri()) {
+            return self.own_path(&request, call.known.logs);
+        }
+        let admitted = match &call.known.backend {
             Ok(admitted) => admitted,
             Err(why) => return standing::porch(request.method(), request.uri(), why),
         };
-        match self.relay(request, admitted, keep).await {
+        let relayed = match self.places.requests.try_take(&call.app) {
+            Some(place) => self.relay(request, admitted, Arc::new((place, call.place))).await,
+            None => Err(Failure::Busy),
+        };
+        match relayed {
             Ok(response) => response,
             Err(failure) => {
                 let why = serve::chain(&failure);
@@ -140,7 +171,7 @@ impl Inbound {
         &self,
         mut request: Request<Incoming>,
         admitted: &Admitted,
-        keep: Arc<OwnedSemaphorePermit>,
+        keep: Keep,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
