@@ -1,16 +1,17 @@
 //! From other apps to one backend: accept, handshake, verdict, requests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use casemate_measure::AppId;
 use hyper::body::Incoming;
 use hyper::http::StatusCode;
 use hyper::{Request, Response};
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::body::ResponseBody;
@@ -35,20 +36,47 @@ pub(crate) struct Inbound {
     pub(crate) policy: Arc<dyn PeerPolicy>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) backend: Arc<Upstream>,
-    pub(crate) strangers: Arc<Semaphore>,
     pub(crate) places: Places,
 }
 
 /// Of all listeners together.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
+    /// By where they come from.
+    strangers: Arc<Shares<IpAddr>>,
+    waiting: Arc<Semaphore>,
     callers: Arc<Shares<AppId>>,
     requests: Arc<Shares<AppId>>,
 }
 
 impl Places {
     pub(crate) fn new() -> Self {
-        Self { callers: Shares::new(limits::CALLERS), requests: Shares::new(limits::REQUESTS) }
+        Self {
+            strangers: Shares::new(limits::STRANGERS),
+            waiting: Arc::new(Semaphore::new(limits::STRANGERS_WAITING)),
+            callers: Shares::new(limits::CALLERS),
+            requests: Shares::new(limits::REQUESTS),
+        }
+    }
+
+    /// A stranger's place for a connection from there; the wait for one has its own places and its limit.
+    async fn stranger(&self, from: IpAddr) -> Option<Share<IpAddr>> {
+        let from = network(from);
+        match self.strangers.try_take(&from) {
+            Some(place) => Some(place),
+            None => {
+                let _waits = self.waiting.try_acquire().ok()?;
+                timeout(limits::HELLO, self.strangers.take(&from)).await.ok()
+            }
+        }
+    }
+}
+
+/// Whose addresses these are: a host has as many as it likes of one IPv6 network.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -65,14 +93,17 @@ type Stream = TlsStream<Idle<TcpStream>>;
 impl Inbound {
     /// Accepts for ever. A connection is a stranger's until its handshake says otherwise.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
-        while let Ok(place) = Arc::clone(&self.strangers).acquire_owned().await {
+        loop {
             let (stream, from) = accept(&listener).await;
             let inbound = Arc::clone(&self);
-            tokio::spawn(async move { inbound.connection(stream, from, place).await });
+            tokio::spawn(async move { inbound.connection(stream, from).await });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
+        let Some(place) = self.places.stranger(from.ip()).await else {
+            return tracing::debug!(peer = %from, "too many connections without an identity: closed");
+        };
         let service = self.service.as_str();
         let (stream, peer, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
             Ok(Ok(done)) => done,
@@ -90,7 +121,10 @@ impl Inbound {
                 drop(place);
                 self.caller(stream, Call { app, known, place: Arc::new(caller) }).await;
             }
-            (Standing::Stranger(why), _) => self.stranger(stream, why).await,
+            (Standing::Stranger(why), _) => {
+                self.stranger(stream, why).await;
+                drop(place);
+            }
             (Standing::Known(_), None) => {}
         }
     }
@@ -99,8 +133,11 @@ impl Inbound {
         &self,
         stream: TcpStream,
     ) -> std::io::Result<(Stream, Option<PeerIdentity>, Standing)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let mut stream = acceptor.accept(Idle::new(stream, limits::IDLE)).await?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), Idle::new(stream, limits::IDLE));
+        let hello = timeout(limits::HELLO, hello).await.map_err(|_| {
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "no whole ClientHello in time")
+        })??;
+        let mut stream = hello.into_stream(Arc::clone(&self.tls)).await?;
         stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer =
@@ -184,4 +221,17 @@ impl Inbound {
 
 fn is_h2(stream: &Stream) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(tls::H2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one() {
+        let network = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(network("192.0.2.7"), "192.0.2.7");
+    }
 }

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// trips and about a millisecond of quote verification; ten seconds allow for a congested link, not for a slow client.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// From accepting a TCP connection to the whole ClientHello: one packet, or a few, that who means to speak TLS sends at once. It
+/// allows for one of them being lost, and its repetition after a second (RFC 6298) as well.
+pub const HELLO: Duration = Duration::from_secs(3);
+
 /// From the end of the handshake, or of the last exchange, to the last byte of the next request's header section; so
 /// also how long a kept-alive HTTP/1.1 connection may rest. Above [`POOL_REST`], so that the side that opens
 /// connections gives them up first.
@@ -30,9 +34,22 @@ pub const RESPONSE: Duration = Duration::from_secs(300);
 /// 10.1.1 asks of a client.
 pub const CONTINUE: Duration = Duration::from_secs(1);
 
-/// Connections of one listener in their handshake or without an accepted identity. They have a share of their own, so
-/// that strangers cannot use up the callers' places.
-pub const STRANGERS: usize = 256;
+/// Connections in their handshake or without an accepted identity, of all listeners together, shared among the addresses that they
+/// come from (IPv6: networks of 64 bits). They have a share of their own, so that strangers cannot use up the callers' places;
+/// and one address that opens them without end cannot keep others out.
+pub const STRANGERS: usize = 128;
+
+/// Connections that wait for such a place, because their address has as many as it may: at most for [`HELLO`], and the next one
+/// is closed.
+pub const STRANGERS_WAITING: usize = 256;
+
+/// Concurrent streams of a stranger's HTTP/2 connection, the window of each, and its header sections, in bytes: enough for
+/// `GET /health`.
+pub const STRANGER_STREAMS: u32 = 4;
+/// See [`STRANGER_STREAMS`].
+pub const STRANGER_WINDOW: u32 = 16 << 10;
+/// See [`STRANGER_STREAMS`].
+pub const STRANGER_HEADER_BYTES: usize = 8 << 10;
 
 /// Connections whose caller is identified and allowed, of all listeners together, shared among apps: one alone gets half of
 /// them, and one that comes anew finds a place. One that gets none is closed: the next one may be somebody else's.
@@ -117,6 +134,10 @@ const CALLER: usize = CONNECTION_WINDOW as usize + TLS;
 /// back when the last byte of the answer is with rustls.
 const EXCHANGE: usize = 2 * HEADER_BYTES + 2 * (READ_BUFFER + WRITE_BUFFER);
 
+/// What a stranger's connection can: over HTTP/2 its window is not below 2^16 - 1 bytes (RFC 9113 section 6.9.2), over HTTP/1.1
+/// it is less.
+const STRANGER_BYTES: usize = (64 << 10) + TLS + STRANGER_STREAMS as usize * STRANGER_HEADER_BYTES;
+
 /// The worst that all peers and services together can make us hold is half of what we may have: the rest is for the program, and
 /// for the kernel's socket buffers, which count as well.
 const _: () = {
@@ -124,7 +145,8 @@ const _: () = {
     let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS);
     let pooled = ALL_POOLED * (READ_BUFFER + TLS);
     let logs = LOG_ANSWERS * LOG_BYTES * 6;
-    assert!(callers + services + pooled + logs <= MEMORY / 2);
+    let strangers = STRANGERS * STRANGER_BYTES;
+    assert!(callers + services + strangers + pooled + logs <= MEMORY / 2);
 };
 
 const _: () = assert!(POOL_REST.as_secs() < HEADER.as_secs());

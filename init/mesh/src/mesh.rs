@@ -124,7 +124,6 @@ impl Mesh {
                 policy: Arc::clone(&self.policy),
                 logs: Arc::clone(&self.logs),
                 backend: Upstream::new(Dial::Service(backend.to), &all_rested),
-                strangers: Arc::new(Semaphore::new(limits::STRANGERS)),
                 places: places.clone(),
             });
             tasks.spawn(async move {

@@ -394,7 +394,7 @@ const OWN_LIMITS: cgroup::Limits =
 
 /// Descriptors that a process may have without asking: what `select` can hold.
 const SOFT_FILES: u64 = 1024;
-/// Descriptors that a process may ask for: with 64 backends the mesh needs some 20,000 at its connection limits.
+/// Descriptors that a process may ask for: the mesh needs some 2,000 at its limits.
 const HARD_FILES: u64 = 65_536;
 
 /// Packet sockets pass below the lock's `inet` chains, and nothing of ours has one: the link is up, DHCP has run, and

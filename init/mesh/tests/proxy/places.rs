@@ -1,10 +1,12 @@
-//! One app, or one service, does not take what there is for all.
+//! One app, or one address, does not take what there is for all.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use casemate_mesh::{Caller, limits};
 use hyper::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::backend::{self, Backend};
 use crate::client;
@@ -108,4 +110,65 @@ async fn a_header_section_of_many_fields_is_refused_over_http2_too() {
     };
     assert_eq!(status(limits::HEADER_FIELDS).await, 200);
     assert_eq!(status(limits::HEADER_FIELDS + 1).await, 431);
+}
+
+/// A connection from that address of this machine.
+async fn from(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(to).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_address_does_not_keep_callers_out() {
+    let backend = Backend::reflecting().await;
+    let (mesh, own, caller) = world::in_front_of(backend.address).await;
+    // More than all there are and all that may wait, each opened again as soon as it is cut.
+    let silent = |source| async move {
+        loop {
+            if let Ok(mut stream) = from(source, mesh.inbound).await {
+                drop(stream.read(&mut [0]).await);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let number = limits::STRANGERS + limits::STRANGERS_WAITING + 100;
+    let flood: Vec<_> = (0..number).map(|_| tokio::spawn(silent(Ipv4Addr::new(127, 0, 0, 2)))).collect();
+    // One that is past its share is closed, not served.
+    let begin = Instant::now();
+    loop {
+        assert!(begin.elapsed() < client::PATIENCE, "nobody is closed at once");
+        let mut one = from(Ipv4Addr::new(127, 0, 0, 2), mesh.inbound).await.unwrap();
+        let closed = tokio::time::timeout(limits::HELLO / 4, one.read(&mut [0])).await;
+        if closed.is_ok() {
+            break;
+        }
+    }
+    // Who waited for one of these to be cut would wait for longer, each time.
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let mut stream = client::tls(mesh.inbound, &own, Some(&caller), b"http/1.1").await.unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        client::until(&mut stream, "200 OK").await;
+        waits.push(begin.elapsed());
+    }
+    assert!(waits.iter().any(|wait| *wait < limits::HELLO), "{waits:?}");
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn strangers_do_not_use_up_the_callers_places() {
+    let backend = Backend::reflecting().await;
+    let (mesh, own, caller) = world::in_front_of(backend.address).await;
+    let mut strangers = Vec::new();
+    for n in 0..limits::STRANGERS {
+        let source = Ipv4Addr::new(127, 0, 1, u8::try_from(n % 250).unwrap() + 1);
+        strangers.push(from(source, mesh.inbound).await.unwrap());
+    }
+    // From so many addresses every stranger's place is taken. A caller waits for the first to be cut, and is served then.
+    let mut stream = client::tls(mesh.inbound, &own, Some(&caller), b"http/1.1").await.unwrap();
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    client::until(&mut stream, "200 OK").await;
+    drop(strangers);
 }
