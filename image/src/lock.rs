@@ -296,7 +296,7 @@ pub(crate) mod tests {
                     more["role"] = "binutils".into();
                     v["packages"].as_array_mut().unwrap().push(more);
                 },
-                "packages[5].role: expected one of kernel, modules, kernel-base, firmware, demo-workload, found \"binutils\"",
+                "packages[6].role: expected one of kernel, modules, kernel-base, firmware, uefi-stub, demo-workload, found \"binutils\"",
             ),
             (
                 |v| v["packages"][0]["package"] = "../x".into(),

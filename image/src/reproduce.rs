@@ -169,7 +169,9 @@ impl Work {
             side.zone
         ));
         directory::write(&sources(&request.workspace)?, &source, side.reversed)?;
-        fetch(&request.workspace)?;
+        if request.init.is_none() {
+            fetch(&request.workspace)?;
+        }
         copy_registry(&cargo_home)?;
 
         let word = if flavor == Flavor::Dev { "dev" } else { "prod" };
