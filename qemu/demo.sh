@@ -86,14 +86,14 @@ refuses() {
     before=$(wc -c <"$console")
     output=$("${@:4}") || return 1
     printf '%s\n' "$output"
-    grep -qF "HTTP/1.1 $2 " <<<"$output" && wait_for 10 mesh_says "$1" "$before" "$3"
+    grep -qF "HTTP/1.1 $2 " <<<"$output" && wait_for 60 mesh_says "$1" "$before" "$3"
 }
 
 # refuses_stranger NAME TEXT COMMAND… - the command gets no answer of this guest, whose mesh logs why, with this text.
 refuses_stranger() {
     local before
     before=$(wc -c <"$run/$1/console.log")
-    fails "${@:3}" && wait_for 10 mesh_says "$1" "$before" "$2"
+    fails "${@:3}" && wait_for 60 mesh_says "$1" "$before" "$2"
 }
 
 # mesh_says NAME BEFORE TEXT - in what the guest's console has since it had so many bytes.

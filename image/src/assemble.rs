@@ -65,7 +65,7 @@ pub struct Plan {
 pub struct InitBinary {
     /// The ELF file.
     pub bytes: Vec<u8>,
-    /// `init` or `init-prebuilt`, then compiler, C library, lock file.
+    /// `init` or `init-prebuilt`, then lock file, compiler, the packages of the toolchain.
     pub inputs: Vec<Input>,
 }
 
@@ -268,7 +268,7 @@ impl Parts {
         let modules = Available::new(&package, &tree, &builtin).closure(WANTED, &release)?;
         let size = modules.iter().map(|m| m.content.len() as u64).fold(0, u64::saturating_add);
         progress.say(format_args!("kernel {release}: {} modules ({})", modules.len(), megabytes(size)));
-        let inputs = pinned.into_iter().map(package_input).collect();
+        let inputs = pinned.into_iter().map(|package| package_input("package", package)).collect();
         Ok(Self { kernel, release, firmware, stub, modules, inputs })
     }
 }
@@ -322,9 +322,10 @@ fn only_file<'a>(package: &str, what: &str, tree: &'a Tree) -> Result<&'a [u8]> 
     }
 }
 
-fn package_input(package: &Pinned) -> Input {
+/// A pinned package as an input.
+pub(crate) fn package_input(kind: &str, package: &Pinned) -> Input {
     Input {
-        kind: "package".into(),
+        kind: kind.to_owned(),
         name: package.package.clone(),
         version: Some(package.version.clone()),
         sha256: package.sha256,

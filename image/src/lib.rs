@@ -22,6 +22,7 @@ pub mod progress;
 pub mod relock;
 pub mod reproduce;
 pub mod sources;
+pub mod toolchain;
 pub mod tree;
 mod uki;
 pub mod unpack;

@@ -1,4 +1,5 @@
-//! `image/kernel.lock`: which packages an image is made of, to the byte.
+//! `image/kernel.lock`: which packages an image is made of, to the byte. [`Pinned`] is also what
+//! `image/toolchain.lock` lists.
 
 use std::fmt;
 use std::path::Path;
@@ -42,12 +43,22 @@ pub enum Role {
     UefiStub,
     /// The demonstration's workload, busybox: in no image unless it is given as a workload.
     DemoWorkload,
+    /// The C compiler.
+    Compiler,
+    /// Assembler, linker, archiver.
+    Binutils,
+    /// What is linked or included: start files, archives, headers.
+    CLibrary,
+    /// What the programs of the toolchain need themselves to run: the loader and shared libraries.
+    Library,
 }
 
 impl Role {
-    /// All of them.
-    pub const ALL: [Self; 6] =
+    /// Those of `kernel.lock`, one package each.
+    pub const KERNEL_LOCK: [Self; 6] =
         [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware, Self::UefiStub, Self::DemoWorkload];
+    /// Those of `toolchain.lock`, one package or more each.
+    pub const TOOLCHAIN_LOCK: [Self; 4] = [Self::Compiler, Self::Binutils, Self::CLibrary, Self::Library];
     /// Those that every image is made of.
     pub const IMAGE: [Self; 5] =
         [Self::Kernel, Self::Modules, Self::KernelBase, Self::Firmware, Self::UefiStub];
@@ -60,6 +71,10 @@ impl Role {
             Self::Firmware => "firmware",
             Self::UefiStub => "uefi-stub",
             Self::DemoWorkload => "demo-workload",
+            Self::Compiler => "compiler",
+            Self::Binutils => "binutils",
+            Self::CLibrary => "c-library",
+            Self::Library => "library",
         }
     }
 }
@@ -158,35 +173,13 @@ impl KernelLock {
         if self.version != VERSION {
             return wrong("version".into(), "1", &self.version.to_string());
         }
-        for role in Role::ALL {
+        for role in Role::KERNEL_LOCK {
             let count = self.packages.iter().filter(|p| p.role == role).count();
             if count != 1 {
                 return wrong("packages".into(), &format!("one package of role {role}"), &count.to_string());
             }
         }
-        for (index, package) in self.packages.iter().enumerate() {
-            let at = |field: &str| format!("packages[{index}].{field}");
-            // Debian Policy 5.6.1, 5.6.12; these become arguments and file names.
-            if !is_word(&package.package, "+-.") {
-                return wrong(at("package"), "a Debian package name", &package.package);
-            }
-            if !is_word(&package.version, "+-.~:") {
-                return wrong(at("version"), "a Debian version", &package.version);
-            }
-            if !is_word(&package.architecture, "-") {
-                return wrong(at("architecture"), "a Debian architecture", &package.architecture);
-            }
-            if !is_word(&package.suite, "-") {
-                return wrong(at("suite"), "a Debian suite", &package.suite);
-            }
-            if package.size == 0 || package.size > MAX_PACKAGE {
-                return wrong(at("size"), "1 to 536870912 bytes", &package.size.to_string());
-            }
-            if package.sources.is_empty() {
-                return wrong(at("sources"), "at least one source package", "none");
-            }
-        }
-        Ok(())
+        check_packages(file, &self.packages, &Role::KERNEL_LOCK)
     }
 
     /// The package of a role.
@@ -209,6 +202,39 @@ impl KernelLock {
         sorted.packages.sort_by_key(|package| package.role);
         json::pretty("lock", &sorted)
     }
+}
+
+/// What is wrong with packages that a file lists: these become arguments and file names.
+pub(crate) fn check_packages(file: &str, packages: &[Pinned], roles: &[Role]) -> Result<()> {
+    for (index, package) in packages.iter().enumerate() {
+        let wrong = |field: &str, expected: &str, found: &str| {
+            Err(ImageError::form(file, format!("packages[{index}].{field}"), expected, format!("{found:?}")))
+        };
+        if !roles.contains(&package.role) {
+            let words: Vec<_> = roles.iter().map(|role| role.word()).collect();
+            return wrong("role", &format!("one of {}", words.join(", ")), package.role.word());
+        }
+        // Debian Policy 5.6.1, 5.6.12.
+        if !is_word(&package.package, "+-.") {
+            return wrong("package", "a Debian package name", &package.package);
+        }
+        if !is_word(&package.version, "+-.~:") {
+            return wrong("version", "a Debian version", &package.version);
+        }
+        if !is_word(&package.architecture, "-") {
+            return wrong("architecture", "a Debian architecture", &package.architecture);
+        }
+        if !is_word(&package.suite, "-") {
+            return wrong("suite", "a Debian suite", &package.suite);
+        }
+        if package.size == 0 || package.size > MAX_PACKAGE {
+            return wrong("size", "1 to 536870912 bytes", &package.size.to_string());
+        }
+        if package.sources.is_empty() {
+            return wrong("sources", "at least one source package", "none");
+        }
+    }
+    Ok(())
 }
 
 /// Starts with a letter or digit; letters, digits and `also`.
@@ -242,7 +268,7 @@ pub(crate) mod tests {
         KernelLock {
             version: 1,
             epoch: 1_700_000_000,
-            packages: Role::ALL.into_iter().map(|role| pinned(role, b"deb")).collect(),
+            packages: Role::KERNEL_LOCK.into_iter().map(|role| pinned(role, b"deb")).collect(),
         }
     }
 
@@ -258,11 +284,19 @@ pub(crate) mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (|v| v["version"] = 2.into(), "version: expected 1, found \"2\""),
             (
                 |v| v["packages"][1]["role"] = "kernel".into(),
                 "packages: expected one package of role kernel, found \"2\"",
+            ),
+            (
+                |v| {
+                    let mut more = v["packages"][0].clone();
+                    more["role"] = "binutils".into();
+                    v["packages"].as_array_mut().unwrap().push(more);
+                },
+                "packages[6].role: expected one of kernel, modules, kernel-base, firmware, uefi-stub, demo-workload, found \"binutils\"",
             ),
             (
                 |v| v["packages"][0]["package"] = "../x".into(),

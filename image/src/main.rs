@@ -5,15 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use casemate_image::assemble::{self, InitBinary, Plan};
-use casemate_image::io::compile::Compiler;
+use casemate_image::io::compile::{Compiler, TOOLCHAIN_LOCK};
 use casemate_image::io::directory;
 use casemate_image::io::store::{Mirror, Store};
 use casemate_image::lock::{KernelLock, Role};
 use casemate_image::progress::Progress;
+use casemate_image::toolchain::ToolchainLock;
 use casemate_image::workload::WorkloadSpec;
-use casemate_image::{demo, relock, reproduce};
+use casemate_image::{compare, demo, relock, reproduce};
 use casemate_measure::image::Flavor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Which packages an image is made of, in the workspace.
+const KERNEL_LOCK: &str = "image/kernel.lock";
+/// `diff`: what was given is no image (sysexits.h `EX_USAGE`).
+const USAGE: u8 = 64;
 
 /// Deterministic builder of the appliance image.
 #[derive(Parser)]
@@ -31,6 +37,9 @@ enum Command {
     Lock(Lock),
     /// Build the same image from two places and compare every byte.
     Reproduce(Reproduce),
+    /// Say what differs between two images: every input by its name, then the first file or member. Exit status 0 if nothing
+    /// does, 1 if something does, 64 if one of them is no image.
+    Diff(Diff),
     /// Make the root directory of a workload from a pinned package.
     Workload(Workload),
 }
@@ -73,9 +82,12 @@ struct Build {
 
 #[derive(Args)]
 struct Lock {
-    /// Ask apt for the newest versions and write them to image/kernel.lock.
+    /// Ask apt for the newest versions and write them to image/kernel.lock and image/toolchain.lock.
     #[arg(long)]
     update: bool,
+    /// Only the toolchain's packages.
+    #[arg(long)]
+    toolchain: bool,
     /// A folder with the pinned packages, or a Debian mirror's address.
     #[arg(long, value_name = "DIR|URL")]
     mirror: Option<String>,
@@ -107,6 +119,14 @@ struct Reproduce {
 }
 
 #[derive(Args)]
+struct Diff {
+    /// An image directory.
+    a: PathBuf,
+    /// Another.
+    b: PathBuf,
+}
+
+#[derive(Args)]
 struct Workload {
     /// Which.
     which: WorkloadWord,
@@ -135,7 +155,7 @@ impl From<FlavorWord> for Flavor {
 
 fn main() -> ExitCode {
     match run(Cli::parse().command, &Progress::new()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("casemate-image: {error:#}");
             ExitCode::FAILURE
@@ -143,55 +163,102 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, progress: &Progress) -> anyhow::Result<()> {
-    let workspace = workspace()?;
-    let lock_path = workspace.join("image/kernel.lock");
+fn run(command: Command, progress: &Progress) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Build(build) => run_build(&workspace, &lock_path, build, progress),
-        Command::Lock(Lock { update: false, mirror }) => {
-            Ok(relock::verify(&KernelLock::read(&lock_path)?, &store(mirror.as_deref())?, progress)?)
+        Command::Build(build) => run_build(&workspace()?, build, progress)?,
+        Command::Lock(lock) => run_lock(&workspace()?, &lock, progress)?,
+        Command::Reproduce(reproduce) => run_reproduce(workspace()?, reproduce, progress)?,
+        Command::Workload(workload) => run_workload(&workspace()?, &workload, progress)?,
+        Command::Diff(diff) => return Ok(run_diff(&diff)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_reproduce(workspace: PathBuf, args: Reproduce, progress: &Progress) -> anyhow::Result<()> {
+    let request = reproduce::Request {
+        workspace,
+        flavor: args.flavor.map(Flavor::from),
+        document: args.config,
+        workloads: args.workloads,
+        mirror: args.mirror.as_deref().map(Mirror::parse),
+        init: args.init,
+        side_a: args.side_a,
+        work: args.work,
+    };
+    let builder = std::env::current_exe().context("this program's own path")?;
+    Ok(reproduce::run(&request, &builder, progress)?)
+}
+
+fn run_workload(workspace: &Path, args: &Workload, progress: &Progress) -> anyhow::Result<()> {
+    let WorkloadWord::Busybox = args.which;
+    let lock = KernelLock::read(&workspace.join(KERNEL_LOCK))?;
+    let package = lock.role(Role::DemoWorkload)?;
+    let packages = store(args.mirror.as_deref())?.packages(&[package], progress)?;
+    let bytes = packages.first().map_or(&[][..], Vec::as_slice);
+    let tree = demo::busybox(package, bytes, &workspace.join("configs/demo/www"))?;
+    directory::replace(&tree, &args.out, "bin/busybox")?;
+    progress.say(format_args!("workload: {}", args.out.display()));
+    Ok(())
+}
+
+/// An answer, not a success: what cannot be compared has a status of its own.
+fn run_diff(diff: &Diff) -> ExitCode {
+    match compare::images(&diff.a, &diff.b) {
+        Ok(lines) if lines.is_empty() => {
+            println!("the same, byte by byte");
+            ExitCode::SUCCESS
         }
-        Command::Lock(Lock { update: true, mirror }) => {
-            let mirror = mirror.as_deref().map(Mirror::parse);
-            let lock = relock::update(&Store::new(None)?, mirror.as_ref(), progress)?;
-            relock::write(&lock_path, &lock)?;
-            progress.say(format_args!("lock: {}", lock_path.display()));
-            Ok(())
+        Ok(lines) => {
+            for line in lines {
+                println!("{}", printable(&line));
+            }
+            ExitCode::FAILURE
         }
-        Command::Reproduce(args) => {
-            let request = reproduce::Request {
-                workspace,
-                flavor: args.flavor.map(Flavor::from),
-                document: args.config,
-                workloads: args.workloads,
-                mirror: args.mirror.as_deref().map(Mirror::parse),
-                init: args.init,
-                side_a: args.side_a,
-                work: args.work,
-            };
-            let builder = std::env::current_exe().context("this program's own path")?;
-            Ok(reproduce::run(&request, &builder, progress)?)
-        }
-        Command::Workload(Workload { which: WorkloadWord::Busybox, out, mirror }) => {
-            let lock = KernelLock::read(&lock_path)?;
-            let package = lock.role(Role::DemoWorkload)?;
-            let packages = store(mirror.as_deref())?.packages(&[package], progress)?;
-            let bytes = packages.first().map_or(&[][..], Vec::as_slice);
-            let tree = demo::busybox(package, bytes, &workspace.join("configs/demo/www"))?;
-            directory::replace(&tree, &out, "bin/busybox")?;
-            progress.say(format_args!("workload: {}", out.display()));
-            Ok(())
+        Err(error) => {
+            eprintln!("casemate-image: {}", printable(&error.to_string()));
+            ExitCode::from(USAGE)
         }
     }
 }
 
-fn run_build(workspace: &Path, lock_path: &Path, build: Build, progress: &Progress) -> anyhow::Result<()> {
+/// Names in a stranger's image must not reach the terminal as commands for it.
+fn printable(line: &str) -> String {
+    let shown = |c: char| {
+        if c == ' ' || c.is_ascii_graphic() { c.to_string() } else { c.escape_unicode().to_string() }
+    };
+    line.chars().map(shown).collect()
+}
+
+fn run_lock(workspace: &Path, lock: &Lock, progress: &Progress) -> anyhow::Result<()> {
+    let (kernel, toolchain) = (workspace.join(KERNEL_LOCK), workspace.join(TOOLCHAIN_LOCK));
+    let mirror = lock.mirror.as_deref().map(Mirror::parse);
+    if !lock.update {
+        let store = Store::new(mirror)?;
+        if !lock.toolchain {
+            relock::verify(&KernelLock::read(&kernel)?.packages, &store, progress)?;
+        }
+        return Ok(relock::verify(&ToolchainLock::read(&toolchain)?.packages, &store, progress)?);
+    }
+    let store = Store::new(None)?;
+    // Both are there before the first is written.
+    let new = relock::update_toolchain(&store, mirror.as_ref(), progress)?;
+    if !lock.toolchain {
+        let new = relock::update(&store, mirror.as_ref(), progress)?;
+        relock::write(&kernel, &new.render()?)?;
+        progress.say(format_args!("lock: {}", kernel.display()));
+    }
+    relock::write(&toolchain, &new.render()?)?;
+    progress.say(format_args!("lock: {}", toolchain.display()));
+    Ok(())
+}
+
+fn run_build(workspace: &Path, build: Build, progress: &Progress) -> anyhow::Result<()> {
     let flavor = build.flavor.into();
     let plan = Plan {
         flavor,
         document: build.config,
         workloads: build.workloads,
-        lock: KernelLock::read(lock_path)?,
+        lock: KernelLock::read(&workspace.join(KERNEL_LOCK))?,
         store: store(build.mirror.as_deref())?,
         max_size: build.max_size,
         out: build.out,
@@ -205,7 +272,7 @@ fn run_build(workspace: &Path, lock_path: &Path, build: Build, progress: &Progre
     };
     let init = |progress: &Progress| match &build.init {
         Some(path) => InitBinary::prebuilt(path),
-        None => compiler.compile(progress),
+        None => compiler.compile_with(&plan.store, progress),
     };
     assemble::build(&plan, init, progress)?;
     Ok(())
@@ -217,8 +284,7 @@ fn store(mirror: Option<&str>) -> anyhow::Result<Store> {
 
 /// cargo says where this package is (`cargo image …`); started otherwise, the folder above that has the lock.
 fn workspace() -> anyhow::Result<PathBuf> {
-    let has_lock =
-        |dir: &Path| dir.join("image/kernel.lock").is_file() || dir.join("image/Cargo.toml").is_file();
+    let has_lock = |dir: &Path| dir.join(KERNEL_LOCK).is_file() || dir.join("image/Cargo.toml").is_file();
     let start = match std::env::var_os("CARGO_MANIFEST_DIR") {
         Some(package) => PathBuf::from(package),
         None => std::env::current_dir().context("current directory")?,

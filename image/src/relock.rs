@@ -7,8 +7,10 @@ use crate::deb::Deb;
 use crate::error::{ImageError, Result};
 use crate::io::apt::Apt;
 use crate::io::store::{Mirror, Store};
+use crate::io::toolchain::Toolchain;
 use crate::lock::{KernelLock, Pinned, Role};
 use crate::progress::Progress;
+use crate::toolchain::{self, ToolchainLock};
 
 /// Kernels before 6.16 have no RTMR interface; trixie itself has 6.12.
 const KERNEL_SUITE: &str = "trixie-backports";
@@ -24,20 +26,35 @@ const FIRMWARE_LICENSE: &str =
 const STUB_LICENSE: &str = "LGPL-2.1-or-later";
 const BUSYBOX_LICENSE: &str = "GPL-2.0-only AND LGPL-2.1-or-later";
 
+const GPL3: &str = "GPL-3.0-or-later";
+/// The toolchain: trixie's default compiler, without what only other languages, sanitizers and debuggers need. Licences as the
+/// copyright files have them for what is taken out.
+const TOOLCHAIN: &[(Role, &str, &str)] = &[
+    (Role::Compiler, "cpp-14-x86-64-linux-gnu", GPL3),
+    (Role::Compiler, "gcc-14-x86-64-linux-gnu", GPL3),
+    (Role::Binutils, "binutils-x86-64-linux-gnu", GPL3),
+    (Role::CLibrary, "libc6-dev", "LGPL-2.1-or-later"),
+    (Role::CLibrary, "libgcc-14-dev", "GPL-3.0-or-later WITH GCC-exception-3.1"),
+    (Role::CLibrary, "linux-libc-dev", KERNEL_LICENSE),
+    (Role::Library, "libbinutils", GPL3),
+    (Role::Library, "libc6", "LGPL-2.1-or-later"),
+    (Role::Library, "libctf0", GPL3),
+    (Role::Library, "libgmp10", "LGPL-3.0-or-later OR GPL-2.0-or-later"),
+    (Role::Library, "libisl23", "MIT"),
+    (Role::Library, "libjansson4", "MIT"),
+    (Role::Library, "libmpc3", "LGPL-3.0-or-later"),
+    (Role::Library, "libmpfr6", "LGPL-3.0-or-later"),
+    (Role::Library, "libsframe1", GPL3),
+    (Role::Library, "libzstd1", "BSD-3-Clause OR GPL-2.0-only"),
+    (Role::Library, "zlib1g", "Zlib"),
+];
+
 /// Asks apt, downloads, checks that an image can be made of it, and returns the new lock; the packages stay in the cache.
 ///
 /// # Errors
 /// If apt cannot be reached or the packages do not fit together.
 pub fn update(store: &Store, mirror: Option<&Mirror>, progress: &Progress) -> Result<KernelLock> {
-    let address = match mirror {
-        Some(Mirror::Address(uri)) => Some(uri.as_str()),
-        Some(Mirror::Folder(_)) => {
-            return Err(ImageError::Usage(
-                "lock --update: --mirror: expected an address, found a folder".into(),
-            ));
-        }
-        None => None,
-    };
+    let address = address(mirror)?;
     let mut packages = Vec::new();
     progress.say(format_args!("lock: asking suite {KERNEL_SUITE}"));
     let apt = Apt::update(store.cache(), address, &[KERNEL_SUITE])?;
@@ -72,14 +89,49 @@ pub fn update(store: &Store, mirror: Option<&Mirror>, progress: &Progress) -> Re
     KernelLock::parse("kernel.lock", lock.render()?.as_bytes())
 }
 
-/// Writes a lock whole.
+/// The same for `image/toolchain.lock`; that its programs run with its libraries alone is checked too.
+///
+/// # Errors
+/// As [`update`].
+pub fn update_toolchain(
+    store: &Store,
+    mirror: Option<&Mirror>,
+    progress: &Progress,
+) -> Result<ToolchainLock> {
+    progress.say(format_args!("lock: asking suite {SUITE}"));
+    let apt = Apt::update(store.cache(), address(mirror)?, &[SUITE])?;
+    let mut packages = Vec::new();
+    for (role, name, license) in TOOLCHAIN {
+        packages.push(pin(&apt, store, *role, name, SUITE, license, progress)?);
+    }
+    let pinned: Vec<&Pinned> = packages.iter().collect();
+    let bytes = store.packages(&pinned, progress)?;
+    let pairs: Vec<_> = pinned.iter().copied().zip(bytes.iter().map(Vec::as_slice)).collect();
+    let files = toolchain::unpack(&pairs)?;
+    let lock = ToolchainLock { version: 1, files: toolchain::digest(&files)?, packages };
+    let trial = tempfile::tempdir_in(store.cache()).map_err(ImageError::at(store.cache()))?;
+    Toolchain::make(files, &trial.path().join("toolchain"), &Progress::silent())?;
+    ToolchainLock::parse("toolchain.lock", lock.render()?.as_bytes())
+}
+
+fn address(mirror: Option<&Mirror>) -> Result<Option<&str>> {
+    match mirror {
+        Some(Mirror::Address(uri)) => Ok(Some(uri.as_str())),
+        Some(Mirror::Folder(_)) => {
+            Err(ImageError::Usage("lock --update: --mirror: expected an address, found a folder".into()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Writes a lock's text whole.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write(path: &Path, lock: &KernelLock) -> Result<()> {
+pub fn write(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(ImageError::at(folder))?;
-    std::io::Write::write_all(&mut file, lock.render()?.as_bytes()).map_err(ImageError::at(path))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(ImageError::at(path))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode).map_err(ImageError::at(path))?;
     file.persist(path).map_err(|error| ImageError::Io { path: path.to_owned(), source: error.error })?;
@@ -158,8 +210,8 @@ fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
 ///
 /// # Errors
 /// If a package is nowhere to be had or is not what was pinned.
-pub fn verify(lock: &KernelLock, store: &Store, progress: &Progress) -> Result<()> {
-    let pinned: Vec<&Pinned> = lock.packages.iter().collect();
+pub fn verify(packages: &[Pinned], store: &Store, progress: &Progress) -> Result<()> {
+    let pinned: Vec<&Pinned> = packages.iter().collect();
     store.packages(&pinned, progress)?;
     for package in pinned {
         let (title, digest) = (package.title(), hex::encode(package.sha256));

@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use casemate_measure::image::{Flavor, ImageManifest};
+use casemate_measure::image::Flavor;
 use nix::sys::stat::{Mode, umask};
 
 use crate::assemble::MANIFEST;
 use crate::compare;
 use crate::error::{ImageError, Result};
-use crate::io::directory;
+use crate::io::compile::cargo_home;
 use crate::io::store::{Mirror, cache_root};
+use crate::io::{command, directory};
 use crate::path::MemberPath;
 use crate::progress::Progress;
 use crate::tree::{Node, Tree};
@@ -82,18 +83,23 @@ pub fn run(request: &Request, builder: &Path, progress: &Progress) -> Result<()>
         }
     };
     let b = work.build(request, &B, flavor, builder, progress)?;
-    compare::directories(&a, &b)?;
+    match compare::directories(&a, &b) {
+        // The files first: an input that differs may be the effect, not the cause, as the init is.
+        Err(ImageError::Differs(first)) => {
+            let mut lines = vec![first];
+            lines.extend(compare::inputs(&a, &b)?);
+            return Err(ImageError::Differs(lines.join("; ")));
+        }
+        other => other?,
+    }
     progress.say(format_args!("reproduce: {} and {} are the same, byte by byte", a.display(), b.display()));
     Ok(())
 }
 
 /// The flavour of an image that exists, after a look at whether side B is going to be given the same inputs.
 fn side_a_flavor(request: &Request, dir: &Path) -> Result<Flavor> {
-    let path = dir.join(MANIFEST);
-    let text = fs::read(&path).map_err(ImageError::at(&path))?;
-    let file = path.display().to_string();
-    let manifest: ImageManifest = serde_json::from_slice(&text)
-        .map_err(|error| ImageError::form(&file, "JSON", "an image manifest", error.to_string()))?;
+    let file = dir.join(MANIFEST).display().to_string();
+    let manifest = compare::manifest(dir)?;
     if let Some(asked) = request.flavor.filter(|flavor| *flavor != manifest.flavor) {
         let words = (format!("{asked:?}").to_lowercase(), format!("{:?}", manifest.flavor).to_lowercase());
         return Err(ImageError::form(file, "flavor", words.0, words.1));
@@ -152,8 +158,8 @@ impl Work {
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(ImageError::at(&folder))?;
         }
-        let [source, cargo_home, target, out] =
-            ["source", "cargo", "target", "image"].map(|n| folder.join(n));
+        let [source, cargo_home, target, toolchain, out] =
+            ["source", "cargo", "target", "toolchain", "image"].map(|n| folder.join(n));
         progress.say(format_args!(
             "side {}: {} with umask {:03o}, locale {}, time zone {}",
             side.name,
@@ -163,6 +169,9 @@ impl Work {
             side.zone
         ));
         directory::write(&sources(&request.workspace)?, &source, side.reversed)?;
+        if request.init.is_none() {
+            fetch(&request.workspace)?;
+        }
         copy_registry(&cargo_home)?;
 
         let word = if flavor == Flavor::Dev { "dev" } else { "prod" };
@@ -202,6 +211,7 @@ impl Work {
             .env("CARGO_HOME", &cargo_home)
             .env("CARGO_NET_OFFLINE", "true")
             .env("CASEMATE_TARGET", &target)
+            .env("CASEMATE_TOOLCHAIN", &toolchain)
             .env("LC_ALL", side.locale)
             .env("TZ", side.zone)
             .current_dir(&folder)
@@ -249,12 +259,16 @@ fn sources(workspace: &Path) -> Result<Tree> {
     Ok(tree)
 }
 
+/// Has cargo download every crate of the lock file: what was built here so far need not have used the guest's.
+fn fetch(workspace: &Path) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["fetch", "--locked", "--quiet"]).current_dir(workspace);
+    command::output(&mut command, "download the crates").map(drop)
+}
+
 /// A CARGO_HOME with the downloads of this machine's, so that nothing is fetched twice, but unpacked in its own place.
 fn copy_registry(to: &Path) -> Result<()> {
-    let from = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
-        .ok_or_else(|| ImageError::Usage("neither CARGO_HOME nor HOME is set".into()))?;
+    let from = cargo_home().ok_or_else(|| ImageError::Usage("neither CARGO_HOME nor HOME is set".into()))?;
     for part in ["registry/index", "registry/cache"] {
         let source = from.join(part);
         if source.is_dir() {

@@ -114,9 +114,12 @@ impl World {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.run_as_is(&[arguments, &["--mirror", "debs"]].concat())
+    }
+
+    fn run_as_is(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_casemate-image"))
             .args(arguments)
-            .args(["--mirror", "debs"])
             .current_dir(self.dir.path())
             .env("CARGO_MANIFEST_DIR", self.path("ws/image"))
             .env("HOME", self.path("home"))
@@ -171,6 +174,18 @@ fn an_image_is_built_and_reproduced_from_another_place() {
         "the work folder is gone"
     );
 
+    // Two images of the same are the same; another flavour is another.
+    let diff = |a: &str, b: &str| {
+        let output = world.run_as_is(&["diff", a, b]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    world.good(&["build", "--flavor", "prod", "--init", "init", "--workload", "web=web", "--out", "prod"]);
+    assert_eq!(diff("out", "work/b/some where/else entirely/image").0, Some(0));
+    let (code, said) = diff("out", "prod");
+    assert_eq!(code, Some(1));
+    assert_eq!(said.lines().next(), Some("flavor: dev on side A, prod on side B"), "{said}");
+    assert_eq!(diff("out", "web").0, Some(64));
+
     // The check can fail: an input of side B differs in one byte.
     fs::write(world.path("web/etc/three"), "etc/tHree").unwrap();
     let said = world.bad(&same);
@@ -178,6 +193,7 @@ fn an_image_is_built_and_reproduced_from_another_place() {
         said.contains("not reproducible: initramfs.cpio.zst: member services/web/etc/three: first difference at offset 5"),
         "{said}"
     );
+    assert!(said.contains("; input workload web: SHA-256 "), "{said}");
 }
 
 #[test]

@@ -9,13 +9,16 @@ use crate::sys;
 
 /// Where the handover lies.
 const DESCRIPTOR: i32 = 3;
-/// Where a process reports: [`READY`], then, from our own long-lived processes, a [`HEARTBEAT`] now and then; or, from the
-/// DHCP client, leases.
+/// Where a process reports: [`READY`], then, from our own long-lived processes, a [`HEARTBEAT`] now and then; from the DHCP
+/// client, heartbeats and leases; from the time client, times.
 pub const REPORT: i32 = 4;
 /// The message of a process that is ready.
 pub const READY: &[u8] = b"R";
 /// The message of a process whose event loop turns.
 pub const HEARTBEAT: &[u8] = b"H";
+/// The first byte of what the first process of a service says before it ends: the second is the signal that its workload died
+/// of. Its own status, 128 plus that number, is one that a workload may choose for itself.
+pub const KILLED: u8 = b'S';
 /// The first of the further descriptors.
 pub const FIRST_EXTRA: i32 = 5;
 /// A handover carries the measured document (4 MiB at most) and little else.

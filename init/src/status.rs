@@ -239,16 +239,18 @@ pub struct Process {
     pub restarts: u64,
     /// How it last ended: `status N`, `signal N`, `out of memory`, `a forbidden system call` or `killed, because it hung`.
     pub last_exit: Option<String>,
-    /// A service with ports: `listening`, `not listening on PORTS` or `unknown`. The agent and the mesh: `answering`, or
-    /// `silent for N s`. `None` for the others, and for one that is not ready.
+    /// A service with ports: `listening`, `not listening on PORTS` or `unknown`. The agent, the mesh and the DHCP client:
+    /// `answering`, or `silent for N s`. `None` for the others, and for one that is not ready.
     pub health: Option<String>,
     /// How many processes the kernel has taken for its memory limit (`oom_kill` of its cgroup's memory.events).
     pub oom_kills: u64,
-    /// What it and everything that it started keep in memory, every 10 s; `None` if it did not run.
+    /// What it keeps in memory, every 10 s; `None` if it did not run.
     pub memory: Option<Memory>,
 }
 
-/// What processes keep in memory, in KiB, as the kernel sums it up over their mappings (`/proc/PID/smaps_rollup`).
+/// What a process keeps in memory, in KiB. One of our own, PID 1 among them: as the kernel sums it up over its mappings
+/// (`/proc/PID/smaps_rollup`). A service, whose mappings PID 1 does not walk: what its cgroup is charged with (`memory.current`),
+/// in both fields; that is its pages, its tmpfs and what the kernel keeps for it, without the image's own files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Resident pages, each counted in full for every process that maps it: what is promised (design section 12).

@@ -51,6 +51,15 @@ impl Exit {
         }
     }
 
+    /// The end of a service's first process, which passes on what its workload died of: `killed` is the signal that it named.
+    #[must_use]
+    pub fn of_workload(self, killed: Option<u8>) -> Self {
+        match (self, killed.map(i32::from)) {
+            (Self::Code(code), Some(signal)) if signal.checked_add(128) == Some(code) => Self::Signal(signal),
+            (other, _) => other,
+        }
+    }
+
     /// Whether it counts as success.
     pub fn is_success(self) -> bool {
         self == Self::Code(0)
@@ -354,6 +363,16 @@ mod tests {
         for (exit, out_of_memory, hung, expected) in cases {
             assert_eq!(exit.told_apart(out_of_memory, hung), expected);
         }
+    }
+
+    #[test]
+    fn a_workloads_signal_is_not_its_own_status() {
+        assert_eq!(Exit::Code(159).of_workload(Some(31)).told_apart(false, false), Exit::ForbiddenCall);
+        assert_eq!(Exit::Code(159).of_workload(None).told_apart(false, false), Exit::Code(159));
+        assert_eq!(Exit::Code(137).of_workload(Some(9)).told_apart(true, false), Exit::OutOfMemory);
+        // What does not fit together is no signal.
+        assert_eq!(Exit::Code(3).of_workload(Some(31)), Exit::Code(3));
+        assert_eq!(Exit::Signal(9).of_workload(Some(31)), Exit::Signal(9));
     }
 
     #[test]

@@ -10,8 +10,11 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use casemate_init::handover::HEARTBEAT;
 use casemate_init::net::dhcp::{self, Lease, Report};
 use casemate_init::net::links;
 use net_rig::{HOST, LINK, Rig, addresses, ip, routes, run, skip, sysctl};
@@ -57,8 +60,19 @@ impl Guest {
         })
     }
 
-    /// What it says within that time.
+    /// What it reports within that time.
     fn report(&self, patience: Duration) -> Option<Report> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.message(until.saturating_duration_since(Instant::now()))?.as_slice() {
+                HEARTBEAT => {}
+                report => return Some(Report::decode(report).unwrap()),
+            }
+        }
+    }
+
+    /// What it says within that time, heartbeats too.
+    fn message(&self, patience: Duration) -> Option<Vec<u8>> {
         let wait = PollTimeout::try_from(patience).unwrap();
         if poll(&mut [PollFd::new(self.reports.as_fd(), PollFlags::POLLIN)], wait).unwrap() == 0 {
             return None;
@@ -66,7 +80,7 @@ impl Guest {
         let mut message = [0; 64];
         let len = nix::unistd::read(&self.reports, &mut message).unwrap();
         assert_ne!(len, 0, "the child is gone");
-        Some(Report::decode(&message[..len]).unwrap())
+        Some(message[..len].to_vec())
     }
 
     fn lease(&self, patience: Duration) -> Lease {
@@ -97,6 +111,25 @@ fn the_child_process() {
     assert_eq!(setsockopt(&socket, sockopt::BindToDevice, &"lo".into()), Err(nix::Error::EPERM));
     let Err(error) = dhcp::child(socket, report, mac, [42; 32]);
     panic!("{error}");
+}
+
+#[test]
+fn it_says_that_it_is_alive_with_and_without_a_lease() {
+    let Some(rig) = Rig::new() else { return };
+    let grant = Arc::new(AtomicBool::new(false));
+    let granted = Arc::clone(&grant);
+    let server = Server::start(&rig, move |seen| match seen {
+        _ if !granted.load(Ordering::SeqCst) => vec![],
+        Seen::Discover(m) => vec![Answer::to(m, OFFER).bytes()],
+        Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
+    });
+    let guest = Guest::start(&rig);
+    let three_beats = || (0..3).for_each(|_| assert_eq!(guest.message(PATIENCE).as_deref(), Some(HEARTBEAT)));
+    three_beats();
+    grant.store(true, Ordering::SeqCst);
+    guest.lease(3 * PATIENCE);
+    three_beats();
+    drop(server);
 }
 
 /// The control, and the whole way: discover, address, traffic, no packet socket.
@@ -180,7 +213,7 @@ fn a_nak_makes_it_start_over_after_a_pause() {
         }
         Seen::Request(m) => vec![Answer::to(m, ACK).bytes()],
     });
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let guest = Guest::start(&rig);
     assert_eq!(guest.lease(PATIENCE).address().octets(), [10, 9, 0, 50]);
     assert!(server.requests() >= 3, "two refused, one granted");

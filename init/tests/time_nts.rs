@@ -84,7 +84,6 @@ fn one_key_exchange_lasts_and_no_cookie_is_used_twice() {
     for round in 0..12 {
         let report = client.round().unwrap().unwrap_or_else(|| panic!("round {round}: {}", why(&client)));
         assert!(off(&report) <= report.sample.error + Duration::from_millis(50));
-        assert!(report.sample.error < Duration::from_millis(500), "{:?}", report.sample.error);
     }
     let (exchanges, requests, reused) = fake.seen.counts();
     assert_eq!((exchanges, reused), (1, 0));
@@ -214,7 +213,7 @@ fn hostile_answers_are_passed_over_until_the_true_one_comes() {
     let mut client = ca.client(&rig, &[server(1)]);
     for round in 1..4 {
         let report = client.round().unwrap().unwrap_or_else(|| panic!("{}", why(&client)));
-        assert!(off(&report) < Duration::from_millis(500));
+        assert!(off(&report) <= report.sample.error + Duration::from_millis(50));
         assert_eq!(fake.seen.counts(), (1, round, 0), "nothing had to be asked twice");
     }
 }
@@ -309,7 +308,8 @@ fn more_than_half_of_the_named_servers_decide() {
     let _three = Fake::start(&rig, &ca, server(3), Script::default());
     let report = client.round().unwrap().unwrap_or_else(|| panic!("{}", why(&client)));
     assert_eq!(report.votes, 2);
-    assert!(report.server != 1 && off(&report) < Duration::from_millis(500), "{report:?}");
+    assert!(report.server != 1, "{report:?}");
+    assert!(off(&report) <= report.sample.error + Duration::from_millis(50), "{report:?}");
     drop(one);
     assert_eq!(client.round().unwrap(), None, "the liar is no majority with nobody");
 }

@@ -5,9 +5,10 @@ use sha2::{Digest as _, Sha384};
 
 use crate::identity::{AppId, ComposeHash, InstanceId};
 use crate::register::Register;
+use crate::tdx::EventType;
 
 /// `DSTACK_RUNTIME_EVENT_TYPE`.
-pub const RUNTIME_EVENT_TYPE: u32 = 0x0800_0001;
+pub const RUNTIME_EVENT_TYPE: u32 = EventType::DSTACK_RUNTIME.0;
 
 /// How the digest of a runtime event is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

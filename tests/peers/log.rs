@@ -44,9 +44,9 @@ impl Mark {
         LINES.lock().unwrap()[self.0..].to_owned()
     }
 
-    /// The first line since then that has all of these texts in it, waiting for it a few seconds.
+    /// The first line since then that has all of these texts in it, waiting for it a minute.
     pub(crate) async fn line(self, texts: &[&str]) -> String {
-        let patience = Instant::now() + Duration::from_secs(8);
+        let patience = Instant::now() + Duration::from_secs(60);
         loop {
             let since = LINES.lock().unwrap()[self.0..].to_owned();
             if let Some(line) = since.lines().find(|line| texts.iter().all(|text| line.contains(text))) {

@@ -14,8 +14,8 @@ use clap::{Args, Parser, Subcommand};
 )]
 #[command(
     after_help = "Exit codes: 0 trusted under the policy, 1 not trusted, 2 could not decide, 64 usage.\n\n\
-    Example: casemate-verify policy --image out/demo --document configs/demo/app-compose.json --out demo.policy.json\n\
-    \x20        casemate-verify 127.0.0.1:8443 --policy demo.policy.json"
+    Example: casemate-verify policy --image out/demo --document configs/demo.app-compose.json --out demo.policy.json\n\
+    \x20        casemate-verify 127.0.0.1:8443 --policy demo.policy.json --trust-simulator"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]

@@ -1,7 +1,7 @@
 //! The static init binary: compiled alone, with nothing of this machine's folders in it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,27 +11,22 @@ use casemate_measure::image::{Flavor, Input};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::assemble::{InitBinary, input};
+use crate::assemble::{InitBinary, input, package_input};
 use crate::error::{ImageError, Result};
-use crate::io::command;
-use crate::io::store::cache_root;
+use crate::io::store::{Store, cache_root};
+use crate::io::toolchain::Toolchain;
+use crate::io::{cargo_config, command};
 use crate::progress::{Progress, megabytes};
+use crate::toolchain::ToolchainLock;
 
 /// The guest's target. Giving it explicitly keeps the static C library out of build scripts and procedural macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PACKAGE: &str = "casemate-init";
 
-/// What every static position-independent program swallows of the C toolchain (gcc -static-pie -### shows them).
-const LINKED: &[(&str, &str)] = &[
-    ("rcrt1.o", "LGPL-2.1-or-later"),
-    ("crti.o", "LGPL-2.1-or-later"),
-    ("crtbeginS.o", "GPL-3.0-or-later WITH GCC-exception-3.1"),
-    ("libc.a", "LGPL-2.1-or-later"),
-    ("libgcc.a", "GPL-3.0-or-later WITH GCC-exception-3.1"),
-    ("libgcc_eh.a", "GPL-3.0-or-later WITH GCC-exception-3.1"),
-    ("crtendS.o", "GPL-3.0-or-later WITH GCC-exception-3.1"),
-    ("crtn.o", "LGPL-2.1-or-later"),
-];
+/// Where the workspace pins what compiles C and links.
+pub const TOOLCHAIN_LOCK: &str = "image/toolchain.lock";
+/// What the linker says it took, in the target folder.
+const LINK_MAP: &str = "link.map";
 
 /// The environment that reaches cargo: where things are, and how the network is reached. Everything else, such as
 /// `RUSTFLAGS` or `CARGO_PROFILE_*`, would change the bytes.
@@ -66,25 +61,38 @@ struct MetadataPackage {
     manifest_path: PathBuf,
 }
 
-struct Toolchain {
+/// The Rust toolchain.
+struct Rust {
     version: String,
     commit: String,
     sysroot: PathBuf,
 }
 
 impl Compiler {
-    /// Compiles, or takes what an earlier run compiled from the same sources.
+    /// [`Compiler::compile_with`] the usual store.
     ///
     /// # Errors
-    /// If cargo or a tool it needs fails, or the binary is not static or names folders of this machine.
+    /// As there, or if there is no store.
     pub fn compile(&self, progress: &Progress) -> Result<InitBinary> {
+        self.compile_with(&Store::new(None)?, progress)
+    }
+
+    /// Compiles, or takes what an earlier run compiled from the same sources. The pinned toolchain comes from `store`.
+    ///
+    /// # Errors
+    /// If cargo or a tool it needs fails, something else than the pinned toolchain was linked, or the binary is not static
+    /// or names folders of this machine.
+    pub fn compile_with(&self, store: &Store, progress: &Progress) -> Result<InitBinary> {
         let started = Instant::now();
         let workspace = fs::canonicalize(&self.workspace).map_err(ImageError::at(&self.workspace))?;
         let target_dir = target_dir(&workspace)?;
         fs::create_dir_all(&target_dir).map_err(ImageError::at(&target_dir))?;
-        let toolchain = self.toolchain()?;
+        cargo_config::check(&workspace, cargo_home().as_deref())?;
+        let tool_lock = ToolchainLock::read(&workspace.join(TOOLCHAIN_LOCK))?;
+        let toolchain = Toolchain::ready(&tool_lock, store, progress)?;
+        let rust = self.rust()?;
         let packages = self.package_folders()?;
-        let remaps = remaps(&workspace, &target_dir, &packages, &toolchain)?;
+        let remaps = remaps(&workspace, &target_dir, &packages, &rust, toolchain.root())?;
 
         // Cargo links the result to one name for both flavours: hold it from the build to the read.
         let lock_path = target_dir.join(".casemate-lock");
@@ -115,7 +123,10 @@ impl Compiler {
             build.arg("--jobs").arg(jobs.to_string());
         }
         build.env("CARGO_TARGET_DIR", &target_dir);
-        build.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&remaps));
+        let map = target_dir.join(LINK_MAP);
+        build.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&remaps, &toolchain.cc(), &map));
+        build.env("CC_x86_64_unknown_linux_gnu", toolchain.cc());
+        build.env("AR_x86_64_unknown_linux_gnu", toolchain.ar());
         // cc(1) splits at spaces unless told that they are escaped.
         build.env("CC_SHELL_ESCAPED_FLAGS", "1").env("CFLAGS", c_flags(&remaps));
         build.env("SOURCE_DATE_EPOCH", self.epoch.to_string());
@@ -134,7 +145,9 @@ impl Compiler {
         }
         let path = target_dir.join(TARGET).join("release").join(PACKAGE);
         let bytes = fs::read(&path).map_err(ImageError::at(&path))?;
+        let linked = fs::read_to_string(&map).map_err(ImageError::at(&map))?;
         drop(lock);
+        check_linked(&map, &linked, &[toolchain.root(), &rust.sysroot, &target_dir])?;
         check_binary(&path, &bytes, &remaps)?;
         progress.say(format_args!(
             "init: {} in {:.0} seconds",
@@ -142,7 +155,8 @@ impl Compiler {
             started.elapsed().as_secs_f64()
         ));
         let mut inputs = vec![input("init", PACKAGE, &bytes)];
-        inputs.extend(self.inputs(&workspace, &toolchain)?);
+        inputs.extend(inputs_of(&workspace, &rust)?);
+        inputs.extend(tool_lock.packages.iter().map(|package| package_input("toolchain", package)));
         Ok(InitBinary { bytes, inputs })
     }
 
@@ -174,7 +188,7 @@ impl Compiler {
         command::output(command.args(arguments), what)
     }
 
-    fn toolchain(&self) -> Result<Toolchain> {
+    fn rust(&self) -> Result<Rust> {
         let text = self.tool("rustc", &["-vV"], "its version")?;
         let field = |name: &str| {
             text.lines()
@@ -183,7 +197,7 @@ impl Compiler {
                 .ok_or_else(|| ImageError::form("rustc -vV", name, "a value", "none"))
         };
         let sysroot = self.tool("rustc", &["--print", "sysroot"], "its folder")?;
-        Ok(Toolchain {
+        Ok(Rust {
             version: text.lines().next().unwrap_or_default().trim_start_matches("rustc ").to_owned(),
             commit: field("commit-hash:")?,
             sysroot: PathBuf::from(sysroot.trim_end()),
@@ -203,39 +217,27 @@ impl Compiler {
         };
         Ok(metadata.packages.into_iter().filter_map(folder).collect())
     }
+}
 
-    /// What the binary is made of besides our own sources, for `manifest.json`.
-    fn inputs(&self, workspace: &Path, toolchain: &Toolchain) -> Result<Vec<Input>> {
-        let lock_path = workspace.join("Cargo.lock");
-        let lock = fs::read(&lock_path).map_err(ImageError::at(&lock_path))?;
-        let mut inputs = vec![input("lock", "Cargo.lock", &lock)];
-        inputs.push(Input {
-            kind: "compiler".into(),
-            name: "rustc".into(),
-            version: Some(toolchain.version.clone()),
-            sha256: toolchain_digest(&toolchain.sysroot)?,
-            license: Some("MIT OR Apache-2.0".into()),
-            source: None,
-        });
-        let cc = self.tool("cc", &["--version"], "its version")?;
-        let cc = cc.lines().next().unwrap_or_default().to_owned();
-        let cc1 = self.tool("cc", &["-print-prog-name=cc1"], "find the C compiler")?;
-        inputs.push(Input {
-            version: Some(cc.clone()),
-            ..file_input("compiler", "cc1", Path::new(cc1.trim_end()))?
-        });
-        for (name, license) in LINKED {
-            let path = self.tool("cc", &[&format!("-print-file-name={name}")], "find what is linked")?;
-            inputs.push(Input {
-                license: Some((*license).to_owned()),
-                source: license
-                    .starts_with("LGPL")
-                    .then(|| format!("source package glibc of the distribution whose compiler is {cc}")),
-                ..file_input("linked", name, Path::new(path.trim_end()))?
-            });
-        }
-        Ok(inputs)
-    }
+/// What the binary is made of besides our own sources and the pinned toolchain, for `manifest.json`.
+fn inputs_of(workspace: &Path, rust: &Rust) -> Result<Vec<Input>> {
+    let lock_path = workspace.join("Cargo.lock");
+    let lock = fs::read(&lock_path).map_err(ImageError::at(&lock_path))?;
+    let compiler = Input {
+        kind: "compiler".into(),
+        name: "rustc".into(),
+        version: Some(rust.version.clone()),
+        sha256: toolchain_digest(&rust.sysroot)?,
+        license: Some("MIT OR Apache-2.0".into()),
+        source: None,
+    };
+    Ok(vec![input("lock", "Cargo.lock", &lock), compiler])
+}
+
+/// cargo's home, as cargo finds it.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CARGO_HOME").or_else(|| Some(set("HOME")?.join(".cargo")))
 }
 
 const fn word(flavor: Flavor) -> &'static str {
@@ -260,15 +262,17 @@ fn remaps(
     workspace: &Path,
     target_dir: &Path,
     packages: &BTreeSet<PathBuf>,
-    toolchain: &Toolchain,
+    rust: &Rust,
+    toolchain: &Path,
 ) -> Result<Vec<(String, String)>> {
     let mut remaps = vec![
         (workspace.to_owned(), "/casemate".to_owned()),
         (target_dir.to_owned(), "/target".to_owned()),
         // Where the rust-src component is installed, the standard library's sources are found there and not under the
         // names that the precompiled library has.
-        (toolchain.sysroot.join("lib/rustlib/src/rust"), format!("/rustc/{}", toolchain.commit)),
-        (toolchain.sysroot.clone(), "/toolchain".to_owned()),
+        (rust.sysroot.join("lib/rustlib/src/rust"), format!("/rustc/{}", rust.commit)),
+        (rust.sysroot.clone(), "/toolchain".to_owned()),
+        (toolchain.to_owned(), "/sysroot".to_owned()),
     ];
     remaps.extend(packages.iter().map(|folder| (folder.clone(), "/packages".to_owned())));
     remaps.sort_by_key(|(from, _)| from.as_os_str().len());
@@ -287,10 +291,23 @@ fn remaps(
         .collect()
 }
 
-fn rust_flags(remaps: &[(String, String)]) -> OsString {
-    let fixed = ["-Ctarget-feature=+crt-static", "-Crelocation-model=pie", "-Clink-arg=-Wl,--build-id=none"];
-    let remaps = remaps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
-    fixed.into_iter().map(str::to_owned).chain(remaps).collect::<Vec<_>>().join("\x1f").into()
+/// Linked by the pinned compiler and linker; rustc's own choice would be the lld that it comes with.
+fn rust_flags(remaps: &[(String, String)], linker: &Path, map: &Path) -> OsString {
+    let fixed = [
+        "-Ctarget-feature=+crt-static",
+        "-Crelocation-model=pie",
+        "-Clinker-features=-lld",
+        "-Clink-arg=-Wl,--build-id=none",
+    ];
+    let mut flags: Vec<OsString> = fixed.iter().map(OsString::from).collect();
+    flags.extend(remaps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}").into()));
+    // Not `-Wl,`, which would split the path at commas.
+    for (option, path) in [("-Clinker=", linker), ("-Clink-arg=-Xlinker\x1f-Clink-arg=-Map=", map)] {
+        let mut flag = OsString::from(option);
+        flag.push(path);
+        flags.push(flag);
+    }
+    flags.join(OsStr::new("\x1f"))
 }
 
 fn c_flags(remaps: &[(String, String)]) -> String {
@@ -298,6 +315,31 @@ fn c_flags(remaps: &[(String, String)]) -> String {
     let maps = remaps.iter().map(|(from, to)| quoted(&format!("-ffile-prefix-map={from}={to}")));
     // __DATE__ and __TIME__ are errors, not surprises.
     maps.chain(["-Werror=date-time".to_owned()]).collect::<Vec<_>>().join(" ")
+}
+
+/// That every file that the linker took (its map says `LOAD file`) is in one of these folders.
+fn check_linked(map: &Path, text: &str, folders: &[&Path]) -> Result<()> {
+    let folders: Vec<PathBuf> =
+        folders.iter().map(|f| fs::canonicalize(f).map_err(ImageError::at(f))).collect::<Result<_>>()?;
+    let mut count = 0_u32;
+    for file in text.lines().filter_map(|line| line.strip_prefix("LOAD ")) {
+        count = count.saturating_add(1);
+        // What is gone again was a temporary file of the compiler's own.
+        let Ok(file) = fs::canonicalize(file) else { continue };
+        if !folders.iter().any(|folder| file.starts_with(folder)) {
+            let (title, found) = (map.display().to_string(), file.display().to_string());
+            return Err(ImageError::form(title, "linked", "files of the pinned toolchain alone", found));
+        }
+    }
+    if count == 0 {
+        return Err(ImageError::form(
+            map.display().to_string(),
+            "LOAD",
+            "the files that were linked",
+            "none",
+        ));
+    }
+    Ok(())
 }
 
 /// Static, and without a folder of this machine in it.
@@ -355,23 +397,19 @@ fn file_digest(path: &Path) -> Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
-fn file_input(kind: &str, name: &str, path: &Path) -> Result<Input> {
-    Ok(Input { sha256: file_digest(path)?, ..input(kind, name, &[]) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn example() -> Vec<(String, String)> {
-        let toolchain =
-            Toolchain { version: "1".into(), commit: "abc".into(), sysroot: "/t/toolchain".into() };
+        let rust = Rust { version: "1".into(), commit: "abc".into(), sysroot: "/t/toolchain".into() };
         let packages = BTreeSet::from([PathBuf::from("/home/it's me/.cargo/registry/src/index-1")]);
         remaps(
             Path::new("/home/it's me/casemate"),
             Path::new("/home/it's me/casemate/target"),
             &packages,
-            &toolchain,
+            &rust,
+            Path::new("/home/it's me/.cache/casemate/toolchain/1"),
         )
         .unwrap()
     }
@@ -403,5 +441,30 @@ mod tests {
         assert!(error.to_string().contains("no path of the machine"), "{error}");
         let error = check_binary(path, b"\x7fELF /lib64/ld-linux-x86-64.so.2\0", &remaps).unwrap_err();
         assert!(error.to_string().contains("a static binary"), "{error}");
+    }
+
+    #[test]
+    fn what_the_linker_took_from_elsewhere_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, target) = (dir.path().join("pinned"), dir.path().join("target"));
+        for folder in [&root, &target] {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::write(root.join("libc.a"), "").unwrap();
+        fs::write(dir.path().join("libz.a"), "").unwrap();
+        let judge = |files: &[&str]| {
+            let lines: Vec<_> =
+                files.iter().map(|f| format!("LOAD {}\n", dir.path().join(f).display())).collect();
+            check_linked(Path::new("link.map"), &format!("head\n{}", lines.concat()), &[&root, &target])
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(judge(&["pinned/libc.a", "pinned/../target/../pinned/libc.a", "target/gone.o"]), Ok(()));
+        let error = judge(&["pinned/libc.a", "pinned/../libz.a"]).unwrap_err();
+        assert!(
+            error.starts_with("link.map: linked: expected files of the pinned toolchain alone, found "),
+            "{error}"
+        );
+        assert!(error.ends_with("libz.a"), "{error}");
+        assert!(judge(&[]).unwrap_err().contains("LOAD"));
     }
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use casemate_egress::{Mode, Policy};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
-use support::traffic::{SOON, any, ask, echo, icmp, ipv4, listen, patiently, raw, segment, udp};
+use support::traffic::{
+    NOT, SOON, any, ask, ask_in_vain, echo, icmp, ipv4, listen, patiently, raw, segment, udp,
+};
 use support::{AGENT, Bench, DHCP_MARK, GATEWAY, LISTED, MESH, OWN, UNLISTED, link, policy};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
@@ -28,13 +30,13 @@ fn internal() -> Policy {
 #[test]
 fn only_mesh_and_only_its_targets() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
-    let server = echo(&bench.outside, 0, (LISTED, 443).into(), SOON);
+    let server = echo(&bench.outside, 0, (LISTED, 443).into());
     let answer = bench.guest.run_as(MESH, || ask((LISTED, 443))).unwrap();
     assert_eq!(answer.parse::<SocketAddr>().unwrap().ip(), IpAddr::V4(OWN));
     assert_eq!(server.accepted(), 1);
     assert_eq!(bench.count("process:mesh"), 0);
 
-    let server = echo(&bench.outside, 0, (LISTED, 443).into(), SOON);
+    let server = echo(&bench.outside, 0, (LISTED, 443).into());
     let ear = listen(&bench.outside);
     // The rest of the first connection.
     let _heard = ear.frames();
@@ -51,15 +53,15 @@ fn only_mesh_and_only_its_targets() {
         let counter = format!("process:{name}");
         let before = bench.count(&counter);
         bench.guest.run_as(uid, || {
-            assert!(ask((LISTED, 443)).is_err(), "uid {uid}");
+            assert!(ask_in_vain((LISTED, 443)).is_err(), "uid {uid}");
             udp(any(), (LISTED, 443));
         });
         assert!(bench.count(&counter) >= before + 2, "uid {uid}");
     }
     let before = bench.count("process:mesh");
     bench.guest.run_as(MESH, || {
-        assert!(ask((LISTED, 444)).is_err());
-        assert!(ask((UNLISTED, 443)).is_err());
+        assert!(ask_in_vain((LISTED, 444)).is_err());
+        assert!(ask_in_vain((UNLISTED, 443)).is_err());
         udp(any(), (LISTED, 443));
     });
     assert!(bench.count("process:mesh") >= before + 3);
@@ -68,9 +70,11 @@ fn only_mesh_and_only_its_targets() {
     assert_eq!(server.accepted(), 0);
 }
 
-fn tcp_socket() -> OwnedFd {
+/// A socket whose connect(2) waits so long.
+fn tcp_socket(patience: Duration) -> OwnedFd {
     let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let limit = nix::sys::time::TimeVal::new(0, 400_000);
+    let (seconds, micros) = (patience.as_secs(), patience.subsec_micros());
+    let limit = nix::sys::time::TimeVal::new(seconds.try_into().unwrap(), micros.into());
     setsockopt(&fd, sockopt::SendTimeout, &limit).unwrap();
     fd
 }
@@ -82,13 +86,13 @@ fn connects(fd: &OwnedFd) -> bool {
 #[test]
 fn a_socket_is_judged_by_who_created_it() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
-    let server = echo(&bench.outside, 0, (LISTED, 443).into(), Duration::from_secs(3));
-    let roots = bench.guest.run(tcp_socket);
+    let server = echo(&bench.outside, 0, (LISTED, 443).into());
+    let roots = bench.guest.run(|| tcp_socket(NOT));
     assert!(!bench.guest.run_as(MESH, || connects(&roots)), "root's socket in mesh's hands");
     assert!(bench.count("process:init") >= 1);
     assert_eq!(bench.count("process:mesh"), 0);
 
-    let meshs = bench.guest.run_as(MESH, tcp_socket);
+    let meshs = bench.guest.run_as(MESH, || tcp_socket(SOON));
     assert!(bench.guest.run(|| connects(&meshs)), "mesh's socket in root's hands");
     assert_eq!(server.accepted(), 1);
 }
@@ -174,14 +178,14 @@ fn a_renewal_goes_from_the_leased_address_and_no_static_address_opens_dhcp() {
 fn inbound_on_the_served_ports_only() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
     let everywhere = Ipv4Addr::UNSPECIFIED;
-    let mesh = echo(&bench.guest, MESH, (everywhere, 443).into(), SOON);
+    let mesh = echo(&bench.guest, MESH, (everywhere, 443).into());
     bench.outside.run(|| ask((OWN, 443))).unwrap();
     assert_eq!(mesh.accepted(), 1);
     assert_eq!((bench.count("process:none"), bench.count("link:inbound")), (0, 0));
 
-    let other = echo(&bench.guest, MESH, (everywhere, 8443).into(), SOON);
+    let other = echo(&bench.guest, MESH, (everywhere, 8443).into());
     bench.outside.run(|| {
-        assert!(ask((OWN, 8443)).is_err());
+        assert!(ask_in_vain((OWN, 8443)).is_err());
         udp(any(), (OWN, 443));
         raw(&ipv4(GATEWAY, OWN, 1, &icmp(8)));
     });
@@ -189,8 +193,8 @@ fn inbound_on_the_served_ports_only() {
     assert!(bench.count("link:inbound") >= 3);
 
     // A listener of somebody else on that port: its SYN-ACK carries the listener's owner.
-    let roots = echo(&bench.guest, 0, (everywhere, 443).into(), SOON);
-    bench.outside.run(|| assert!(ask((OWN, 443)).is_err()));
+    let roots = echo(&bench.guest, 0, (everywhere, 443).into());
+    bench.outside.run(|| assert!(ask_in_vain((OWN, 443)).is_err()));
     assert_eq!(roots.accepted(), 0);
     assert!(bench.count("process:init") >= 1);
 
@@ -232,20 +236,20 @@ fn what_a_closed_socket_still_has_to_send_arrives() {
 #[test]
 fn mesh_reaches_the_backends() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
-    let web = echo(bench.service(1), 0, (WEB, 8000).into(), SOON);
+    let web = echo(bench.service(1), 0, (WEB, 8000).into());
     assert!(bench.guest.run_as(MESH, || ask((WEB, 8000))).unwrap().starts_with("198.18.1.1:"));
     assert_eq!(web.accepted(), 1);
     let refused = bench.guest.run_as(MESH, || ask((WEB, 8000))).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the service's reset comes back");
 
-    let other_port = echo(bench.service(1), 0, (WEB, 8001).into(), SOON);
-    let other_service = echo(bench.service(2), 0, (DB, 8000).into(), SOON);
-    let other_uid = echo(bench.service(1), 0, (WEB, 8000).into(), SOON);
+    let other_port = echo(bench.service(1), 0, (WEB, 8001).into());
+    let other_service = echo(bench.service(2), 0, (DB, 8000).into());
+    let other_uid = echo(bench.service(1), 0, (WEB, 8000).into());
     bench.guest.run_as(MESH, || {
-        assert!(ask((WEB, 8001)).is_err());
-        assert!(ask((DB, 8000)).is_err());
+        assert!(ask_in_vain((WEB, 8001)).is_err());
+        assert!(ask_in_vain((DB, 8000)).is_err());
     });
-    bench.guest.run_as(AGENT, || assert!(ask((WEB, 8000)).is_err()));
+    bench.guest.run_as(AGENT, || assert!(ask_in_vain((WEB, 8000)).is_err()));
     assert_eq!((other_port.accepted(), other_service.accepted(), other_uid.accepted()), (0, 0, 0));
     assert!(bench.count("process:mesh") >= 2);
     assert!(bench.count("process:agent") >= 1);
@@ -259,7 +263,7 @@ fn anothers_translation_does_not_lead_astray() {
             "table ip evil {{ chain out {{ type nat hook output priority -100; ip daddr 10.9.0.2 tcp dport 443 dnat to {elsewhere}; }}; }}",
         ));
         let ear = listen(if host == WEB { bench.service(1) } else { &bench.outside });
-        bench.guest.run_as(MESH, || assert!(ask((LISTED, 443)).is_err()));
+        bench.guest.run_as(MESH, || assert!(ask_in_vain((LISTED, 443)).is_err()));
         ear.nothing_to(host);
         assert!(bench.count("process:mesh") >= 1, "{elsewhere}");
     }
@@ -273,7 +277,7 @@ fn a_change_after_the_first_judgement_is_judged_too() {
         "table ip evil { chain out { type filter hook output priority 300; ip daddr 10.9.0.2 ip daddr set 10.9.0.3; }; }",
     );
     let ear = listen(&bench.outside);
-    bench.guest.run_as(MESH, || assert!(ask((LISTED, 443)).is_err()));
+    bench.guest.run_as(MESH, || assert!(ask_in_vain((LISTED, 443)).is_err()));
     ear.nothing_to(UNLISTED);
     assert!(bench.count("process:mesh") >= 1);
 }
@@ -283,7 +287,7 @@ fn a_target_is_reached_over_the_link_only() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
     let ear = bench.second_link();
     bench.guest.ip(&format!("route add {LISTED} dev eth1"));
-    bench.guest.run_as(MESH, || assert!(ask((LISTED, 443)).is_err()));
+    bench.guest.run_as(MESH, || assert!(ask_in_vain((LISTED, 443)).is_err()));
     ear.nothing_to(LISTED);
     assert!(bench.count("process:mesh") >= 1);
 }
@@ -293,13 +297,13 @@ fn loopback_is_for_loopback_addresses() {
     let Some(mut bench) = Bench::new(&internal()) else { return };
     bench.guest.sysctl("ipv6/conf/lo/disable_ipv6", "0");
     for own in ["127.0.0.1:7000", "[::1]:7001"].map(|a| a.parse::<SocketAddr>().unwrap()) {
-        let server = echo(&bench.guest, 0, own, SOON);
+        let server = echo(&bench.guest, 0, own);
         bench.guest.run_as(AGENT, || ask(own)).unwrap();
         assert_eq!(server.accepted(), 1);
     }
     assert_eq!(bench.count("loopback:denied"), 0);
-    let server = echo(&bench.guest, MESH, (OWN, 443).into(), SOON);
-    bench.guest.run_as(MESH, || assert!(ask((OWN, 443)).is_err()));
+    let server = echo(&bench.guest, MESH, (OWN, 443).into());
+    bench.guest.run_as(MESH, || assert!(ask_in_vain((OWN, 443)).is_err()));
     assert_eq!(server.accepted(), 0);
     assert!(bench.count("loopback:denied") >= 1);
 }
@@ -317,8 +321,8 @@ fn ipv6_is_locked_alike() {
     bench.guest.ip("addr add fd00:9::15/128 dev eth0 nodad");
     bench.guest.ip("route add fd00:9::1 dev eth0");
     bench.guest.ip("route add default via fd00:9::1 dev eth0");
-    let server = echo(&bench.outside, 0, target, SOON);
-    assert!(bench.guest.run_as(MESH, || ask(target)).is_err(), "not before the address is ours");
+    let server = echo(&bench.outside, 0, target);
+    assert!(bench.guest.run_as(MESH, || ask_in_vain(target)).is_err(), "not before the address is ours");
     assert!(bench.count("frame:eth0:neighbour") >= 1);
     let own = ["fd00:9::15".parse().unwrap()];
     bench.lock.set_own_addresses(&link(), &own, Some("fd00:9::1".parse().unwrap())).unwrap();
@@ -326,9 +330,9 @@ fn ipv6_is_locked_alike() {
     bench.guest.run_as(MESH, || ask(target)).unwrap();
     assert_eq!(server.accepted(), 1);
     bench.guest.run_as(MESH, || {
-        assert!(ask("[fd00:9::2]:443".parse::<SocketAddr>().unwrap()).is_err());
+        assert!(ask_in_vain("[fd00:9::2]:443".parse::<SocketAddr>().unwrap()).is_err());
     });
     assert!(bench.count("process:mesh") >= 1);
-    bench.guest.run_as(AGENT, || assert!(ask(target).is_err()));
+    bench.guest.run_as(AGENT, || assert!(ask_in_vain(target).is_err()));
     assert!(bench.count("process:agent") >= 1);
 }

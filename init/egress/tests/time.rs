@@ -7,7 +7,7 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use casemate_egress::{Allow, Mode, Proto};
-use support::traffic::{Ear, NOT, SOON, any, ask, echo, listen, udp};
+use support::traffic::{Ear, NOT, SOON, any, ask, ask_in_vain, echo, listen, udp};
 use support::{AGENT, Bench, GATEWAY, LISTED, MESH, OWN, TIME, TIMES, UNLISTED, policy};
 
 fn modes() -> [Mode; 3] {
@@ -26,7 +26,7 @@ fn asks_by_udp(bench: &Bench, uid: u32, to: SocketAddr) -> (bool, bool) {
     let server = bench.outside.run(|| UdpSocket::bind(to)).unwrap();
     let client = bench.guest.run_as(uid, || UdpSocket::bind(any())).unwrap();
     for socket in [&server, &client] {
-        socket.set_read_timeout(Some(NOT)).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
     }
     let _refused = client.send_to(b"request", to);
     let Ok((_, from)) = server.recv_from(&mut [0; 64]) else { return (false, false) };
@@ -39,7 +39,7 @@ fn asks_by_udp(bench: &Bench, uid: u32, to: SocketAddr) -> (bool, bool) {
 fn in_every_mode_the_named_server_is_reached_by_the_time_process() {
     for mode in modes() {
         let Some(mut bench) = Bench::new(&policy(mode.clone())) else { return };
-        let server = echo(&bench.outside, 0, (TIMES, 4460).into(), SOON);
+        let server = echo(&bench.outside, 0, (TIMES, 4460).into());
         bench.guest.run_as(TIME, || ask((TIMES, 4460))).unwrap();
         assert_eq!(server.accepted(), 1);
         assert_eq!(asks_by_udp(&bench, TIME, (TIMES, 123).into()), (true, true), "{mode:?}");
@@ -51,7 +51,7 @@ fn in_every_mode_the_named_server_is_reached_by_the_time_process() {
 fn and_by_nobody_else() {
     for mode in modes() {
         let Some(mut bench) = Bench::new(&policy(mode.clone())) else { return };
-        let server = echo(&bench.outside, 0, (TIMES, 4460).into(), SOON * 3);
+        let server = echo(&bench.outside, 0, (TIMES, 4460).into());
         let ear = listen(&bench.outside);
         let others = [
             (0, "init"),
@@ -68,7 +68,7 @@ fn and_by_nobody_else() {
             let before = bench.count(&counter);
             bench.guest.run_as(uid, || {
                 udp(any(), (TIMES, 123));
-                assert!(ask((TIMES, 4460)).is_err(), "uid {uid}");
+                assert!(ask_in_vain((TIMES, 4460)).is_err(), "uid {uid}");
             });
             assert!(bench.count(&counter) >= before + 2, "uid {uid}, {mode:?}");
         }
@@ -99,8 +99,8 @@ fn the_time_process_reaches_nothing_else() {
         let ear = listen(&bench.outside);
         let mut before = bench.count("process:time");
         for to in tcp {
-            let server = echo(&bench.outside, 0, to, NOT + NOT);
-            bench.guest.run_as(TIME, || assert!(ask(to).is_err(), "TCP to {to}, {mode:?}"));
+            let server = echo(&bench.outside, 0, to);
+            bench.guest.run_as(TIME, || assert!(ask_in_vain(to).is_err(), "TCP to {to}, {mode:?}"));
             assert_eq!(server.accepted(), 0, "{to}");
             let now = bench.count("process:time");
             assert!(now > before, "TCP to {to}, {mode:?}");

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::go_ahead::Gate;
 use crate::header;
+use crate::tunnel::Keep;
 use crate::upstream::Lease;
 
 /// How far a request body has come, as seen by whoever waits for the answer.
@@ -137,6 +138,7 @@ impl Body for ResponseBody {
             }
             Self::Relayed(inner, lease) => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                let keep = lease.as_ref().map(Lease::keep);
                 let ended = match &frame {
                     None => true,
                     Some(Ok(_)) => inner.is_end_stream(),
@@ -148,7 +150,9 @@ impl Body for ResponseBody {
                 if ended && let Some(lease) = lease.take() {
                     lease.end();
                 }
-                Poll::Ready(frame.map(|result| result.map(cleaned)))
+                Poll::Ready(
+                    frame.map(|result| result.map(|frame| cleaned(frame).map_data(|data| kept(data, keep)))),
+                )
             }
         }
     }
@@ -168,6 +172,25 @@ impl Body for ResponseBody {
     }
 }
 
+/// Bytes of an answer with its places: hyper takes an answer's end before a caller that does not read has taken its bytes.
+struct Kept {
+    bytes: Bytes,
+    _keep: Keep,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn kept(bytes: Bytes, keep: Option<Keep>) -> Bytes {
+    match keep {
+        Some(keep) => Bytes::from_owner(Kept { bytes, _keep: keep }),
+        None => bytes,
+    }
+}
+
 /// Trailers are fields as well: a backend that merges them must not find ours among them.
 fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
@@ -177,5 +200,22 @@ fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
             Frame::trailers(trailers)
         }
         Err(data) => data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answers_places_are_kept_until_its_last_byte_has_left() {
+        let place = Arc::new(());
+        let keep: Keep = Arc::<()>::clone(&place);
+        let mut bytes = kept(Bytes::from_static(b"answer"), Some(keep));
+        let rest = bytes.split_off(3);
+        drop(bytes);
+        assert_eq!((Arc::strong_count(&place), &rest[..]), (2, &b"wer"[..]));
+        drop(rest);
+        assert_eq!(Arc::strong_count(&place), 1);
     }
 }

@@ -46,10 +46,11 @@ impl Dial {
                 let connector = TlsConnector::from(Arc::clone(config));
                 // RA-TLS certificates name an app, not a host; the verifier does not look at this name.
                 let name = ServerName::IpAddress(address.ip().into());
-                let stream = timeout(limits::HANDSHAKE, connector.connect(name, stream))
+                let mut stream = timeout(limits::HANDSHAKE, connector.connect(name, stream))
                     .await
                     .map_err(|_| Failure::ConnectTimeout)?
                     .map_err(|error| Failure::Handshake(tls::reason(&error)))?;
+                stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
                 let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = leaf
                     .ok_or_else(|| "no certificate".to_owned())

@@ -25,14 +25,14 @@ pub(crate) struct Exchange {
     pub(crate) upgrade: Option<OnUpgrade>,
     /// Only this instance may answer.
     pub(crate) instance: Option<InstanceId>,
-    /// What an upgraded connection keeps while it lives: the place of the caller's connection.
+    /// What is kept until the last byte of the answer has left: its place among those under way, and that of the caller's
+    /// connection.
     pub(crate) keep: tunnel::Keep,
 }
 
 impl Exchange {
     /// Sends it and returns as soon as the answer begins.
     pub(crate) async fn run(self, upstream: &Arc<Upstream>) -> Result<Response<ResponseBody>, Failure> {
-        let place = upstream.place().await?;
         let mut attempt = Attempt::first(self.head, self.body, self.wishes);
         let progress = Arc::clone(&attempt.progress);
         let (mut connection, mut rested) = match upstream.rested() {
@@ -65,9 +65,9 @@ impl Exchange {
             // A connection that had rested was closed at the other end meanwhile: once more, on a new one.
             (connection, rested) = (upstream.connect().await?, false);
         };
-        let lease = Lease::new(Arc::clone(upstream), connection, progress, place);
+        let lease = Lease::new(Arc::clone(upstream), connection, progress, self.keep);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switched(response, self.upgrade.ok_or(Failure::Switched)?, lease, self.keep);
+            return switched(response, self.upgrade.ok_or(Failure::Switched)?, lease);
         }
         let (mut head, body) = response.into_parts();
         message::returnable(&mut head);
@@ -136,13 +136,12 @@ fn switched(
     mut response: Response<Incoming>,
     caller: OnUpgrade,
     lease: Lease,
-    keep: tunnel::Keep,
 ) -> Result<Response<ResponseBody>, Failure> {
     if !header::is_websocket(response.headers()) {
         return Err(Failure::Switched);
     }
     let callee = hyper::upgrade::on(&mut response);
-    tokio::spawn(tunnel::run(caller, callee, lease.switched(), keep));
+    tokio::spawn(tunnel::run(caller, callee, lease.switched()));
     let (mut head, _) = response.into_parts();
     message::returnable(&mut head);
     header::set_websocket(&mut head.headers);
@@ -151,9 +150,10 @@ fn switched(
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
 
     use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::dial::Dial;
@@ -161,7 +161,7 @@ mod tests {
     async fn silent_backend() -> (TcpListener, Arc<Upstream>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        (listener, Upstream::new(Dial::Service(address)))
+        (listener, Upstream::new(Dial::Service(address), &Arc::new(Semaphore::new(1))))
     }
 
     #[tokio::test]
@@ -183,17 +183,5 @@ mod tests {
         drop(connection);
         let mut rest = Vec::new();
         assert_eq!(tokio::io::AsyncReadExt::read_to_end(&mut accepted, &mut rest).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn requests_under_way_are_bounded() {
-        let upstream = Upstream::new(Dial::Service(SocketAddr::from(([127, 0, 0, 1], 1))));
-        let mut places = Vec::new();
-        for _ in 0..limits::IN_FLIGHT {
-            places.push(upstream.place().await.unwrap());
-        }
-        assert!(matches!(upstream.place().await, Err(Failure::Busy)));
-        places.pop();
-        assert!(upstream.place().await.is_ok());
     }
 }

@@ -49,7 +49,7 @@ impl Failure {
         match self {
             Self::Bad(why) => why,
             Self::Connect => "CONNECT is not offered",
-            Self::Busy => "the backend has too many requests under way",
+            Self::Busy => "too many requests of this app are under way",
             Self::ConnectTimeout | Self::Slow => "the backend did not answer in time",
             _ => "the backend did not answer",
         }

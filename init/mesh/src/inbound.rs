@@ -1,14 +1,17 @@
 //! From other apps to one backend: accept, handshake, verdict, requests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use casemate_measure::AppId;
 use hyper::body::Incoming;
+use hyper::http::StatusCode;
 use hyper::{Request, Response};
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::body::ResponseBody;
@@ -17,8 +20,10 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::io::{Idle, accept};
 use crate::logs::{self, Logs, Permitted};
-use crate::peer::PeerPolicy;
+use crate::peer::{PeerIdentity, PeerPolicy};
+use crate::shares::{Share, Shares};
 use crate::standing::{Admitted, Known, Standing};
+use crate::tunnel::Keep;
 use crate::upstream::Upstream;
 use crate::{answer, limits, message, serve, standing, tls};
 
@@ -31,8 +36,56 @@ pub(crate) struct Inbound {
     pub(crate) policy: Arc<dyn PeerPolicy>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) backend: Arc<Upstream>,
-    pub(crate) strangers: Arc<Semaphore>,
-    pub(crate) callers: Arc<Semaphore>,
+    pub(crate) places: Places,
+}
+
+/// Of all listeners together.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// By where they come from.
+    strangers: Arc<Shares<IpAddr>>,
+    waiting: Arc<Semaphore>,
+    callers: Arc<Shares<AppId>>,
+    requests: Arc<Shares<AppId>>,
+}
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        Self {
+            strangers: Shares::new(limits::STRANGERS),
+            waiting: Arc::new(Semaphore::new(limits::STRANGERS_WAITING)),
+            callers: Shares::new(limits::CALLERS),
+            requests: Shares::new(limits::REQUESTS),
+        }
+    }
+
+    /// A stranger's place for a connection from there; the wait for one has its own places and its limit.
+    async fn stranger(&self, from: IpAddr) -> Option<Share<IpAddr>> {
+        let from = network(from);
+        match self.strangers.try_take(&from) {
+            Some(place) => Some(place),
+            None => {
+                let _waits = self.waiting.try_acquire().ok()?;
+                timeout(limits::HELLO, self.strangers.take(&from)).await.ok()
+            }
+        }
+    }
+}
+
+/// Whose addresses these are: a host has as many as it likes of one IPv6 network.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// A caller's connection.
+#[derive(Clone, Debug)]
+struct Call {
+    app: AppId,
+    known: Known,
+    place: Arc<Share<AppId>>,
 }
 
 type Stream = TlsStream<Idle<TcpStream>>;
@@ -40,44 +93,57 @@ type Stream = TlsStream<Idle<TcpStream>>;
 impl Inbound {
     /// Accepts for ever. A connection is a stranger's until its handshake says otherwise.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
-        while let Ok(place) = Arc::clone(&self.strangers).acquire_owned().await {
-            let (stream, peer) = accept(&listener).await;
+        loop {
+            let (stream, from) = accept(&listener).await;
             let inbound = Arc::clone(&self);
-            tokio::spawn(async move { inbound.connection(stream, peer, place).await });
+            tokio::spawn(async move { inbound.connection(stream, from).await });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
+        let Some(place) = self.places.stranger(from.ip()).await else {
+            return tracing::debug!(peer = %from, "too many connections without an identity: closed");
+        };
         let service = self.service.as_str();
-        let (stream, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
+        let (stream, peer, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
                 let why = tls::reason(&error);
-                return tracing::info!(%peer, service, why, "handshake refused");
+                return tracing::info!(peer = %from, service, why, "handshake refused");
             }
-            Err(_) => return tracing::info!(%peer, service, "handshake not completed in time"),
+            Err(_) => return tracing::info!(peer = %from, service, "handshake not completed in time"),
         };
-        match standing {
-            Standing::Stranger(why) => self.stranger(stream, why).await,
-            Standing::Known(known) => {
-                let callers = Arc::clone(&self.callers).acquire_owned();
-                let Ok(Ok(caller)) = timeout(limits::HANDSHAKE, callers).await else {
-                    return tracing::warn!(%peer, service, "too many callers: connection closed");
+        match (standing, peer) {
+            (Standing::Known(known), Some(PeerIdentity { app, .. })) => {
+                let Some(caller) = self.places.callers.try_take(&app) else {
+                    return tracing::warn!(peer = %from, service, %app, "too many connections of this app: closed");
                 };
                 drop(place);
-                self.caller(stream, known, Arc::new(caller)).await;
+                self.caller(stream, Call { app, known, place: Arc::new(caller) }).await;
             }
+            (Standing::Stranger(why), _) => {
+                self.stranger(stream, why).await;
+                drop(place);
+            }
+            (Standing::Known(_), None) => {}
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> std::io::Result<(Stream, Standing)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let stream = acceptor.accept(Idle::new(stream, limits::IDLE)).await?;
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(Stream, Option<PeerIdentity>, Standing)> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), Idle::new(stream, limits::IDLE));
+        let hello = timeout(limits::HELLO, hello).await.map_err(|_| {
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "no whole ClientHello in time")
+        })??;
+        let mut stream = hello.into_stream(Arc::clone(&self.tls)).await?;
+        stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer =
             leaf.map(|leaf| self.policy.identify(leaf, None)).transpose().map_err(std::io::Error::other)?;
         let standing = Standing::of(peer.as_ref(), &self.allow, &self.logs);
-        Ok((stream, standing))
+        Ok((stream, peer, standing))
     }
 
     async fn stranger(&self, stream: Stream, why: Arc<str>) {
@@ -89,29 +155,31 @@ impl Inbound {
         }
     }
 
-    async fn caller(self: Arc<Self>, stream: Stream, known: Known, keep: Arc<OwnedSemaphorePermit>) {
+    async fn caller(self: Arc<Self>, stream: Stream, call: Call) {
         let h2 = is_h2(&stream);
         let answer = move |request| {
-            let (inbound, known, keep) = (Arc::clone(&self), known.clone(), Arc::clone(&keep));
-            async move { inbound.answer(request, &known, keep).await }
+            let (inbound, call) = (Arc::clone(&self), call.clone());
+            async move { inbound.answer(request, call).await }
         };
         serve::many(h2, stream, answer).await;
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        known: &Known,
-        keep: Arc<OwnedSemaphorePermit>,
-    ) -> Response<ResponseBody> {
-        if message::is_own_path(request.uri()) {
-            return self.own_path(&request, known.logs);
+    async fn answer(&self, request: Request<Incoming>, call: Call) -> Response<ResponseBody> {
+        if request.headers().len() > limits::HEADER_FIELDS {
+            return answer::text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields");
         }
-        let admitted = match &known.backend {
+        if message::is_own_path(request.uri()) {
+            return self.own_path(&request, call.known.logs);
+        }
+        let admitted = match &call.known.backend {
             Ok(admitted) => admitted,
             Err(why) => return standing::porch(request.method(), request.uri(), why),
         };
-        match self.relay(request, admitted, keep).await {
+        let relayed = match self.places.requests.try_take(&call.app) {
+            Some(place) => self.relay(request, admitted, Arc::new((place, call.place))).await,
+            None => Err(Failure::Busy),
+        };
+        match relayed {
             Ok(response) => response,
             Err(failure) => {
                 let why = serve::chain(&failure);
@@ -140,7 +208,7 @@ impl Inbound {
         &self,
         mut request: Request<Incoming>,
         admitted: &Admitted,
-        keep: Arc<OwnedSemaphorePermit>,
+        keep: Keep,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
@@ -153,4 +221,17 @@ impl Inbound {
 
 fn is_h2(stream: &Stream) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(tls::H2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one() {
+        let network = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(network("192.0.2.7"), "192.0.2.7");
+    }
 }

@@ -24,6 +24,7 @@ mod outbound;
 mod peer;
 pub mod ring;
 mod serve;
+mod shares;
 mod standing;
 mod target;
 mod tls;

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// trips and about a millisecond of quote verification; ten seconds allow for a congested link, not for a slow client.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// From accepting a TCP connection to the whole ClientHello: one packet, or a few, that who means to speak TLS sends at once. It
+/// allows for one of them being lost, and its repetition after a second (RFC 6298) as well.
+pub const HELLO: Duration = Duration::from_secs(3);
+
 /// From the end of the handshake, or of the last exchange, to the last byte of the next request's header section; so
 /// also how long a kept-alive HTTP/1.1 connection may rest. Above [`POOL_REST`], so that the side that opens
 /// connections gives them up first.
@@ -26,28 +30,44 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 /// that thinks for minutes is a normal backend.
 pub const RESPONSE: Duration = Duration::from_secs(300);
 
-/// How long a request waits when [`IN_FLIGHT`] others are under way to the same place, before it is a 503.
-pub const BUSY: Duration = Duration::from_secs(5);
-
 /// How long a body waits for the other side's `100 Continue`; then it is sent all the same, as RFC 9110 section
 /// 10.1.1 asks of a client.
 pub const CONTINUE: Duration = Duration::from_secs(1);
 
-/// Connections of one listener in their handshake or without an accepted identity. They have a share of their own, so
-/// that strangers cannot use up the callers' places.
-pub const STRANGERS: usize = 256;
+/// Connections in their handshake or without an accepted identity, of all listeners together, shared among the addresses that they
+/// come from (IPv6: networks of 64 bits). They have a share of their own, so that strangers cannot use up the callers' places;
+/// and one address that opens them without end cannot keep others out.
+pub const STRANGERS: usize = 128;
 
-/// Connections of one listener whose caller is identified and allowed. The next one waits, at most [`HANDSHAKE`].
-pub const CALLERS: usize = 1024;
+/// Connections that wait for such a place, because their address has as many as it may: at most for [`HELLO`], and the next one
+/// is closed.
+pub const STRANGERS_WAITING: usize = 256;
 
-/// Connections of one service to the outbound proxy; the next one waits in the kernel's queue.
-pub const SERVICE_CONNECTIONS: usize = 256;
+/// Concurrent streams of a stranger's HTTP/2 connection, the window of each, and its header sections, in bytes: enough for
+/// `GET /health`.
+pub const STRANGER_STREAMS: u32 = 4;
+/// See [`STRANGER_STREAMS`].
+pub const STRANGER_WINDOW: u32 = 16 << 10;
+/// See [`STRANGER_STREAMS`].
+pub const STRANGER_HEADER_BYTES: usize = 8 << 10;
 
-/// Requests under way to one backend or target.
-pub const IN_FLIGHT: usize = 512;
+/// Connections whose caller is identified and allowed, of all listeners together, shared among apps: one alone gets half of
+/// them, and one that comes anew finds a place. One that gets none is closed: the next one may be somebody else's.
+pub const CALLERS: usize = 320;
+
+/// Requests of callers under way, shared in the same way; the next one is a 503. As many as connections, so that HTTP/1.1, as
+/// which other appliances call, never meets this limit.
+pub const REQUESTS: usize = CALLERS;
+
+/// Connections of services to the outbound proxy, all together, shared among them; the next one waits in the kernel's queue.
+/// Each has one request under way at most.
+pub const SERVICE_CONNECTIONS: usize = 160;
 
 /// Connections to one backend or target that are kept for later.
 pub const POOLED: usize = 64;
+
+/// The same of all backends and targets together.
+pub const ALL_POOLED: usize = 128;
 
 /// How long such a connection is kept. Below [`HEADER`] of the mesh at the other end, and below the 60 seconds and
 /// more after which common servers close.
@@ -57,20 +77,23 @@ pub const POOL_REST: Duration = Duration::from_secs(15);
 /// 6.5.2 counts). Four times nginx's default, because tokens in headers grow.
 pub const HEADER_BYTES: usize = 32 << 10;
 
-/// hyper's read buffer of one HTTP/1.1 connection, at most, in bytes.
-pub const READ_BUFFER: usize = 64 << 10;
+/// Fields of a header section: hyper's own limit for HTTP/1.1. Without it 32 KiB of the shortest fields would be a thousand.
+pub const HEADER_FIELDS: usize = 100;
 
-/// What rustls and h2 buffer towards a peer that does not read, in bytes.
-pub const WRITE_BUFFER: usize = 64 << 10;
+/// hyper's read buffer of one HTTP/1.1 connection, at most, in bytes: a header section, and a little.
+pub const READ_BUFFER: usize = 36 << 10;
+
+/// What rustls and hyper buffer each towards a peer that does not read, in bytes.
+pub const WRITE_BUFFER: usize = 32 << 10;
 
 /// Concurrent streams of one HTTP/2 connection.
 pub const STREAMS: u32 = 64;
 
-/// HTTP/2 flow-control window of one stream, in bytes: what a peer may send while the backend does not read.
-pub const STREAM_WINDOW: u32 = 256 << 10;
+/// HTTP/2 flow-control window of one connection, in bytes: what a peer may send while the backend does not read.
+pub const CONNECTION_WINDOW: u32 = 128 << 10;
 
-/// HTTP/2 flow-control window of one connection, in bytes.
-pub const CONNECTION_WINDOW: u32 = 1 << 20;
+/// The same of one stream: alone it has all of it.
+pub const STREAM_WINDOW: u32 = CONNECTION_WINDOW;
 
 /// Copy buffer of an upgraded connection, in bytes, each way.
 pub const TUNNEL_BUFFER: usize = 16 << 10;
@@ -96,6 +119,35 @@ pub const RENEW_RETRY: (Duration, Duration) = (Duration::from_millis(100), Durat
 
 /// Pause after `accept` fails for want of descriptors or memory.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The memory limit of the process (PID 1 sets it for its cgroup), in bytes.
+pub const MEMORY: usize = 384 << 20;
+
+/// What rustls holds of a connection: a record that is not whole yet, 2^14 + 256 bytes and a header (RFC 8446 section 5.2), and
+/// what its peer does not read.
+const TLS: usize = (18 << 10) + WRITE_BUFFER;
+
+/// What a caller's connection can make us hold beside its requests.
+const CALLER: usize = CONNECTION_WINDOW as usize + TLS;
+
+/// What an exchange can: two header sections, and its bodies on their way from one connection to the other. Its place is given
+/// back when the last byte of the answer is with rustls.
+const EXCHANGE: usize = 2 * HEADER_BYTES + 2 * (READ_BUFFER + WRITE_BUFFER);
+
+/// What a stranger's connection can: over HTTP/2 its window is not below 2^16 - 1 bytes (RFC 9113 section 6.9.2), over HTTP/1.1
+/// it is less.
+const STRANGER_BYTES: usize = (64 << 10) + TLS + STRANGER_STREAMS as usize * STRANGER_HEADER_BYTES;
+
+/// The worst that all peers and services together can make us hold is half of what we may have: the rest is for the program, and
+/// for the kernel's socket buffers, which count as well.
+const _: () = {
+    let callers = CALLERS * CALLER + REQUESTS * EXCHANGE;
+    let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS);
+    let pooled = ALL_POOLED * (READ_BUFFER + TLS);
+    let logs = LOG_ANSWERS * LOG_BYTES * 6;
+    let strangers = STRANGERS * STRANGER_BYTES;
+    assert!(callers + services + strangers + pooled + logs <= MEMORY / 2);
+};
 
 const _: () = assert!(POOL_REST.as_secs() < HEADER.as_secs());
 const _: () = assert!(RESPONSE.as_secs() < IDLE.as_secs());

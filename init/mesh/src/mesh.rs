@@ -9,13 +9,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::config::{Backend, Config};
+use crate::config::Config;
 use crate::dial::Dial;
 use crate::identity::{self, CurrentCertificate, IdentitySource};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Places};
 use crate::logs::Logs;
 use crate::outbound::{Outbound, Targets};
 use crate::peer::PeerPolicy;
+use crate::shares::Shares;
 use crate::upstream::Upstream;
 use crate::{Attested, MeshError, io, limits, tls};
 
@@ -107,30 +108,36 @@ impl Mesh {
     ) -> Result<Infallible, MeshError> {
         let own = identity::first(&identity).await;
         let server = tls::server(self.config.tls_min, self.policy.callers(), Arc::clone(&own))?;
-        let targets = self.targets(&own)?;
+        let all_rested = Arc::new(Semaphore::new(limits::ALL_POOLED));
+        let targets = self.targets(&own, &all_rested)?;
+        let places = Places::new();
         let mut tasks = JoinSet::new();
 
         for (listener, backend) in self.inbound.into_iter().zip(self.config.backends) {
             let address = SocketAddr::from(([0; 16], backend.listen));
             let listener =
                 TcpListener::from_std(listener).map_err(|source| MeshError::Listen { address, source })?;
-            let inbound = Arc::new(inbound(
-                backend,
-                Arc::clone(&server),
-                Arc::clone(&self.policy),
-                Arc::clone(&self.logs),
-            ));
+            let inbound = Arc::new(Inbound {
+                service: backend.service,
+                allow: backend.allow,
+                tls: Arc::clone(&server),
+                policy: Arc::clone(&self.policy),
+                logs: Arc::clone(&self.logs),
+                backend: Upstream::new(Dial::Service(backend.to), &all_rested),
+                places: places.clone(),
+            });
             tasks.spawn(async move {
                 let name = format!("the inbound listener of service {}", inbound.service);
                 inbound.run(listener).await;
                 name
             });
         }
+        let connections = Shares::new(limits::SERVICE_CONNECTIONS);
         for (listener, service) in self.outbound.into_iter().zip(self.config.outbound) {
             let service = service.service;
             let listener = TcpListener::from_std(listener).map_err(|source| handover(&service, source))?;
-            let connections = Arc::new(Semaphore::new(limits::SERVICE_CONNECTIONS));
-            let outbound = Arc::new(Outbound { service, targets: Arc::clone(&targets), connections });
+            let (targets, connections) = (Arc::clone(&targets), Arc::clone(&connections));
+            let outbound = Arc::new(Outbound { service, targets, connections });
             tasks.spawn(async move {
                 let name = format!("the outbound listener of service {}", outbound.service);
                 outbound.run(listener).await;
@@ -149,34 +156,20 @@ impl Mesh {
         }))
     }
 
-    fn targets(&self, own: &Arc<CurrentCertificate>) -> Result<Arc<Targets>, MeshError> {
+    fn targets(
+        &self,
+        own: &Arc<CurrentCertificate>,
+        all_rested: &Arc<Semaphore>,
+    ) -> Result<Arc<Targets>, MeshError> {
         let upstream = |(&app, &address)| {
             let verifier = self.policy.target(&app);
             let verifier = verifier.ok_or_else(|| MeshError::Policy(format!("target {app}: no verifier")))?;
             let tls = tls::client(self.config.tls_min, verifier, Arc::clone(own))?;
             let dial = Dial::App { address, app, tls, policy: Arc::clone(&self.policy) };
-            Ok((app, Upstream::new(dial)))
+            Ok((app, Upstream::new(dial, all_rested)))
         };
         let upstreams = self.config.targets.iter().map(upstream).collect::<Result<_, MeshError>>()?;
         Ok(Arc::new(Targets { addresses: self.config.targets.clone(), upstreams }))
-    }
-}
-
-fn inbound(
-    backend: Backend,
-    tls: Arc<rustls::ServerConfig>,
-    policy: Arc<dyn PeerPolicy>,
-    logs: Arc<Logs>,
-) -> Inbound {
-    Inbound {
-        service: backend.service,
-        allow: backend.allow,
-        tls,
-        policy,
-        logs,
-        backend: Upstream::new(Dial::Service(backend.to)),
-        strangers: Arc::new(Semaphore::new(limits::STRANGERS)),
-        callers: Arc::new(Semaphore::new(limits::CALLERS)),
     }
 }
 

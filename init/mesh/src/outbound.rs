@@ -9,13 +9,14 @@ use hyper::body::Incoming;
 use hyper::http::StatusCode;
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::ResponseBody;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::io::{Idle, accept};
+use crate::shares::Shares;
 use crate::target::{Target, target};
+use crate::tunnel::Keep;
 use crate::upstream::Upstream;
 use crate::{answer, limits, message, serve};
 
@@ -31,15 +32,17 @@ pub(crate) struct Targets {
 pub(crate) struct Outbound {
     pub(crate) service: String,
     pub(crate) targets: Arc<Targets>,
-    pub(crate) connections: Arc<Semaphore>,
+    /// Of all services.
+    pub(crate) connections: Arc<Shares<String>>,
 }
 
 impl Outbound {
     /// Accepts for ever.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
-        while let Ok(place) = Arc::clone(&self.connections).acquire_owned().await {
+        loop {
+            let place = self.connections.take(&self.service).await;
             let (stream, _) = accept(&listener).await;
-            let (outbound, keep) = (Arc::clone(&self), Arc::new(place));
+            let (outbound, keep): (_, Keep) = (Arc::clone(&self), Arc::new(place));
             tokio::spawn(async move {
                 let answer = move |request| {
                     let (outbound, keep) = (Arc::clone(&outbound), Arc::clone(&keep));
@@ -50,11 +53,7 @@ impl Outbound {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        keep: Arc<OwnedSemaphorePermit>,
-    ) -> Response<ResponseBody> {
+    async fn answer(&self, request: Request<Incoming>, keep: Keep) -> Response<ResponseBody> {
         let wanted = match target(request.headers(), &self.targets.addresses) {
             Ok(wanted) => wanted,
             Err(why) => {
@@ -77,7 +76,7 @@ impl Outbound {
         &self,
         mut request: Request<Incoming>,
         wanted: Target,
-        keep: Arc<OwnedSemaphorePermit>,
+        keep: Keep,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upstream = self.targets.upstreams.get(&wanted.app);
         let upstream = upstream.ok_or(Failure::Bad("the target has no measured address"))?;

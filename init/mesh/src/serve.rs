@@ -48,7 +48,7 @@ where
     if !h2 {
         return log(one().keep_alive(false).serve_connection(stream, service).await);
     }
-    let mut connection = std::pin::pin!(two().serve_connection(stream, service));
+    let mut connection = std::pin::pin!(two_for_strangers().serve_connection(stream, service));
     log(tokio::select! {
         ended = &mut connection => ended,
         () = answered.notified() => {
@@ -93,6 +93,16 @@ fn two() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_send_buf_size(limits::WRITE_BUFFER)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX));
+    builder
+}
+
+fn two_for_strangers() -> http2::Builder<TokioExecutor> {
+    let mut builder = two();
+    builder
+        .max_concurrent_streams(limits::STRANGER_STREAMS)
+        .initial_stream_window_size(limits::STRANGER_WINDOW)
+        .initial_connection_window_size((1 << 16) - 1)
+        .max_header_list_size(u32::try_from(limits::STRANGER_HEADER_BYTES).unwrap_or(u32::MAX));
     builder
 }
 

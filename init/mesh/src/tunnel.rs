@@ -1,19 +1,20 @@
 //! An upgraded connection: bytes both ways until either side ends or both are idle.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::limits;
 
-/// The place of the caller's connection: hyper's part of that connection ends with the upgrade, its place must not.
-pub(crate) type Keep = Arc<OwnedSemaphorePermit>;
+/// The places of an exchange and of the caller's connection: hyper's part of that connection ends with an upgrade, its place
+/// must not.
+pub(crate) type Keep = Arc<dyn Any + Send + Sync>;
 
-/// Holds both places until the end. The idle limit is that of the streams below (`io::Idle`).
-pub(crate) async fn run(caller: OnUpgrade, callee: OnUpgrade, _place: OwnedSemaphorePermit, _keep: Keep) {
+/// Holds the places until the end. The idle limit is that of the streams below (`io::Idle`).
+pub(crate) async fn run(caller: OnUpgrade, callee: OnUpgrade, _keep: Keep) {
     let (caller, callee) = match tokio::try_join!(caller, callee) {
         Ok(both) => both,
         Err(error) => {

@@ -1,30 +1,33 @@
-//! One place that requests go to, a backend or a target: its connections and how many requests are under way.
+//! One place that requests go to, a backend or a target, and its connections.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::body::{Progress, RequestBody};
 use crate::dial::Dial;
 use crate::failure::Failure;
 use crate::limits;
 use crate::peer::PeerIdentity;
+use crate::tunnel::Keep;
 
 /// A backend or a target.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     dial: Dial,
     rested: Mutex<Vec<Rested>>,
-    in_flight: Arc<Semaphore>,
+    /// Places of all that rest anywhere.
+    all_rested: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct Rested {
     connection: Connection,
     since: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 /// An HTTP/1.1 connection. Dropping it cuts it.
@@ -47,26 +50,20 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A connection lent to one exchange, with its place among those under way. Dropped before its end, it cuts the
+/// A connection lent to one exchange, with the places that the exchange has. Dropped before its end, it cuts the
 /// connection: neither the rest of a body nor a late answer may meet the next request.
 #[derive(Debug)]
 pub(crate) struct Lease {
     upstream: Arc<Upstream>,
     connection: Connection,
     request: Arc<Progress>,
-    place: OwnedSemaphorePermit,
+    keep: Keep,
 }
 
 impl Upstream {
-    pub(crate) fn new(dial: Dial) -> Arc<Self> {
-        let in_flight = Arc::new(Semaphore::new(limits::IN_FLIGHT));
-        Arc::new(Self { dial, rested: Mutex::default(), in_flight })
-    }
-
-    /// A place among the requests under way.
-    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let place = timeout(limits::BUSY, Arc::clone(&self.in_flight).acquire_owned()).await;
-        place.map_err(|_| Failure::Busy)?.map_err(|_| Failure::Busy)
+    /// `all_rested` is shared by all of them.
+    pub(crate) fn new(dial: Dial, all_rested: &Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { dial, rested: Mutex::default(), all_rested: Arc::clone(all_rested) })
     }
 
     /// The connection that rested last, if one is fit for use.
@@ -86,8 +83,11 @@ impl Upstream {
 
     fn rest(&self, connection: Connection) {
         let mut rested = self.lock();
-        if rested.len() < limits::POOLED && !connection.sender.is_closed() {
-            rested.push(Rested { connection, since: Instant::now() });
+        if rested.len() < limits::POOLED
+            && !connection.sender.is_closed()
+            && let Ok(place) = Arc::clone(&self.all_rested).try_acquire_owned()
+        {
+            rested.push(Rested { connection, since: Instant::now(), _place: place });
         }
     }
 
@@ -101,9 +101,14 @@ impl Lease {
         upstream: Arc<Upstream>,
         connection: Connection,
         request: Arc<Progress>,
-        place: OwnedSemaphorePermit,
+        keep: Keep,
     ) -> Self {
-        Self { upstream, connection, request, place }
+        Self { upstream, connection, request, keep }
+    }
+
+    /// Its places, for what outlives it.
+    pub(crate) fn keep(&self) -> Keep {
+        Arc::clone(&self.keep)
     }
 
     /// The answer has ended. The connection rests unless the request has not.
@@ -113,9 +118,9 @@ impl Lease {
         }
     }
 
-    /// The connection now speaks another protocol: hyper's part of it has ended by itself, its place is kept.
-    pub(crate) fn switched(mut self) -> OwnedSemaphorePermit {
+    /// The connection now speaks another protocol: hyper's part of it has ended by itself, its places are kept.
+    pub(crate) fn switched(mut self) -> Keep {
         drop(self.connection.task.0.take());
-        self.place
+        self.keep
     }
 }

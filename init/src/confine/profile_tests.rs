@@ -116,6 +116,14 @@ const NEVER: &[&str] = &[
     "fanotify_init",
     "migrate_pages",
     "move_pages",
+    "mbind",
+    "set_mempolicy",
+    "set_mempolicy_home_node",
+    "io_destroy",
+    "io_submit",
+    "io_cancel",
+    "io_getevents",
+    "io_pgetevents",
     "uselib",
     "ustat",
     "sysfs",
@@ -234,16 +242,9 @@ fn arguments_are_judged_at_the_width_that_the_kernel_reads() {
         assert_eq!(service("socket", [2 | high, 1, 0, 0, 0, 0]), ALLOW);
         assert_eq!(service("personality", [0x4_0000 | high, 0, 0, 0, 0, 0]), refused);
     }
-    for (family, protocol, allowed) in [
-        (1, 0, true),
-        (2, 0, true),
-        (10, 17, true),
-        (16, 0, true),
-        (16, 12, false),
-        (17, 0, false),
-        (38, 0, false),
-        (40, 0, false),
-    ] {
+    for (family, protocol, allowed) in
+        [(1, 0, true), (16, 0, true), (16, 12, false), (17, 0, false), (38, 0, false), (40, 0, false)]
+    {
         let found = service("socket", [family, 3, protocol, 0, 0, 0]);
         assert_eq!(found == ALLOW, allowed, "family {family}, protocol {protocol}");
     }
@@ -266,6 +267,58 @@ fn arguments_are_judged_at_the_width_that_the_kernel_reads() {
             profile.name()
         );
         assert_eq!(verdict(profile, "mmap", [0, 4096, 3, 0, 0, 0]), ALLOW, "{}", profile.name());
+    }
+}
+
+#[test]
+fn sockets_are_of_tcp_and_udp() {
+    // include/linux/net.h, include/uapi/linux/in.h.
+    const STREAM: u64 = 1;
+    const DATAGRAM: u64 = 2;
+    /// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
+    const FLAGS: u64 = 0x8_0800;
+    let allowed = |profile, family, kind, protocol| {
+        verdict(profile, "socket", [family, kind, protocol, 0, 0, 0]) == ALLOW
+    };
+    for family in [2, 10] {
+        for flags in [0, FLAGS, 1 << 32] {
+            for (kind, protocol, service, mesh) in [
+                (STREAM, 0, true, true),
+                (STREAM, 6, true, true),
+                (DATAGRAM, 0, true, false),
+                (DATAGRAM, 17, true, false),
+                // MPTCP, SCTP, DCCP, UDP-Lite, ICMP, raw, SOCK_SEQPACKET and SOCK_DCCP of whatever protocol.
+                (STREAM, 262, false, false),
+                (STREAM, 132, false, false),
+                (6, 33, false, false),
+                (DATAGRAM, 136, false, false),
+                (DATAGRAM, 1, false, false),
+                (DATAGRAM, 6, false, false),
+                (3, 0, false, false),
+                (3, 255, false, false),
+                (5, 0, false, false),
+                (6, 0, false, false),
+                // With another stream's number in the bits that are flags.
+                (3 | 0x10, 0, false, false),
+            ] {
+                let kind = kind | flags;
+                let found = (
+                    allowed(Profile::Service, family, kind, protocol),
+                    allowed(Profile::Mesh, family, kind, protocol),
+                );
+                assert_eq!(found, (service, mesh), "family {family}, type {kind:#x}, protocol {protocol}");
+            }
+        }
+    }
+    assert!(allowed(Profile::Mesh, 1, STREAM | FLAGS, 0));
+    assert!(!allowed(Profile::Mesh, 1, DATAGRAM, 0) && !allowed(Profile::Mesh, 1, 5, 0));
+}
+
+#[test]
+fn the_old_asynchronous_io_is_not_there() {
+    assert_eq!(verdict(Profile::Service, "io_setup", [0; 6]), errno(ENOSYS));
+    for &profile in Profile::ALL.iter().filter(|profile| **profile != Profile::Service) {
+        assert_eq!(verdict(profile, "io_setup", [0; 6]), KILL, "{}", profile.name());
     }
 }
 

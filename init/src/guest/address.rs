@@ -64,7 +64,7 @@ impl Guest {
             namespaces: crate::sys::Namespaces::Shared,
             leaf: Self::leaf("dhcp", OWN_LIMITS, Reason::NoAddress)?,
             restarts: Restarts::for_ever(PACE),
-            health: Health::Unknown,
+            health: Health::Reports,
         })
     }
 }

@@ -68,10 +68,9 @@ impl Leaf {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// The pids of what runs in it; none if the kernel does not say.
-    pub(super) fn members(&self) -> Vec<i32> {
-        let list = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
-        list.lines().filter_map(|pid| pid.parse().ok()).collect()
+    /// How many bytes it is charged with; `None` without the memory controller.
+    pub(super) fn memory_current(&self) -> Option<u64> {
+        self.read("memory.current").ok()?.trim_end().parse().ok()
     }
 
     /// Removes it, once nothing runs in it.
@@ -124,8 +123,27 @@ fn ignore_absent(error: io::Error) -> io::Result<()> {
 }
 
 #[cfg(test)]
+impl Leaf {
+    /// Any directory, with whatever files a test puts there.
+    pub(super) fn of_directory(path: &Path) -> Self {
+        Self { path: path.to_owned(), directory: File::open(path).unwrap() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_it_is_charged_with_is_one_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = Leaf::of_directory(dir.path());
+        assert_eq!(leaf.memory_current(), None);
+        fs::write(dir.path().join("memory.current"), "4096000\n").unwrap();
+        assert_eq!(leaf.memory_current(), Some(4_096_000));
+        fs::write(dir.path().join("memory.current"), "max\n").unwrap();
+        assert_eq!(leaf.memory_current(), None);
+    }
 
     #[test]
     fn kills_for_memory_are_read() {

@@ -9,13 +9,10 @@ pub(super) fn of(pid: i32) -> Option<Memory> {
     parse(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
 }
 
-/// What these keep together; `None` if all have gone.
-pub(super) fn of_all(pids: &[i32]) -> Option<Memory> {
-    let each = pids.iter().filter_map(|pid| of(*pid));
-    each.reduce(|sum, one| Memory {
-        rss_kb: sum.rss_kb.saturating_add(one.rss_kb),
-        pss_kb: sum.pss_kb.saturating_add(one.pss_kb),
-    })
+/// What a cgroup is charged with, in the same form: it is charged with each page once, whoever maps it.
+pub(super) const fn charged(bytes: u64) -> Memory {
+    let kb = bytes / 1024;
+    Memory { rss_kb: kb, pss_kb: kb }
 }
 
 /// `NAME: NUMBER kB` lines after a header (Linux `Documentation/filesystems/proc.rst`, smaps_rollup).
@@ -48,7 +45,5 @@ mod tests {
         // Pids end below 2^22 (Linux `PID_MAX_LIMIT`).
         let gone = 1 << 22;
         assert_eq!(of(gone), None);
-        assert_eq!(of_all(&[gone]), None);
-        assert!(of_all(&[own, gone, own]).unwrap().rss_kb > one.rss_kb);
     }
 }

@@ -388,13 +388,13 @@ impl Host for Guest {
     }
 }
 
-/// Our own unprivileged processes: enough for thousands of connections, not enough to starve PID 1.
+/// Our own unprivileged processes: not enough to starve PID 1. The mesh has a memory limit of its own, which its own limits fit in.
 const OWN_LIMITS: cgroup::Limits =
     cgroup::Limits { memory_max: Some(256 << 20), pids_max: Some(64), cpu_max: None };
 
 /// Descriptors that a process may have without asking: what `select` can hold.
 const SOFT_FILES: u64 = 1024;
-/// Descriptors that a process may ask for: the mesh needs some 2,000 for each backend at its connection limits.
+/// Descriptors that a process may ask for: the mesh needs some 2,000 at its limits.
 const HARD_FILES: u64 = 65_536;
 
 /// Packet sockets pass below the lock's `inet` chains, and nothing of ours has one: the link is up, DHCP has run, and

@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
-use crate::handover::{HEARTBEAT, READY};
-use crate::log::{self, Output};
+use crate::handover::{HEARTBEAT, KILLED, READY};
+use crate::log::{self, Budget, Output};
 use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
 use crate::{health, status};
@@ -53,6 +53,8 @@ pub(super) struct Recipe {
 pub(super) enum Health {
     /// It says so again and again; one that stops is ended.
     Heartbeat,
+    /// The same, and between its beats it reports what PID 1 takes in; the first such report is its readiness.
+    Reports,
     /// It listens; one that does not is left alone, and the status document says so.
     Ports {
         /// On these TCP ports.
@@ -70,8 +72,12 @@ struct Process {
     state: State,
     output: Output,
     report: Option<File>,
+    /// How many messages PID 1 still reads of it now.
+    reports: Budget,
     /// When it was last heard of, or started, in time that PID 1 was awake.
     heard: Duration,
+    /// Of a service: what its first process said that the workload died of, in this run.
+    killed: Option<u8>,
     /// Kills for memory that its cgroup had counted before this run.
     oom_kills_before: u64,
     listening: Option<String>,
@@ -120,6 +126,10 @@ pub(super) enum Happening {
 /// The longest report in one read: a lease is 16 bytes, readiness and heartbeats are one.
 pub(super) const REPORT_MAX: usize = 64;
 
+/// How many messages of one process PID 1 reads in a second: each is a turn of its loop, a bad one a line of its log, a lease
+/// a change to the lock and the link. Readiness, a beat each 5 s and a renewal now and then are far below.
+const REPORTS: usize = 8;
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Processes {
@@ -159,7 +169,9 @@ impl Processes {
             state: State::Stopped,
             output,
             report: None,
+            reports: Budget::new(REPORTS),
             heard: Duration::ZERO,
+            killed: None,
             oom_kills_before: 0,
             listening: None,
             last_exit: None,
@@ -232,8 +244,7 @@ impl Processes {
     /// What [`Processes::after_poll`] needs polled, in its order.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let outputs = self.list.iter().filter_map(|p| p.output.watched());
-        let reports = self.list.iter().filter_map(|p| p.report.as_ref().map(File::as_fd));
-        outputs.chain(reports)
+        outputs.chain(self.list.iter().filter_map(Process::watched))
     }
 
     /// Reads what the processes wrote, ends who hangs, and reaps. Descriptors do not block, so all are tried.
@@ -259,7 +270,7 @@ impl Processes {
             let (awake, stopping) = (self.awake.total(), self.stopping);
             for process in &mut self.list {
                 if matches!(process.state, State::Running { pid: running, .. } if running == pid) {
-                    process.read_report(awake, happenings);
+                    while process.read_report(awake, happenings) {}
                     happenings.push(process.ended(exit, stopping));
                 }
             }
@@ -342,7 +353,7 @@ impl Processes {
     /// Looks how much memory each keeps, for [`Self::describe`].
     pub(super) fn measure_memory(&mut self) {
         for process in &mut self.list {
-            process.memory = memory::of_all(&process.recipe.leaf.members());
+            process.memory = process.kept();
         }
     }
 
@@ -372,9 +383,25 @@ impl State {
     }
 }
 
+impl Health {
+    const fn beats(&self) -> bool {
+        matches!(self, Self::Heartbeat | Self::Reports)
+    }
+}
+
 impl Process {
     const fn is_ready(&self) -> bool {
         matches!(self.state, State::Running { ready: true, .. })
+    }
+
+    /// Of a service PID 1 reads one number, which its kernel keeps anyway: whoever has thousands of processes with tens of
+    /// thousands of mappings each would have PID 1 walk them all.
+    fn kept(&self) -> Option<status::Memory> {
+        let State::Running { pid, .. } = self.state else { return None };
+        if self.recipe.namespaces == Namespaces::Service {
+            return self.recipe.leaf.memory_current().map(memory::charged);
+        }
+        memory::of(pid.as_raw())
     }
 
     fn kill(&self) {
@@ -383,32 +410,58 @@ impl Process {
         }
     }
 
-    /// A heartbeat is no happening: PID 1 only needs to have heard it.
-    fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) {
-        let Some(report) = &mut self.report else { return };
+    /// Its reports, unless it has used up its share of PID 1's time.
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.report.as_ref().filter(|_| self.reports.left(milliseconds(uptime())) > 0).map(File::as_fd)
+    }
+
+    /// Reads one message; whether there was one. A heartbeat is no happening: PID 1 only needs to have heard it.
+    fn read_report(&mut self, awake: Duration, happenings: &mut Vec<Happening>) -> bool {
+        let now = milliseconds(uptime());
+        let Some(report) = self.report.as_mut().filter(|_| self.reports.left(now) > 0) else {
+            return false;
+        };
         let mut buffer = [0; REPORT_MAX];
         match report.read(&mut buffer) {
-            Ok(0) => self.report = None,
-            Ok(length) => {
+            Ok(length @ 1..) => {
+                self.reports.take(1, now);
                 let bytes = buffer.get(..length).unwrap_or_default();
-                let beats = self.recipe.health == Health::Heartbeat;
-                if beats && !matches!(bytes, READY | HEARTBEAT) {
-                    return log::print("casemate", &format!("{}: a report of no meaning", self.recipe.name));
+                if let [KILLED, signal] = bytes
+                    && self.recipe.namespaces == Namespaces::Service
+                {
+                    self.killed = Some(*signal);
+                    return true;
                 }
+                let health = &self.recipe.health;
+                let (is_readiness, is_told) = match bytes {
+                    READY if *health == Health::Heartbeat => (true, false),
+                    HEARTBEAT if health.beats() => (false, false),
+                    _ if *health == Health::Heartbeat => {
+                        let words = format!("{}: a report of no meaning", self.recipe.name);
+                        log::print("casemate", &words);
+                        return true;
+                    }
+                    _ => (true, true),
+                };
                 if let State::Running { ready, hung: false, .. } = &mut self.state {
-                    *ready |= !beats || bytes == READY;
-                    // What comes before readiness does not put off its time limit.
-                    if *ready {
+                    *ready |= is_readiness;
+                    // What comes before readiness does not put off its time limit; but who has nothing to report yet, because
+                    // the network has nothing for it, is well.
+                    if *ready || *health == Health::Reports {
                         self.heard = awake;
                     }
                 }
-                if !beats {
+                if is_told {
                     let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
                     happenings.push(Happening::Reported { name, bytes });
                 }
+                true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.report = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Ok(0) | Err(_) => {
+                self.report = None;
+                false
+            }
         }
     }
 
@@ -421,7 +474,7 @@ impl Process {
         let silence = self.silence(awake);
         let State::Running { ready, hung, .. } = &mut self.state else { return };
         let limit = if *ready { SILENCE } else { START_LIMIT };
-        if self.recipe.health != Health::Heartbeat || *hung || silence < limit {
+        if !self.recipe.health.beats() || *hung || silence < limit {
             return;
         }
         (*ready, *hung) = (false, true);
@@ -437,6 +490,7 @@ impl Process {
         let State::Running { since, hung, .. } = self.state else {
             return Happening::Ended { name: self.recipe.name.clone(), exit, next: None };
         };
+        let exit = exit.of_workload(self.killed);
         let exit = exit.told_apart(self.recipe.leaf.oom_kills() > self.oom_kills_before, hung);
         self.report = None;
         self.listening = None;
@@ -457,10 +511,10 @@ impl Process {
             State::Waiting { .. } | State::Stopped | State::Failed => 0,
         };
         let until_ms = match self.state {
-            State::Waiting { until } => Some(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)),
+            State::Waiting { until } => Some(milliseconds(until)),
             _ => None,
         };
-        let heartbeat = (self.recipe.health == Health::Heartbeat && self.is_ready()).then(|| {
+        let heartbeat = (self.recipe.health.beats() && self.is_ready()).then(|| {
             // A beat that is a little late is not worth a line.
             match self.silence(awake) {
                 silence if silence < SILENCE / 2 => "answering".into(),
@@ -480,6 +534,10 @@ impl Process {
             memory: self.memory,
         }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What /proc says; `None` for a process that does not run.
@@ -515,6 +573,7 @@ fn launch(binary: &File, null: &File, process: &mut Process, awake: Duration) ->
     })?;
     process.state = State::Running { pid, since: uptime(), ready: false, hung: false };
     process.report = Some(File::from(report));
+    process.killed = None;
     process.heard = awake;
     Ok(())
 }

@@ -26,6 +26,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("kernel/modprobe", ""),
     // No sum over all processes, which any of them could use up for the others: each has its own limit, and memory another.
     ("fs/file-max", "9223372036854775807"),
+    // The same of tasks: the most that the kernel takes (`PID_MAX_LIMIT`, include/linux/threads.h). Its own guess for a small machine
+    // is less than what one service may have, and then nothing could be started again.
+    ("kernel/pid_max", "4194304"),
+    ("kernel/threads-max", "4194304"),
     // Nothing made in memory can be executed: what runs is what was measured.
     ("vm/memfd_noexec", "2"),
     ("fs/protected_hardlinks", "1"),
@@ -125,7 +129,9 @@ mod tests {
             "kernel/panic_on_oops=1",
             "kernel/perf_event_paranoid=3",
             "kernel/randomize_va_space=2",
+            "kernel/pid_max=4194304",
             "kernel/sysrq=0",
+            "kernel/threads-max=4194304",
             "kernel/unprivileged_bpf_disabled=1",
             "kernel/yama/ptrace_scope=3",
             "net/core/bpf_jit_harden=2",

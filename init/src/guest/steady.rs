@@ -13,7 +13,7 @@ use crate::supervise::STOP_GRACE;
 
 /// How often counters are read and the status document is renewed.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// How often the status document's memory figures are renewed: walking every mapping of every process takes its time.
+/// How often the status document's memory figures are renewed: walking every mapping of a process takes its time.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// How often the host is told that PID 1's loop turns.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);

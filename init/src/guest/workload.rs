@@ -16,6 +16,10 @@ use crate::roles::{self, ServiceHandover};
 use crate::supervise::{PACE, Restarts};
 use crate::sys::Namespaces;
 
+/// What the mesh's own limits on connections and requests are a half of.
+const MESH_LIMITS: cgroup::Limits =
+    cgroup::Limits { memory_max: Some(casemate_mesh::limits::MEMORY as u64), ..OWN_LIMITS };
+
 impl Guest {
     /// How the agent is started.
     pub(super) fn agent_recipe(&mut self, measured: &Measured) -> Result<Recipe, Failure> {
@@ -106,7 +110,7 @@ impl Guest {
             extra,
             uid: Some(MESH_UID),
             namespaces: Namespaces::Shared,
-            leaf: Self::leaf("mesh", OWN_LIMITS, Reason::MeshFailed)?,
+            leaf: Self::leaf("mesh", MESH_LIMITS, Reason::MeshFailed)?,
             restarts: Restarts::for_ever(PACE),
             health: Health::Heartbeat,
         })

@@ -1,5 +1,5 @@
-//! How much a process may write: so much a second, and it waits in its own write(2) for the rest. PID 1's time is not its
-//! to spend.
+//! How much a process may write, or report: so much a second, and it waits in its own write(2) for the rest. PID 1's time is
+//! not its to spend.
 
 /// Bytes a second for the ring: all of it. Of more than that nobody could read every line.
 pub(super) const RATE: usize = 1 << 20;
@@ -8,25 +8,27 @@ pub(super) const SHOWN: usize = 32 << 10;
 
 /// What was taken in the current second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Budget {
+pub struct Budget {
     rate: usize,
     second: u64,
     taken: usize,
 }
 
 impl Budget {
-    /// So many bytes a second.
-    pub(super) const fn new(rate: usize) -> Self {
+    /// So many bytes, or messages, a second.
+    #[must_use]
+    pub const fn new(rate: usize) -> Self {
         Self { rate, second: 0, taken: 0 }
     }
 
     /// What is left now.
-    pub(super) const fn left(self, now_ms: u64) -> usize {
+    #[must_use]
+    pub const fn left(self, now_ms: u64) -> usize {
         if now_ms / 1000 == self.second { self.rate.saturating_sub(self.taken) } else { self.rate }
     }
 
     /// Takes some of it.
-    pub(super) const fn take(&mut self, bytes: usize, now_ms: u64) {
+    pub const fn take(&mut self, bytes: usize, now_ms: u64) {
         self.taken = self.rate.saturating_sub(self.left(now_ms)).saturating_add(bytes);
         self.second = now_ms / 1000;
     }

@@ -14,6 +14,7 @@ mod lines;
 mod output;
 mod ring;
 
+pub use budget::Budget;
 pub use output::Output;
 pub use ring::{Counts, Ring};
 

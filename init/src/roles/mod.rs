@@ -18,6 +18,7 @@ mod mesh;
 mod service;
 mod share;
 mod time;
+mod workers;
 
 pub use service::ServiceHandover;
 
@@ -85,29 +86,34 @@ fn ready(profile: Profile) {
     }
 }
 
-/// Tells PID 1 that this process is ready: one byte on the report descriptor, which closes. What only its start needed is
-/// given back.
-fn report_ready() -> io::Result<()> {
-    sys::give_back_pages()?;
-    File::from(sys::inherited(handover::REPORT)?).write_all(handover::READY)
-}
-
-/// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
-/// turns. A thread of its own would go on saying so for a loop that is stuck.
-fn report_ready_and_beat() -> io::Result<()> {
+/// Tells PID 1 that this process is ready: one byte on the report descriptor. What only its start needed is given back.
+fn report_ready() -> io::Result<File> {
     sys::give_back_pages()?;
     let mut report = File::from(sys::inherited(handover::REPORT)?);
     report.write_all(handover::READY)?;
-    tokio::spawn(beat(report, HEARTBEAT_EVERY));
+    Ok(report)
+}
+
+/// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
+/// turns, on each of its threads. A thread of its own would go on saying so for a loop that is stuck.
+fn report_ready_and_beat() -> io::Result<()> {
+    tokio::spawn(beat(report_ready()?, HEARTBEAT_EVERY));
     Ok(())
 }
 
 async fn beat(mut report: File, every: Duration) {
+    let mut workers = workers::Workers::of(tokio::runtime::Handle::current().metrics());
     let mut times = tokio::time::interval(every);
     // A loop that was stuck for a minute has not been well twelve times.
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         times.tick().await;
+        // No task of ours takes as long as the time between two beats. One that does holds back others, too; PID 1 waits
+        // for several beats before it ends the process.
+        if workers.any_stuck() {
+            tracing::warn!("a thread is stuck in one task");
+            continue;
+        }
         match report.write_all(handover::HEARTBEAT) {
             Ok(()) => {}
             // PID 1 made the descriptor non-blocking, and has not read the earlier ones yet.
@@ -156,6 +162,46 @@ mod tests {
         while beats(&ours) == 0 {
             tokio::time::sleep(every).await;
         }
+        drop(ours);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn one_thread_of_several_that_is_stuck_is_noticed() {
+        let every = Duration::from_millis(50);
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let task = tokio::spawn(beat(OwnedFd::from(theirs).into(), every));
+        let heard = async || {
+            while beats(&ours) == 0 {
+                tokio::time::sleep(every).await;
+            }
+        };
+        // With nothing to do, and with so much to do that a thread never rests.
+        heard().await;
+        let busy = tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        heard().await;
+        heard().await;
+        busy.abort();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let stuck = tokio::spawn(async move { wait.recv() });
+        // It takes a look after it is stuck, and another one.
+        let begin = std::time::Instant::now();
+        loop {
+            tokio::time::sleep(every * 20).await;
+            if beats(&ours) == 0 {
+                break;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "it beats for the others");
+        }
+        go_on.send(()).unwrap();
+        stuck.await.unwrap().unwrap();
+        heard().await;
         drop(ours);
         task.await.unwrap();
     }

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 /// What to start.
@@ -52,8 +53,6 @@ impl Namespaces {
     }
 }
 
-/// First descriptor number that no child uses, where descriptors wait while 0, 1, 2, 3… are put in order.
-const PARKED: RawFd = 512;
 /// The highest capability number the kernel may know (`CAP_LAST_CAP` is below; unknown ones give EINVAL).
 const CAPABILITIES: libc::c_ulong = 64;
 
@@ -63,14 +62,16 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Starts it.
 ///
 /// # Errors
-/// If `clone3` fails. What fails in the child ends it with status 127 and its own words on its output.
+/// If `clone3` fails, or RLIMIT_NOFILE leaves no room for the descriptors. What fails in the child ends it with status 127
+/// and its own words on its output.
 pub fn spawn(what: &Spawn<'_>) -> io::Result<Pid> {
     let argv = [what.role.as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null::<libc::c_char>()];
     let mut sources: Vec<RawFd> =
         vec![what.stdin.as_raw_fd(), what.output.as_raw_fd(), what.output.as_raw_fd()];
     sources.extend(what.descriptors.iter().map(std::os::fd::AsRawFd::as_raw_fd));
-    let count = RawFd::try_from(sources.len()).map_err(io::Error::other)?;
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let places = Places::beyond(&sources, what.binary.as_raw_fd(), most)?;
 
     // SAFETY: all-zero is a valid clone_args: no flags, no pointers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -87,7 +88,32 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<Pid> {
         return Ok(Pid::from_raw(libc::pid_t::try_from(pid).map_err(io::Error::other)?));
     }
     // SAFETY: we are the only thread of the child, and `child` makes raw system calls on memory prepared above.
-    unsafe { child(what, &sources, count, &argv, &envp) }
+    unsafe { child(what, &sources, places, &argv, &envp) }
+}
+
+/// Where descriptors go in the child: first to numbers that no source has, then in order to 0, 1, 2, 3…
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    /// How many there are in the end.
+    count: RawFd,
+    /// The first of the numbers where they wait meanwhile; what is to be executed waits behind them.
+    parked: RawFd,
+}
+
+impl Places {
+    /// Beyond every source: one that is copied to a later one's number would take its place.
+    fn beyond(sources: &[RawFd], binary: RawFd, most: u64) -> io::Result<Self> {
+        let count = RawFd::try_from(sources.len()).map_err(io::Error::other)?;
+        let highest = sources.iter().copied().fold(binary.max(count), RawFd::max);
+        let parked = highest.checked_add(1);
+        let last = parked.and_then(|parked| parked.checked_add(count));
+        match (parked, last.and_then(|last| u64::try_from(last).ok())) {
+            (Some(parked), Some(last)) if last < most => Ok(Self { count, parked }),
+            _ => Err(io::Error::other(format!(
+                "{count} descriptors beyond number {highest}: expected room below RLIMIT_NOFILE, which is {most}"
+            ))),
+        }
+    }
 }
 
 /// # Safety
@@ -95,24 +121,24 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<Pid> {
 unsafe fn child(
     what: &Spawn<'_>,
     sources: &[RawFd],
-    count: RawFd,
+    places: Places,
     argv: &[*const libc::c_char; 2],
     envp: &[*const libc::c_char; 1],
 ) -> ! {
     // SAFETY: raw system calls on plain integers and on memory that outlives them.
     unsafe {
         libc::syscall(libc::SYS_setsid);
-        let mut parked = PARKED;
+        let mut parked = places.parked;
         for &source in sources {
             check(libc::syscall(libc::SYS_dup3, source, parked, libc::O_CLOEXEC), 1);
             parked = parked.wrapping_add(1);
         }
         let binary = parked;
         check(libc::syscall(libc::SYS_dup3, what.binary.as_raw_fd(), binary, libc::O_CLOEXEC), 2);
-        for target in 0..count {
-            check(libc::syscall(libc::SYS_dup3, PARKED.wrapping_add(target), target, 0), 3);
+        for target in 0..places.count {
+            check(libc::syscall(libc::SYS_dup3, places.parked.wrapping_add(target), target, 0), 3);
         }
-        check(libc::syscall(libc::SYS_close_range, count, PARKED.wrapping_sub(1), 0), 4);
+        check(libc::syscall(libc::SYS_close_range, places.count, places.parked.wrapping_sub(1), 0), 4);
         check(libc::syscall(libc::SYS_close_range, binary.wrapping_add(1), libc::c_uint::MAX, 0), 5);
 
         let default = [0_u64; 4]; // kernel struct sigaction: SIG_DFL, no flags, no restorer, empty mask
@@ -212,5 +238,32 @@ unsafe fn check(result: libc::c_long, step: u8) {
     unsafe {
         libc::syscall(libc::SYS_write, 2, words.as_ptr(), words.count_bytes());
         libc::syscall(libc::SYS_exit_group, 127);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_wait_where_no_source_is() {
+        let places = |sources: &[RawFd], binary, most| Places::beyond(sources, binary, most);
+        assert_eq!(places(&[4, 5, 5], 3, 1024).unwrap(), Places { count: 3, parked: 6 });
+        assert_eq!(places(&[4, 900, 5], 3, 1024).unwrap(), Places { count: 3, parked: 901 });
+        assert_eq!(places(&[4, 5], 700, 1024).unwrap(), Places { count: 2, parked: 701 });
+        // Nor where they go in the end.
+        assert_eq!(places(&[1; 40], 2, 1024).unwrap(), Places { count: 40, parked: 41 });
+    }
+
+    #[test]
+    fn a_want_of_room_is_an_error_before_anything_is_started() {
+        // 1020, 1021 and 1022 for three, 1023 for the binary.
+        assert!(Places::beyond(&[4, 1019, 5], 3, 1024).is_ok());
+        let error = Places::beyond(&[4, 1020, 5], 3, 1024).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "3 descriptors beyond number 1020: expected room below RLIMIT_NOFILE, which is 1024"
+        );
+        assert!(Places::beyond(&[RawFd::MAX], 3, u64::MAX).is_err());
     }
 }

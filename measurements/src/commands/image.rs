@@ -177,9 +177,6 @@ fn as_lines(expected: &Expected, vm: &Vm, explain: bool) -> String {
 fn register(expected: &Expected, rtmr: Rtmr) -> String {
     let label = format!("{:<15}", rtmr.to_string());
     match expected.register(rtmr) {
-        Some(register) if register.is_zero() && expected.of(rtmr).next().is_none() => {
-            text::wrapped(&label, "nothing is expected: no document was given")
-        }
         Some(register) => text::register(&label, Some(&register)),
         None => {
             let names: Vec<&str> = expected

@@ -4,7 +4,6 @@
 
 use super::bytes::Reader;
 use super::error::Problem;
-use super::event_type::NO_ACTION;
 use super::{Form, Log, Logged, Place};
 use crate::event::DigestVersion;
 use crate::register::Register;
@@ -77,7 +76,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Log, Problem> {
 impl Record<'_> {
     /// Whether it extends the register that it names.
     pub const fn extends(&self) -> bool {
-        self.event_type != NO_ACTION
+        self.event_type != EventType::NO_ACTION.0
     }
 
     /// That this register may have no event here.
@@ -130,8 +129,8 @@ type Algorithm = (u16, u16);
 fn header(reader: &mut Reader<'_>) -> Result<Vec<Algorithm>, Problem> {
     reader.u32("register of the header")?;
     let event_type = reader.u32("event type of the header")?;
-    if event_type != NO_ACTION {
-        return Err(reader.wrong("event type of the header", NO_ACTION.to_string(), event_type));
+    if event_type != EventType::NO_ACTION.0 {
+        return Err(reader.wrong("event type of the header", EventType::NO_ACTION.0.to_string(), event_type));
     }
     reader.take(20, "digest of the header")?;
     let mut data = Reader::new(Form::Ccel, reader.part("header")?);

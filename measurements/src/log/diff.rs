@@ -4,13 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::event_type::{
-    BOOT_SERVICES_APPLICATION, EVENT_TAG, FIRMWARE_BLOB2, HANDOFF_TABLES2, PLATFORM_CONFIG_FLAGS,
-    VARIABLE_BOOT, VARIABLE_DRIVER_CONFIG,
-};
 use super::replay::{self, Comparison, Judged, Replay, bound_text};
 use super::{Log, Place, Source};
-use crate::event::RUNTIME_EVENT_TYPE;
 use crate::register::Register;
 use crate::tdx::event::fold;
 use crate::tdx::{Alternative, Digest, Event, EventType, Expected, Rtmr};
@@ -302,25 +297,29 @@ fn both(rtmr: Rtmr, base: &[&Event], one: &Alternative, other: &Alternative) -> 
 
 /// What an event depends on, for a person who has to look.
 fn depends_on(event: &Event) -> Option<&'static str> {
-    Some(match (event.event_type.0, event.name.as_str()) {
-        (HANDOFF_TABLES2, name) if name.contains("SMBIOS") => {
+    Some(match (event.event_type, event.name.as_str()) {
+        (EventType::EFI_HANDOFF_TABLES | EventType::EFI_HANDOFF_TABLES2, name) if name.contains("SMBIOS") => {
             "the SMBIOS tables: memory, vCPUs, QEMU version"
         }
-        (HANDOFF_TABLES2, _) => "the memory size, and where the firmware has its sections",
-        (FIRMWARE_BLOB2, _) => "the firmware file (its volume of variables)",
-        (VARIABLE_DRIVER_CONFIG, _) => "the secure-boot variables in the firmware file",
-        (VARIABLE_BOOT, _) => "the firmware's boot options, and the boot order that the host gives",
-        (PLATFORM_CONFIG_FLAGS, _) => "vCPUs, devices, PCI windows (memory), and the QEMU version",
-        (BOOT_SERVICES_APPLICATION, _) => {
+        (EventType::EFI_HANDOFF_TABLES2, _) => "the memory size, and where the firmware has its sections",
+        (EventType::EFI_PLATFORM_FIRMWARE_BLOB2, _) => "the firmware file (its volume of variables)",
+        (EventType::EFI_VARIABLE_DRIVER_CONFIG, _) => "the secure-boot variables in the firmware file",
+        (EventType::EFI_VARIABLE_BOOT, _) => {
+            "the firmware's boot options, and the boot order that the host gives"
+        }
+        (EventType::PLATFORM_CONFIG_FLAGS, _) => "vCPUs, devices, PCI windows (memory), and the QEMU version",
+        (EventType::EFI_BOOT_SERVICES_APPLICATION, _) => {
             "the kernel file; with QEMU up to 10.1 also on memory size and initramfs length"
         }
-        (EVENT_TAG, name) if name.to_ascii_lowercase().contains("initr") => "the initramfs file",
-        (EVENT_TAG, _) => "the command line",
-        (RUNTIME_EVENT_TYPE, "compose-hash") => "the measured document",
-        (RUNTIME_EVENT_TYPE, "app-id") => "the measured document, or the app id that a KMS gave",
-        (RUNTIME_EVENT_TYPE, "instance-id") => "the machine: with key provider none it is drawn at each boot",
-        (RUNTIME_EVENT_TYPE, "key-provider") => "the key provider",
-        (RUNTIME_EVENT_TYPE, "storage-fs") => "the data disk's file system",
+        (EventType::EVENT_TAG, name) if name.to_ascii_lowercase().contains("initr") => "the initramfs file",
+        (EventType::EVENT_TAG, _) => "the command line",
+        (EventType::DSTACK_RUNTIME, "compose-hash") => "the measured document",
+        (EventType::DSTACK_RUNTIME, "app-id") => "the measured document, or the app id that a KMS gave",
+        (EventType::DSTACK_RUNTIME, "instance-id") => {
+            "the machine: with key provider none it is drawn at each boot"
+        }
+        (EventType::DSTACK_RUNTIME, "key-provider") => "the key provider",
+        (EventType::DSTACK_RUNTIME, "storage-fs") => "the data disk's file system",
         _ => return None,
     })
 }

@@ -251,7 +251,7 @@ fn lines(text: &str) -> Option<Result<Vec<Logged>, Problem>> {
         Ok(Logged {
             place: Place { event: number, byte: None },
             rtmr: Rtmr::Rtmr3,
-            event_type: EventType(RUNTIME_EVENT_TYPE),
+            event_type: EventType::DSTACK_RUNTIME,
             digest: None,
             name: Some(line.event),
             payload,

@@ -9,7 +9,6 @@ pub mod ccel;
 pub mod diff;
 mod dstack;
 mod error;
-mod event_type;
 pub mod quote;
 pub mod replay;
 
@@ -17,7 +16,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::event::{DigestVersion, RUNTIME_EVENT_TYPE, RuntimeEvent};
+use crate::event::{DigestVersion, RuntimeEvent};
 use crate::register::Register;
 use crate::tdx::{EventType, Rtmr};
 
@@ -111,7 +110,7 @@ pub struct Logged {
 impl Logged {
     /// The runtime event in it, if it is one: then its name and payload make its digest.
     pub fn runtime(&self) -> Option<RuntimeEvent> {
-        let name = self.name.as_deref().filter(|_| self.event_type.0 == RUNTIME_EVENT_TYPE)?;
+        let name = self.name.as_deref().filter(|_| self.event_type == EventType::DSTACK_RUNTIME)?;
         Some(RuntimeEvent::new(name, self.payload.as_slice()))
     }
 }

@@ -20,11 +20,13 @@ const HEADER_REST: usize = 40;
 const BEFORE_MRTD: usize = 136;
 /// Bytes of a version 4 quote's TD report, which every later one begins with.
 const TD_REPORT_LEN: u32 = 584;
-/// Bytes of a TD 1.5 report.
+/// Bytes of a TD 1.5 report, and of the longer one, as quotes show it.
 const TD15_REPORT_LEN: u32 = 648;
+const TD15_EX_REPORT_LEN: u32 = 885;
 /// Body types of a version 5 quote.
 const TD_REPORT: u16 = 2;
 const TD15_REPORT: u16 = 3;
+const TD15_EX_REPORT: u16 = 4;
 
 /// What a trust domain shows of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -95,7 +97,8 @@ fn body(reader: &mut Reader<'_>) -> Result<(), Problem> {
     let length = match kind {
         TD_REPORT => TD_REPORT_LEN,
         TD15_REPORT => TD15_REPORT_LEN,
-        _ => return Err(reader.wrong("body type", "2 or 3 (a TD report)", kind)),
+        TD15_EX_REPORT => TD15_EX_REPORT_LEN,
+        _ => return Err(reader.wrong("body type", "2 to 4 (a TD report)", kind)),
     };
     let found = reader.u32("length of the TD report")?;
     if found == length {

@@ -6,10 +6,6 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha384};
 
-use super::event_type::{
-    ACTION, EVENT_TAG, FIRMWARE_BLOB2, HANDOFF_TABLES2, SEPARATOR, VARIABLE_AUTHORITY, VARIABLE_BOOT,
-    VARIABLE_DRIVER_CONFIG,
-};
 use super::{Form, Log, Logged, Place, Source, as_hex};
 use crate::event::DigestVersion;
 use crate::register::Register;
@@ -279,16 +275,20 @@ fn of_firmware(event: &Logged, remarks: &mut Vec<Remark>) -> Payload {
     }
     let whole = Register::digest(&event.payload);
     let value = variable(&event.payload).map(|(_, value)| Register::digest(value));
-    let is_variable =
-        matches!(event.event_type.0, VARIABLE_DRIVER_CONFIG | VARIABLE_BOOT | VARIABLE_AUTHORITY);
+    let is_variable = matches!(
+        event.event_type,
+        EventType::EFI_VARIABLE_DRIVER_CONFIG
+            | EventType::EFI_VARIABLE_BOOT
+            | EventType::EFI_VARIABLE_AUTHORITY
+    );
     if event.digest == Some(whole) || (is_variable && event.digest.is_some() && event.digest == value) {
         return Payload::Bound;
     }
     // What the digest is of is defined, and it is in the log (TCG PC Client Platform Firmware Profile 1.05, table 27). Of a
     // boot variable OVMF measures the value alone (edk2 `OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`).
-    let computed = match event.event_type.0 {
-        SEPARATOR | ACTION | VARIABLE_DRIVER_CONFIG => Some(whole),
-        VARIABLE_BOOT => value,
+    let computed = match event.event_type {
+        EventType::SEPARATOR | EventType::EFI_ACTION | EventType::EFI_VARIABLE_DRIVER_CONFIG => Some(whole),
+        EventType::EFI_VARIABLE_BOOT => value,
         _ => None,
     };
     remarks.extend(computed.and_then(|computed| contradiction(event, computed)));
@@ -312,16 +312,18 @@ const TITLE: usize = 256;
 /// What a payload says that it is: a variable's name, a tag (Linux's EFI stub), a table's or volume's description, or a text.
 fn title(event: &Logged) -> Option<String> {
     let payload = event.payload.as_slice();
-    let text = match event.event_type.0 {
-        VARIABLE_DRIVER_CONFIG | VARIABLE_BOOT | VARIABLE_AUTHORITY => {
+    let text = match event.event_type {
+        EventType::EFI_VARIABLE_DRIVER_CONFIG
+        | EventType::EFI_VARIABLE_BOOT
+        | EventType::EFI_VARIABLE_AUTHORITY => {
             let (pairs, _) = variable(payload)?.0.as_chunks::<2>();
             String::from_utf16(&pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect::<Vec<_>>())
                 .ok()?
         }
         // Identifier, length, text.
-        EVENT_TAG => str::from_utf8(payload.get(8..)?).ok()?.to_owned(),
+        EventType::EVENT_TAG => str::from_utf8(payload.get(8..)?).ok()?.to_owned(),
         // Length, text, what the digest is of.
-        HANDOFF_TABLES2 | FIRMWARE_BLOB2 => {
+        EventType::EFI_HANDOFF_TABLES2 | EventType::EFI_PLATFORM_FIRMWARE_BLOB2 => {
             let (length, rest) = payload.split_first()?;
             str::from_utf8(rest.get(..usize::from(*length))?).ok()?.to_owned()
         }

@@ -212,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_captured_is_all_read() {
+        let file = include_bytes!("../../acpi.json");
+        let captured = AcpiTable::captured();
+        assert_eq!(AcpiTable::parse("acpi.json", file), Ok(captured.clone()));
+        // Another reader of JSON finds as many, and the same.
+        let value: serde_json::Value = serde_json::from_slice(file).unwrap();
+        let entries = value["entries"].as_array().unwrap();
+        assert!(!entries.is_empty());
+        assert_eq!(serde_json::to_value(&captured).unwrap()["entries"].as_array(), Some(entries));
+    }
+
+    #[test]
     fn the_users_table_comes_before_ours_and_nothing_after_it() {
         let entry = |digests| AcpiEntry { qemu: vm().qemu, shape: vm().shape_key(&FIRMWARE), digests };
         let other = AcpiDigests { rsdp: Register([0x44; 48]), ..digests() };

@@ -155,7 +155,6 @@ pub fn fold<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<Register>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::RUNTIME_EVENT_TYPE;
 
     #[test]
     fn types_have_the_names_of_the_profile_and_each_only_one() {
@@ -167,7 +166,7 @@ mod tests {
             (0x8000_0007, "EV_EFI_ACTION"),
             (0x8000_000b, "EV_EFI_HANDOFF_TABLES2"),
             (0x8000_00e0, "EV_EFI_VARIABLE_AUTHORITY"),
-            (RUNTIME_EVENT_TYPE, "DSTACK_RUNTIME_EVENT"),
+            (0x0800_0001, "DSTACK_RUNTIME_EVENT"),
         ] {
             assert_eq!(EventType(value).name(), Some(name));
             assert_eq!(EventType(value).to_string(), name);

@@ -3,7 +3,7 @@
 use super::acpi::{AcpiSource, AcpiTable};
 use super::aggregated::{Hash256, mr_aggregated, mr_key_provider, mr_system};
 use super::bzimage::{BzImage, BzImageError, KernelSeen, Loading};
-use super::event::{Event, Rtmr};
+use super::event::{Digest, Event, EventType, Rtmr};
 use super::expected::{Alternative, Expected};
 use super::hob::HobError;
 use super::mrtd::{PageOrder, mrtd};
@@ -85,7 +85,7 @@ impl Image<'_> {
         let mut events = rtmr0::events(&firmware, vm, acpi)?;
         events.extend(self.rtmr1(vm)?);
         events.extend(self.rtmr2(vm)?);
-        events.extend(measured.into_iter().flat_map(|measured| rtmr3::events(&measured.boot)));
+        events.extend(measured.map_or_else(unknown_boot, |measured| rtmr3::events(&measured.boot)));
         let mut expected = Expected {
             mrtd,
             mrconfigid: measured.map(|measured| measured.mrconfigid),
@@ -194,6 +194,17 @@ impl Image<'_> {
         // Overlays within the DOS header fit every file that has one; Uki::parse names one that has none.
         Uki::parse(View::new(file, overlays).unwrap_or_else(|| View::from(file)))
     }
+}
+
+/// Without a document: no events at all would be an RTMR3 of zero.
+fn unknown_boot() -> Vec<Event> {
+    vec![Event {
+        rtmr: Rtmr::Rtmr3,
+        event_type: EventType::DSTACK_RUNTIME,
+        name: "boot events".to_owned(),
+        digest: Digest::Unpinned,
+        origin: "not pinned: no document was given".to_owned(),
+    }]
 }
 
 /// Over the registers, once RTMR3 is known, too. No owner is bound.

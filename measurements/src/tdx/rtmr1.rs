@@ -4,6 +4,7 @@
 //! measured when it is loaded, then the signal "ready to boot" brings the first action and the separator (`OnReadyToBoot`,
 //! `OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c`), then the kernel runs and leaves boot services.
 
+use super::efi;
 use super::event::{Digest, Event, EventType, Rtmr};
 use super::pe::Pe;
 use crate::register::Register;
@@ -17,42 +18,29 @@ pub fn direct(kernel: &Pe<'_>, origin: impl Into<String>) -> Vec<Event> {
 
 /// An EFI application that is loaded.
 pub fn application(name: &str, pe: &Pe<'_>, origin: impl Into<String>) -> Event {
-    event(EV_EFI_BOOT_SERVICES_APPLICATION, name, pe.authenticode(), origin.into())
+    event(EventType::EFI_BOOT_SERVICES_APPLICATION, name, pe.authenticode(), origin.into())
 }
 
 /// What is measured when the firmware is ready to boot.
 pub fn ready_to_boot() -> [Event; 2] {
     let origin = "constant: four zero bytes".to_owned();
-    [action(CALLING), event(EV_SEPARATOR, "separator", Register::digest(&SEPARATOR), origin)]
+    [action(efi::CALLING_EFI_APPLICATION), event(EventType::SEPARATOR, "separator", efi::separator(), origin)]
 }
 
 /// What is measured when the kernel leaves boot services.
 pub fn exit_boot_services() -> [Event; 2] {
-    [action(EXIT_INVOCATION), action(EXIT_SUCCEEDED)]
+    [action(efi::EXIT_BOOT_SERVICES_INVOCATION), action(efi::EXIT_BOOT_SERVICES_SUCCEEDED)]
 }
 
 /// What comes before another `Calling EFI Application`, when a boot option has failed: no boot of ours has it.
 pub fn returning() -> Event {
-    action(RETURNING)
+    action(efi::RETURNING_FROM_EFI_APPLICATION)
 }
 
 fn action(text: &str) -> Event {
-    event(EV_EFI_ACTION, text, Register::digest(text.as_bytes()), "constant: its name".to_owned())
+    event(EventType::EFI_ACTION, text, efi::action(text), "constant: its name".to_owned())
 }
 
 fn event(event_type: EventType, name: &str, digest: Register, origin: String) -> Event {
     Event { rtmr: Rtmr::Rtmr1, event_type, name: name.to_owned(), digest: Digest::Known(digest), origin }
 }
-
-/// The actions' texts (edk2 `MdePkg/Include/IndustryStandard/UefiTcgPlatform.h`), measured without a terminator.
-const CALLING: &str = "Calling EFI Application from Boot Option";
-const RETURNING: &str = "Returning from EFI Application from Boot Option";
-const EXIT_INVOCATION: &str = "Exit Boot Services Invocation";
-const EXIT_SUCCEEDED: &str = "Exit Boot Services Returned with Success";
-/// TCG PC Client Platform Firmware Profile, "EV_SEPARATOR": no error.
-const SEPARATOR: [u8; 4] = [0; 4];
-
-/// TCG PC Client Platform Firmware Profile, "Event Types".
-const EV_SEPARATOR: EventType = EventType(0x0000_0004);
-const EV_EFI_BOOT_SERVICES_APPLICATION: EventType = EventType(0x8000_0003);
-const EV_EFI_ACTION: EventType = EventType(0x8000_0007);

@@ -56,8 +56,5 @@ pub(super) fn linux_initrd<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, origi
 
 fn event(name: &str, digest: Register, origin: String) -> Event {
     let (name, digest) = (name.to_owned(), Digest::Known(digest));
-    Event { rtmr: Rtmr::Rtmr2, event_type: EV_EVENT_TAG, name, digest, origin }
+    Event { rtmr: Rtmr::Rtmr2, event_type: EventType::EVENT_TAG, name, digest, origin }
 }
-
-/// TCG PC Client Platform Firmware Profile, "Event Types".
-const EV_EVENT_TAG: EventType = EventType(0x0000_0006);

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::event::{Digest, Event, EventType, Rtmr};
 use crate::document::MeasuredConfig;
-use crate::event::{RUNTIME_EVENT_TYPE, RuntimeEvent};
+use crate::event::RuntimeEvent;
 use crate::identity::{AppId, ComposeHash, InstanceId, KeyProvider};
 
 /// What is extended before the document is parsed: `system-preparing`, `app-id`, `compose-hash`.
@@ -105,7 +105,7 @@ pub fn events(boot: &Boot) -> Vec<Event> {
 fn expected(boot: &Boot, event: &RuntimeEvent) -> Event {
     let unknown = event.event == "instance-id" && boot.instance == Instance::Unknown;
     let digest = if unknown { Digest::Unpinned } else { Digest::Known(event.digest()) };
-    let event_type = EventType(RUNTIME_EVENT_TYPE);
+    let event_type = EventType::DSTACK_RUNTIME;
     Event { rtmr: Rtmr::Rtmr3, event_type, name: event.event.clone(), digest, origin: origin(boot, event) }
 }
 

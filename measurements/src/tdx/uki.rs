@@ -7,8 +7,6 @@
 //!
 //! Nothing here checks what relocations of the stub do to the sections in memory: those of systemd's own touch none of them.
 
-use sha2::{Digest as _, Sha384};
-
 use super::bzimage::{KernelSeen, cmdline_size};
 use super::event::{Digest, Event, EventType, Rtmr};
 use super::overlay::{Overlay, View};
@@ -222,8 +220,8 @@ fn command_line(bytes: &[u8]) -> Result<String, UkiError> {
 }
 
 fn ipl(name: String, bytes: &[u8], origin: &str) -> Event {
-    let digest = Digest::Known(Register(Sha384::digest(bytes).into()));
-    Event { rtmr: Rtmr::Rtmr2, event_type: EV_IPL, name, digest, origin: origin.to_owned() }
+    let digest = Digest::Known(Register::digest(bytes));
+    Event { rtmr: Rtmr::Rtmr2, event_type: EventType::IPL, name, digest, origin: origin.to_owned() }
 }
 
 /// A directory `.extra` with one file in it, as `pack_cpio_literal` writes it (`src/boot/cpio.c`).
@@ -284,5 +282,3 @@ const EXTRA: &str = ".extra";
 const STUB_MAGIC: &str = ".sdmagic";
 /// The version whose order and whose archives these are. Others measure other sections and add other files.
 const STUB_VERSION: &str = "257";
-/// TCG PC Client Platform Firmware Profile, "Event Types": `EV_IPL`.
-const EV_IPL: EventType = EventType(0x0000_000d);

@@ -76,7 +76,7 @@ fn ten_mebibytes_of_nesting_end_at_once() {
         raw(nested.as_bytes()),
         format!("doc.json: {path}: expected at most 64 levels of nesting, found more")
     );
-    assert!(start.elapsed() < std::time::Duration::from_secs(2), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_secs(30), "took {:?}", start.elapsed());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 use casemate_measure::Register;
+use casemate_measure::tdx::bzimage::KernelSeen;
 use casemate_measure::tdx::overlay::View;
 use casemate_measure::tdx::pe::Pe;
-use casemate_measure::tdx::uki::{Uki, UkiError, patch};
+use casemate_measure::tdx::uki::{Uki, UkiError, patch, seen};
 use casemate_measure::tdx::{Digest, Event, Rtmr};
 
 use crate::build::{Image, kernel};
@@ -171,12 +172,24 @@ fn what_an_older_qemu_writes() {
     assert_eq!(written(&"x".repeat(16)), [(0x20, "3fa3e09f".into())]);
     assert_eq!(patch("vga=1"), Err(UkiError::VideoMode));
 
+    for (qemu, who) in [
+        ((7, 2, 15), KernelSeen::Patched),
+        ((7, 2, 16), KernelSeen::AsFile),
+        ((8, 2, 2), KernelSeen::Patched),
+        ((9, 0, 9), KernelSeen::Patched),
+        ((9, 2, 0), KernelSeen::Patched),
+        ((10, 0, 0), KernelSeen::AsFile),
+        ((11, 1, 3), KernelSeen::AsFile),
+    ] {
+        assert_eq!(seen(qemu), who, "{qemu:?}");
+    }
+
     let file = usual().bytes();
     let view = View::new(&file, patch("").unwrap()).unwrap();
-    let (seen, plain) = (Uki::parse(view).unwrap(), parse(&file).unwrap());
-    let (seen_events, plain_events) = (seen.rtmr1(""), plain.rtmr1(""));
-    assert_ne!(seen_events[0], plain_events[0]);
-    assert_eq!((&seen_events[1..], seen.rtmr2()), (&plain_events[1..], plain.rtmr2()));
+    let (patched, plain) = (Uki::parse(view).unwrap(), parse(&file).unwrap());
+    let (patched_events, plain_events) = (patched.rtmr1(""), plain.rtmr1(""));
+    assert_ne!(patched_events[0], plain_events[0]);
+    assert_eq!((&patched_events[1..], patched.rtmr2()), (&plain_events[1..], plain.rtmr2()));
 }
 
 #[test]

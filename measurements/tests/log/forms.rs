@@ -100,12 +100,27 @@ fn a_quote_is_read_in_both_versions_as_bytes_and_as_hex() {
         "FILE: TDX quote: report data before byte 568: expected 64 more bytes, found 63"
     );
     let mut other = five.clone();
-    other[48] = 4;
-    assert!(refused(&other).ends_with("body type before byte 50: expected 2 or 3 (a TD report), found 4"));
+    other[48] = 5;
+    assert!(refused(&other).ends_with("body type before byte 50: expected 2 to 4 (a TD report), found 5"));
     other[48] = 3;
     assert!(refused(&other).ends_with("length of the TD report before byte 54: expected 648, found 584"));
     let sgx = json!({ "quote": hex::encode([&[3_u8, 0][..], &[0; 700]].concat()) });
     assert_eq!(refused(sgx.to_string()), "FILE: TDX quote: version before byte 2: expected 4 or 5, found 3");
+}
+
+/// MRTD and RTMR3 by their offsets, in Python.
+#[test]
+fn a_real_quote_of_version_five_is_read() {
+    let log = log::read("FILE", include_bytes!("../fixtures/tdx_quote_td15ex.head")).unwrap();
+    let registers = log.registers.unwrap();
+    assert_eq!(
+        registers.mrtd.to_string(),
+        "2a674327c50218dba880066b349b8d559d749ed68dce33fd651c184a877d084b07a9e583767a7ad5da13ed91deec2b70"
+    );
+    assert_eq!(
+        registers.rtmr[3].to_string(),
+        "556d4986cae57e7e3756b6471e4951be6f5f1b4e70942c72325223d6af239da90f1484eeb627727e6d2c0755393b5fdf"
+    );
 }
 
 #[test]

@@ -227,3 +227,16 @@ fn a_name_with_a_colon_is_marked() {
     let second = log::replay(&read(&json!([event("app-id:x", b"y", 2)]))).events.remove(0);
     assert_eq!(second.remarks, []);
 }
+
+/// Nobody can recompute a digest over a name that the log does not have.
+#[test]
+fn a_ccel_has_no_runtime_events() {
+    let event = record(4, 0x0800_0001, &[7; 48], b"app-id");
+    let log = log::read("FILE", &[&CCEL[..CCEL_HEADER], &event].concat()).unwrap();
+    let replay = log::replay(&log);
+    assert_eq!(replay.events[0].digest, Register([7; 48]));
+    assert_eq!(
+        (replay.events[0].payload, replay.events[0].remarks.as_slice()),
+        (Payload::Unbound, [].as_slice())
+    );
+}

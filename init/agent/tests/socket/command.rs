@@ -91,8 +91,8 @@ async fn a_certificate_of_a_simulated_agent_proves_document_and_image() {
 
     // An orderly end leaves no socket.
     let mut running = running;
-    let terminated = Command::new("kill").arg(running.0.id().to_string()).status().unwrap();
-    assert!(terminated.success());
+    let pid = nix::unistd::Pid::from_raw(running.0.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(running.0.wait().unwrap().success());
     assert!(!socket.exists());
 }

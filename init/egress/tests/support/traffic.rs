@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,13 +16,15 @@ use nix::sys::socket::{
 
 use super::Netns;
 
-/// How long we wait for what must come, and for what must not.
-pub(crate) const SOON: Duration = Duration::from_millis(1500);
+/// How long we wait for what must come, at most: a bound on hanging, not a promise of speed.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// How long we wait for what must not come.
 pub(crate) const NOT: Duration = Duration::from_millis(400);
 
-/// Something that answers on a TCP port: each connection gets the caller's address back.
+/// Something that answers on a TCP port: one connection gets the caller's address back.
 pub(crate) struct Echo {
     thread: Option<std::thread::JoinHandle<usize>>,
+    stop: Arc<AtomicBool>,
     address: SocketAddr,
 }
 
@@ -37,28 +41,31 @@ pub(crate) fn patiently<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
     }
 }
 
-/// Listens inside a namespace, as a uid, until `accepted` connections were answered or `wait` is over; returns their number.
-pub(crate) fn echo(ns: &Netns, uid: u32, address: SocketAddr, wait: Duration) -> Echo {
+/// Listens inside a namespace, as a uid, until a connection was answered or somebody asks whether one was.
+pub(crate) fn echo(ns: &Netns, uid: u32, address: SocketAddr) -> Echo {
     let listener = ns.run_as(uid, || patiently(|| TcpListener::bind(address)));
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
     let thread = std::thread::spawn(move || {
         // accept(2) makes the new socket the acceptor's.
         nix::unistd::setfsuid(nix::unistd::Uid::from_raw(uid));
-        let end = Instant::now() + wait;
-        let mut accepted = 0;
-        while Instant::now() < end {
+        loop {
+            // Looked at before the queue: what came before the question is counted.
+            let last = asked.load(Ordering::SeqCst);
             if let Ok((mut stream, from)) = listener.accept() {
-                accepted += 1;
                 stream.set_nonblocking(false).unwrap();
                 let _gone = stream.write_all(from.to_string().as_bytes());
-                break;
+                return 1;
+            }
+            if last {
+                return 0;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        accepted
     });
-    Echo { thread: Some(thread), address }
+    Echo { thread: Some(thread), stop, address }
 }
 
 impl Echo {
@@ -66,15 +73,31 @@ impl Echo {
         self.address.port()
     }
 
-    /// How many connections came.
+    /// How many connections came until now.
     pub(crate) fn accepted(mut self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
         self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
     }
 }
 
 /// Connects and reads everything; the answer, or why not.
 pub(crate) fn ask(to: impl Into<SocketAddr>) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to.into(), NOT)?;
+    ask_within(to, SOON)
+}
+
+/// The same where no answer may come: it is not waited for as long.
+pub(crate) fn ask_in_vain(to: impl Into<SocketAddr>) -> std::io::Result<String> {
+    ask_within(to, NOT)
+}
+
+fn ask_within(to: impl Into<SocketAddr>, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to.into(), patience)?;
     stream.set_read_timeout(Some(SOON))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -106,7 +106,7 @@ mod tests {
         let (mut far, near) = tokio::io::duplex(64);
         let started = Instant::now();
         let task = tokio::spawn(async move {
-            let mut near = Idle::new(near, Duration::from_millis(300));
+            let mut near = Idle::new(near, Duration::from_secs(2));
             let mut read = 0;
             loop {
                 match near.read_u8().await {
@@ -115,12 +115,13 @@ mod tests {
                 }
             }
         });
-        for _ in 0..5 {
+        // Busy for longer than the limit, with room for a slow machine between two bytes.
+        for _ in 0..25 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             far.write_all(b"x").await.unwrap();
         }
-        assert_eq!(task.await.unwrap(), (5, io::ErrorKind::TimedOut));
-        assert!(started.elapsed() >= Duration::from_millis(800), "{:?}", started.elapsed());
+        assert_eq!(task.await.unwrap(), (25, io::ErrorKind::TimedOut));
+        assert!(started.elapsed() >= Duration::from_millis(4500), "{:?}", started.elapsed());
     }
 
     #[tokio::test]

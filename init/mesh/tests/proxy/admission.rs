@@ -49,7 +49,7 @@ async fn without_a_certificate_http2_is_answered_and_closed() {
     let mut sender = client::http2(mesh.inbound, &own, None).await;
     let request = || Request::get("https://x/").body(empty()).unwrap();
     assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::FORBIDDEN);
-    tokio::time::timeout(std::time::Duration::from_secs(5), async {
+    tokio::time::timeout(client::PATIENCE, async {
         while !sender.is_closed() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }

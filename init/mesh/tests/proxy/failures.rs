@@ -109,11 +109,9 @@ async fn dribble(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite +
     started.elapsed()
 }
 
+/// At the limit and not at the next larger one, which is at least twice as long.
 fn about(limit: Duration, found: Duration) {
-    assert!(
-        (limit..limit + Duration::from_secs(5)).contains(&found),
-        "expected about {limit:?}, found {found:?}"
-    );
+    assert!((limit..limit * 2).contains(&found), "expected about {limit:?}, found {found:?}");
 }
 
 #[tokio::test]
@@ -141,30 +139,10 @@ async fn a_slow_client_is_cut() {
         started.elapsed()
     };
     let (silent, stranger, slow, kept) = tokio::join!(silent, begun(None), begun(Some(&caller)), kept);
-    about(limits::HANDSHAKE, silent);
+    about(limits::HELLO, silent);
     about(limits::STRANGER, stranger);
     about(limits::HEADER, slow);
     about(limits::HEADER, kept);
-}
-
-#[tokio::test]
-async fn strangers_do_not_use_up_the_callers_places() {
-    let backend = Backend::reflecting().await;
-    let (mesh, own, caller) = world::in_front_of(backend.address).await;
-    let mut strangers = Vec::new();
-    for _ in 0..limits::STRANGERS {
-        strangers.push(TcpStream::connect(mesh.inbound).await.unwrap());
-    }
-    // Every stranger's place is taken: a caller waits for the first to be cut, and is served then.
-    let started = Instant::now();
-    let get = client::tls(mesh.inbound, &own, Some(&caller), b"http/1.1");
-    let mut stream = tokio::time::timeout(Duration::from_secs(20), get).await.unwrap().unwrap();
-    let waited = started.elapsed();
-    stream.write_all(GET.as_bytes()).await.unwrap();
-    client::until(&mut stream, "200 OK").await;
-    assert!(waited > Duration::from_secs(5), "the limit of strangers does not hold: {waited:?}");
-    assert!(waited < limits::HANDSHAKE + Duration::from_secs(5), "{waited:?}");
-    drop(strangers);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod failures;
 mod headers;
 mod logs;
 mod outbound;
+mod places;
 mod streaming;
 mod switching;
 mod world;

@@ -138,7 +138,7 @@ async fn a_backend_that_does_not_read_stops_the_caller() {
     let (mut read, mut write) = tokio::io::split(stream);
     let sent = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&sent);
-    tokio::spawn(async move {
+    let writer = tokio::spawn(async move {
         let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 2 * BETWEEN);
         write.write_all(head.as_bytes()).await.unwrap();
         let piece = vec![b'x'; CHUNK];
@@ -149,13 +149,20 @@ async fn a_backend_that_does_not_read_stops_the_caller() {
         // What the last write left in the TLS session (the socket was full) goes out with a flush, and with nothing else.
         write.flush().await.unwrap();
     });
-    let mut before = u64::MAX;
-    while before != sent.load(Ordering::SeqCst) {
+    let mut before = 0;
+    while before == 0 || before != sent.load(Ordering::SeqCst) {
         before = sent.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert!((1..BETWEEN).contains(&before), "the caller could send {before} bytes");
     resume.notify_one();
+    // As long as the backend gets on: a slow machine takes its time for so many bytes.
+    while !writer.is_finished() {
+        let before = sent.load(Ordering::SeqCst);
+        tokio::time::sleep(client::PATIENCE / 2).await;
+        assert!(writer.is_finished() || sent.load(Ordering::SeqCst) > before, "stands still at {before}");
+    }
+    writer.await.unwrap();
     let answer = client::until(&mut read, &(2 * BETWEEN).to_string()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }

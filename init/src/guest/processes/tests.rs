@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -253,6 +254,48 @@ fn one_that_was_ready_and_is_silent_is_ended_and_started_again() {
 }
 
 #[test]
+fn one_that_reports_and_falls_silent_is_ended_and_one_that_only_beats_is_not() {
+    let Some(place) = alone("one_that_reports_and_falls_silent_is_ended_and_one_that_only_beats_is_not")
+    else {
+        return;
+    };
+    // Each line on its standard input is what it says next.
+    let (script, mut say) = nix::unistd::pipe().map(|(read, write)| (read, File::from(write))).unwrap();
+    let mut processes = Processes { null: script.into(), ..program("/bin/sh") };
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Reports)).unwrap();
+    let heard = |processes: &mut Processes, say: &mut File, text: &str| {
+        let before = processes.awake.turn(uptime());
+        say.write_all(format!("printf {text} >&4\n").as_bytes()).unwrap();
+        let happenings = until(processes, "it is heard", |all| all.list[0].heard >= before);
+        happenings.iter().filter(|one| matches!(one, Happening::Reported { .. })).count()
+    };
+    let later = uptime();
+    let mut second = 0;
+    let mut passed = |processes: &mut Processes, seconds: u32| {
+        (0..seconds).for_each(|_| {
+            second += 1;
+            _ = processes.awake.turn(later + second * Duration::from_secs(1));
+        });
+    };
+    // No lease for minutes: it has nothing to report, and is well.
+    for _ in 0..4 {
+        assert_eq!(heard(&mut processes, &mut say, "H"), 0, "a beat is no happening");
+        passed(&mut processes, 50);
+        turn(&mut processes);
+        assert!(running(&processes) && !processes.is_ready("it"));
+    }
+    assert_eq!(heard(&mut processes, &mut say, "lease"), 1);
+    assert!(processes.is_ready("it"));
+    assert_eq!(processes.describe()[0].health.as_deref(), Some("answering"));
+    passed(&mut processes, 40);
+    let ended = until(&mut processes, "its end", |all| !running(all));
+    let hung = |one: &Happening| {
+        matches!(one, Happening::Ended { exit: Exit::Hung, next: Some(Next::RestartAt(_)), .. })
+    };
+    assert!(ended.iter().any(hung), "{ended:?}");
+}
+
+#[test]
 fn one_without_a_heartbeat_may_be_silent() {
     let Some(place) = alone("one_without_a_heartbeat_may_be_silent") else { return };
     let mut processes = shell(READY_AND_QUIET);
@@ -302,6 +345,32 @@ fn a_forbidden_system_call_is_told_apart() {
     );
 }
 
+/// The shell stands for a service's first process here, which ends with 128 and the signal.
+#[test]
+fn what_a_workload_died_of_is_told_apart_from_a_status() {
+    let Some(place) = alone("what_a_workload_died_of_is_told_apart_from_a_status") else { return };
+    let cases = [
+        ("printf R >&4; printf 'S\\037' >&4; exit 159", Exit::ForbiddenCall),
+        ("printf R >&4; exit 159", Exit::Code(159)),
+        ("printf R >&4; printf 'S\\013' >&4; exit 139", Exit::Signal(11)),
+    ];
+    for (script, expected) in cases {
+        let mut processes = shell(script);
+        let restarts = Restarts::never();
+        let service =
+            Recipe { namespaces: Namespaces::Service, ..recipe(&place, c"sh", restarts, Health::Unknown) };
+        processes.start(service).unwrap();
+        let ended = until(&mut processes, "its end", |all| !running(all));
+        let exit = ended.iter().find_map(|one| match one {
+            Happening::Ended { exit, .. } => Some(*exit),
+            Happening::Reported { .. } => None,
+        });
+        assert_eq!(exit, Some(expected), "{script}: {ended:?}");
+        until(&mut processes, "its cgroup is empty", |all| all.list[0].recipe.leaf.is_empty());
+        fs::remove_dir(place.0.join("leaf")).unwrap();
+    }
+}
+
 #[test]
 fn restart_rules_are_honoured_and_said() {
     let Some(place) = alone("restart_rules_are_honoured_and_said") else { return };
@@ -323,4 +392,97 @@ fn restart_rules_are_honoured_and_said() {
         assert_eq!(processes.missing(), u64::from(state == "waiting"));
         fs::remove_dir(place.0.join("leaf")).unwrap();
     }
+}
+
+#[test]
+fn who_reports_without_end_waits_for_the_next_second() {
+    let Some(place) = alone("who_reports_without_end_waits_for_the_next_second") else { return };
+    let mut processes = shell("while :; do printf x >&4; done");
+    processes.start(recipe(&place, c"sh", Restarts::for_ever(PACE), Health::Unknown)).unwrap();
+    let (begin, mut reports, mut not_watched) = (Instant::now(), 0, 0);
+    while begin.elapsed() < Duration::from_secs(3) {
+        reports += turn(&mut processes).len();
+        // Its output is watched all the time.
+        not_watched += usize::from(processes.watched().count() == 1);
+    }
+    // In each second, and in the one that had begun.
+    let most = REPORTS * (usize::try_from(begin.elapsed().as_secs()).unwrap() + 2);
+    assert!((REPORTS..=most).contains(&reports), "{reports} reports, expected at most {most}");
+    assert!(not_watched > 0, "it is polled all the time");
+    processes.begin_stop();
+    processes.kill(|_| true);
+    until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
+}
+
+/// What runs is this test itself, whose mappings are none of PID 1's business if it is a service.
+#[test]
+fn of_a_service_one_number_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("memory.current"), "5120000\n").unwrap();
+    let mut processes = program("/bin/true");
+    for namespaces in [Namespaces::Service, Namespaces::Shared] {
+        let leaf = Leaf::of_directory(dir.path());
+        let recipe = Recipe {
+            name: format!("{namespaces:?}"),
+            role: c"it",
+            handover: Vec::new(),
+            extra: Vec::new(),
+            uid: None,
+            namespaces,
+            leaf,
+            restarts: Restarts::never(),
+            health: Health::Unknown,
+        };
+        processes.list.push(Process {
+            recipe,
+            state: State::Running { pid: Pid::this(), since: uptime(), ready: true, hung: false },
+            output: Output::new("it").unwrap(),
+            report: None,
+            reports: Budget::new(REPORTS),
+            heard: Duration::ZERO,
+            killed: None,
+            oom_kills_before: 0,
+            listening: None,
+            last_exit: None,
+            memory: None,
+        });
+    }
+    // What the kernel says of its processes would be counted, too.
+    fs::write(dir.path().join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+    processes.measure_memory();
+    let [service, own] = &processes.describe()[..] else { panic!("two") };
+    assert_eq!(service.memory, Some(status::Memory { rss_kb: 5000, pss_kb: 5000 }));
+    assert_ne!(own.memory, service.memory);
+    assert!(own.memory.is_some_and(|memory| memory.rss_kb > 0));
+    processes.list.iter_mut().for_each(|process| process.state = State::Stopped);
+    processes.measure_memory();
+    assert!(
+        processes.describe().iter().all(|process| process.memory.is_none()),
+        "what does not run keeps nothing"
+    );
+}
+
+/// With 63 services and their rings PID 1 has more than 512 descriptors.
+#[test]
+fn each_descriptor_arrives_wherever_it_was() {
+    let Some(place) = alone("each_descriptor_arrives_wherever_it_was") else { return };
+    let script = "for n in $(seq 5 44); do test $(cat /proc/self/fd/$n) = $n || exit 3; done; test ! -e /proc/self/fd/45 || exit 4
+        printf R >&4; exec sleep 1000";
+    let mut processes = shell(script);
+    let null = File::open("/dev/null").unwrap();
+    let filler: Vec<File> = (descriptors()..505).map(|_| null.try_clone().unwrap()).collect();
+    // Each where an earlier one would be parked, if that began at 512.
+    let extra: Vec<OwnedFd> =
+        (5..45).map(|n| sys::memfd("extra", format!("{n}").as_bytes()).unwrap()).collect();
+    let numbers: Vec<_> = extra.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+    assert!((500..516).contains(&numbers[0]) && numbers[39] > 530, "{numbers:?}");
+    let mut it = recipe(&place, c"sh", Restarts::never(), Health::Unknown);
+    it.extra = extra;
+    processes.start(it).unwrap();
+    drop(filler);
+    until(&mut processes, "its end or readiness", |all| all.is_ready("it") || !running(all));
+    assert!(processes.is_ready("it"), "{:?}", processes.describe());
+    processes.begin_stop();
+    processes.kill(|_| true);
+    until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
 }

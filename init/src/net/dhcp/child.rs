@@ -13,12 +13,15 @@ use nix::time::{ClockId, clock_gettime};
 use super::client::{Client, Output};
 use super::reply::{MAX_LEN, Refusal};
 use super::{Report, SERVER_PORT};
+use crate::handover::HEARTBEAT;
 use crate::net::NetError;
+use crate::supervise::HEARTBEAT_EVERY;
 
 /// Runs the client for ever on the socket that PID 1 opened, and reports on the channel. Needs no capability, no file and
 /// no other system call than poll, recv, sendto, send, clock_gettime and what logging takes.
 ///
-/// `report` is a socket of type SOCK_SEQPACKET: each message is one [`Report`]. `mac` is the link's hardware address, `seed`
+/// `report` is a socket of type SOCK_SEQPACKET: each message is one [`Report`], or a heartbeat, which this loop sends every
+/// [`HEARTBEAT_EVERY`]. `mac` is the link's hardware address, `seed`
 /// 32 random bytes.
 ///
 /// # Errors
@@ -28,11 +31,16 @@ pub fn child(socket: OwnedFd, report: OwnedFd, mac: [u8; 6], seed: [u8; 32]) -> 
     socket.set_nonblocking(true).map_err(NetError::system("make non-blocking", SOCKET))?;
     let mut client = Client::new(mac, seed, since_boot()?);
     let mut ignored = Ignored::default();
+    let mut next_beat = Duration::ZERO;
     loop {
         let now = since_boot()?;
+        if now >= next_beat {
+            beat(&report)?;
+            next_beat = now + HEARTBEAT_EVERY;
+        }
         act(&client.tick(now), &socket, &report, &mut ignored)?;
         // One message a turn, then time again: a flood cannot keep a renewal from being sent.
-        match receive(&socket, client.deadline().saturating_sub(since_boot()?))? {
+        match receive(&socket, client.deadline().min(next_beat).saturating_sub(since_boot()?))? {
             None => {}
             Some((message, len)) => {
                 match client.receive(since_boot()?, message.get(..len).unwrap_or(&message)) {
@@ -41,6 +49,14 @@ pub fn child(socket: OwnedFd, report: OwnedFd, mac: [u8; 6], seed: [u8; 32]) -> 
                 }
             }
         }
+    }
+}
+
+/// One that finds no room is dropped: PID 1 has earlier ones to read.
+fn beat(report: &OwnedFd) -> Result<(), NetError> {
+    match send(report.as_raw_fd(), HEARTBEAT, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+        Ok(_) | Err(nix::Error::EAGAIN) => Ok(()),
+        Err(errno) => Err(NetError::system("write", "DHCP report channel")(errno)),
     }
 }
 

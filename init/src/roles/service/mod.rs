@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,11 +84,11 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let mut mask = SigSet::empty();
     mask.extend([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
     mask.thread_block()?;
-    super::report_ready()?;
+    let report = super::report_ready()?;
     match sys::fork()? {
         ForkResult::Child => {
             SigSet::all().thread_unblock()?;
-            // None is open now; none that is opened here some day shall cross, either.
+            // The report is PID 1's and ours: nobody else says how the workload ended.
             sys::close_on_exec_from(FIRST_CLOSED)?;
             let Err(error) = execve(&program, &arguments, &variables);
             Err(error).with_context(|| format!("{}: exec", program.to_string_lossy()))
@@ -96,7 +97,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
             if !cfg!(feature = "danger-unconfined") {
                 confine::enter(Profile::ServiceShim)?;
             }
-            wait_for(child, &mask)
+            wait_for(child, &mask, report)
         }
     }
 }
@@ -110,8 +111,9 @@ fn confined(name: &str) -> anyhow::Result<()> {
     confine::enter(Profile::Service).context(name.to_owned())
 }
 
-/// Reaps whatever the workload leaves behind, passes SIGTERM on, and ends as the workload ends.
-fn wait_for(workload: Pid, mask: &SigSet) -> anyhow::Result<ExitCode> {
+/// Reaps whatever the workload leaves behind, passes SIGTERM on, and ends as the workload ends. It cannot die of a signal as the
+/// workload did, since the kernel lets process 1 of a namespace send itself none; so it says which one it was.
+fn wait_for(workload: Pid, mask: &SigSet, mut report: File) -> anyhow::Result<ExitCode> {
     loop {
         match mask.wait()? {
             Signal::SIGCHLD => loop {
@@ -121,6 +123,8 @@ fn wait_for(workload: Pid, mask: &SigSet) -> anyhow::Result<ExitCode> {
                     }
                     // As a shell reports it: 128 plus the signal.
                     Ok(WaitStatus::Signaled(pid, signal, _)) if pid == workload => {
+                        let number = u8::try_from(signal as i32).unwrap_or_default();
+                        report.write_all(&[handover::KILLED, number])?;
                         return Ok(ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(255)));
                     }
                     Ok(WaitStatus::StillAlive) | Err(_) => break,
