@@ -7,6 +7,7 @@ mod host;
 mod measured;
 pub mod seeds;
 mod share;
+mod tdx;
 mod time;
 
 /// What a target makes of an input that breaks no rule.
@@ -49,6 +50,13 @@ pub const TARGETS: &[Target] = &[
         .seeded(&["measurements/tests/fixtures"]),
     target("event-log", "a peer, or whoever passed its log on", 32 << 10, measured::event_log)
         .seeded(&["measurements/tests/fixtures"]),
+    target("tdvf", "whoever built the firmware", 16 << 10, tdx::tdvf),
+    target("vm-shape", "whoever describes a machine", 16 << 10, tdx::shape),
+    target("acpi-table", "whoever captured tables", 16 << 10, tdx::acpi_table),
+    target("pe", "whoever built the image", 16 << 10, tdx::pe),
+    target("bzimage", "whoever built the image", 16 << 10, tdx::bzimage),
+    target("uki", "whoever built the image", 32 << 10, tdx::uki),
+    target("expected", "whoever computed what to expect", 32 << 10, tdx::expected),
     target("status-frame", "the guest", 64, measured::status_frame),
     target("status-stream", "the guest", 1024, host::status_stream),
     target("qmp", "QEMU", 16 << 10, host::qmp),

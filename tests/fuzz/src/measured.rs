@@ -48,7 +48,7 @@ pub(crate) fn document(bytes: &[u8]) -> Verdict {
 }
 
 /// The text reaches consoles and logs.
-fn check_refusal(text: &str) {
+pub(crate) fn check_refusal(text: &str) {
     assert!(text.starts_with("FILE: ") || text.starts_with("FILE"), "names no file: {text:?}");
     assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
     assert!(text.len() <= 4096, "{} bytes of message", text.len());
@@ -164,7 +164,7 @@ fn as_list(log: &Log, stripped: bool) -> String {
 }
 
 /// One line for a terminal.
-fn check_printable(text: &str) {
+pub(crate) fn check_printable(text: &str) {
     assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
     assert!(text.len() <= 4096, "{} bytes of message", text.len());
 }
