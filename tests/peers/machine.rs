@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use casemate_agent::client::AgentClient;
 use casemate_agent::{Agent, Handover, TeeHandover, TlsKeyRequest, boot_events, serve};
 use casemate_measure::section::Section;
+use casemate_measure::tdx::rtmr2;
 use casemate_measure::{
     AppId, ComposeHash, EventLog, InstanceId, KeyProvider, LaunchRegisters, MeasuredConfig, Platform,
-    register,
 };
 use casemate_mesh::{CertificateKey, IdentitySource, SourceError};
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ pub(crate) const CALLER: Document = document!("demo-caller.app-compose.json");
 
 /// The launch registers of an image whose initramfs is these bytes: as `casemate-image` writes them in this version.
 pub(crate) fn image_with(initramfs: &[u8]) -> LaunchRegisters {
-    LaunchRegisters { rtmr2: register::rtmr2("panic=-1", initramfs), ..LaunchRegisters::ZERO }
+    LaunchRegisters { rtmr2: rtmr2::register("panic=-1", initramfs), ..LaunchRegisters::ZERO }
 }
 
 /// The image that everybody good runs.
