@@ -90,8 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<(String, Exit)> {
     let mut expected = image.expected(&vm, &acpi, measured.as_ref()).with_context(place)?;
     if arguments.json {
         let tables: Vec<&AcpiTable> = given.iter().chain([&captured]).collect();
-        expected.alternatives =
-            image.alternatives(&vm, &acpi, &tables, &firmware, &expected).with_context(place)?;
+        expected.alternatives = image.alternatives(&vm, &tables, &firmware, &expected).with_context(place)?;
         return Ok((super::as_json(&expected)?, Exit::Yes));
     }
     Ok((as_lines(&expected, &vm, arguments.explain), Exit::Yes))

@@ -7,7 +7,7 @@ use super::event::{Digest, Event, EventType, Rtmr};
 use super::expected::{Alternative, Expected};
 use super::hob::HobError;
 use super::mrtd::{PageOrder, mrtd};
-use super::overlay::View;
+use super::overlay::{Overlay, View};
 use super::tdvf::{FirmwareError, Tdvf};
 use super::uki::{self, Uki, UkiError};
 use super::vm::Vm;
@@ -104,24 +104,19 @@ impl Image<'_> {
     }
 
     /// The same image with one input of the machine changed, as far as that changes a register: with what `diff` explains.
-    /// Neither the initramfs nor the command line is hashed again.
+    /// `expected` is what this image shows on that machine: what of it stays is not hashed again.
     ///
     /// # Errors
-    /// As [`Image::expected`]; a machine on which QEMU would not start the image is none.
+    /// If the firmware is none. A machine on which QEMU would not start the image is no alternative.
     pub fn alternatives(
         &self,
         vm: &Vm,
-        acpi: &AcpiSource,
         tables: &[&AcpiTable],
         firmware_sha256: &Hash256,
         expected: &Expected,
     ) -> Result<Vec<Alternative>, ImageError> {
         let firmware = Tdvf::parse(self.firmware)?;
-        let mut found = Vec::new();
-        let other_order = match vm.page_order() {
-            PageOrder::SinglePass => (PageOrder::TwoPass, "pages measured in two passes (QEMU before 9.0)"),
-            PageOrder::TwoPass => (PageOrder::SinglePass, "pages measured in one pass (QEMU 9.0 or later)"),
-        };
+        let mut kernels = Kernels::new(self, vm, expected);
         let changed = |label: String, mrtd: Option<Register>, events: Vec<Event>| {
             let mut other = Expected { alternatives: Vec::new(), ..expected.clone() };
             other.mrtd = mrtd.unwrap_or(expected.mrtd);
@@ -133,20 +128,27 @@ impl Image<'_> {
             other.events.extend(events);
             Alternative::new(label, expected, &other)
         };
-        found.push(changed(other_order.1.to_owned(), Some(mrtd(&firmware, other_order.0)), Vec::new()));
-        let other_header = match vm.kernel_seen() {
+        let mut found = Vec::new();
+        let (order, label) = match vm.page_order() {
+            PageOrder::SinglePass => (PageOrder::TwoPass, "pages measured in two passes (QEMU before 9.0)"),
+            PageOrder::TwoPass => (PageOrder::SinglePass, "pages measured in one pass (QEMU 9.0 or later)"),
+        };
+        found.push(changed(label.to_owned(), Some(mrtd(&firmware, order)), Vec::new()));
+        let (seen, label) = match self.seen(vm) {
             KernelSeen::AsFile => (KernelSeen::Patched, "a QEMU that fills in the kernel's setup header"),
             KernelSeen::Patched => (KernelSeen::AsFile, "a QEMU that leaves the kernel's setup header alone"),
         };
-        let other = Vm { setup_header: Some(other_header.0), ..vm.clone() };
-        found.push(changed(other_header.1.to_owned(), None, self.rtmr1(&other)?));
+        let other = Vm { setup_header: Some(seen), ..vm.clone() };
+        if let Ok(events) = kernels.rtmr1(&other) {
+            found.push(changed(label.to_owned(), None, events));
+        }
         for mib in MEMORIES.into_iter().filter(|mib| *mib != vm.memory_mib) {
             let other = Vm { memory_mib: mib, ..vm.clone() };
             // A size for which there is no room for the firmware or the initramfs is nobody's machine.
-            let (Ok(mut events), Ok(rtmr1)) = (rtmr0::events(&firmware, &other, acpi), self.rtmr1(&other))
-            else {
+            let (Ok(hob), Ok(rtmr1)) = (rtmr0::td_hob(&firmware, &other), kernels.rtmr1(&other)) else {
                 continue;
             };
+            let mut events = replaced(expected.of(Rtmr::Rtmr0), &[hob]);
             events.extend(rtmr1);
             found.push(changed(format!("memory {mib} MiB"), None, events));
         }
@@ -156,24 +158,22 @@ impl Image<'_> {
             let shape = entry.shape.strip_suffix(&behind).filter(|_| !same);
             let Some(shape) = shape else { continue };
             let label = format!("ACPI tables of QEMU {} ({shape})", entry.qemu);
-            let events = rtmr0::events(&firmware, vm, &AcpiSource::Captured(entry.digests))?;
-            found.push(changed(label, None, events));
+            let blobs = rtmr0::acpi_blobs(vm, &AcpiSource::Captured(entry.digests));
+            found.push(changed(label, None, replaced(expected.of(Rtmr::Rtmr0), &blobs)));
         }
+        // What changes nothing explains nothing.
+        found.retain(|other| other.mrtd.is_some() || !other.events.is_empty());
         Ok(found)
     }
 
     fn rtmr1(&self, vm: &Vm) -> Result<Vec<Event>, ImageError> {
+        let seen = self.seen(vm);
         match self.payload {
             Payload::Direct { kernel, initramfs, cmdline } => {
-                let loading = Loading { memory: vm.memory(), initrd: Some(initramfs.len() as u64), cmdline };
-                let seen = vm.kernel_seen();
-                let pe = BzImage::parse(kernel)?.pe(seen, &loading)?;
+                let pe = BzImage::parse(kernel)?.pe(seen, &loading(vm, initramfs, cmdline))?;
                 Ok(rtmr1::direct(&pe, origin("bzImage", seen, vm)))
             }
-            Payload::Uki(file) => {
-                let seen = vm.uki_seen();
-                Ok(self.uki(file, seen)?.rtmr1(origin("casemate.efi", seen, vm)))
-            }
+            Payload::Uki(file) => Ok(self.uki(file, vm)?.rtmr1(origin("casemate.efi", seen, vm))),
         }
     }
 
@@ -182,18 +182,69 @@ impl Image<'_> {
             Payload::Direct { initramfs, cmdline, .. } => {
                 rtmr2::direct(cmdline, Some(initramfs), vm.initrd_argument())
             }
-            Payload::Uki(file) => self.uki(file, vm.uki_seen())?.rtmr2(),
+            Payload::Uki(file) => self.uki(file, vm)?.rtmr2(),
         })
     }
 
-    fn uki<'f>(&self, file: &'f [u8], seen: KernelSeen) -> Result<Uki<'f>, UkiError> {
-        let overlays = match seen {
-            KernelSeen::AsFile => Vec::new(),
-            KernelSeen::Patched => uki::patch("")?,
-        };
+    fn uki<'f>(&self, file: &'f [u8], vm: &Vm) -> Result<Uki<'f>, ImageError> {
         // Overlays within the DOS header fit every file that has one; Uki::parse names one that has none.
-        Uki::parse(View::new(file, overlays).unwrap_or_else(|| View::from(file)))
+        Ok(Uki::parse(View::new(file, self.written(vm)?).unwrap_or_else(|| View::from(file)))?)
     }
+
+    /// As what the firmware sees the payload.
+    fn seen(&self, vm: &Vm) -> KernelSeen {
+        match self.payload {
+            Payload::Direct { .. } => vm.kernel_seen(),
+            Payload::Uki(_) => vm.uki_seen(),
+        }
+    }
+
+    /// What QEMU writes into the payload on that machine.
+    fn written(&self, vm: &Vm) -> Result<Vec<Overlay>, ImageError> {
+        match (self.seen(vm), self.payload) {
+            (KernelSeen::AsFile, _) => Ok(Vec::new()),
+            (KernelSeen::Patched, Payload::Direct { kernel, initramfs, cmdline }) => {
+                Ok(BzImage::parse(kernel)?.patch(&loading(vm, initramfs, cmdline))?)
+            }
+            (KernelSeen::Patched, Payload::Uki(_)) => Ok(uki::patch("")?),
+        }
+    }
+}
+
+/// The kernel on several machines: hashed once for each form in which the firmware sees it.
+struct Kernels<'i> {
+    image: &'i Image<'i>,
+    /// What QEMU writes into it, and the events of RTMR1 with that.
+    hashed: Vec<(Vec<Overlay>, Vec<Event>)>,
+}
+
+impl<'i> Kernels<'i> {
+    /// On the machine for which it was hashed already.
+    fn new(image: &'i Image<'i>, vm: &Vm, expected: &Expected) -> Self {
+        let first =
+            image.written(vm).ok().map(|written| (written, expected.of(Rtmr::Rtmr1).cloned().collect()));
+        Self { image, hashed: first.into_iter().collect() }
+    }
+
+    fn rtmr1(&mut self, vm: &Vm) -> Result<Vec<Event>, ImageError> {
+        let written = self.image.written(vm)?;
+        if let Some((_, events)) = self.hashed.iter().find(|(known, _)| *known == written) {
+            return Ok(events.clone());
+        }
+        let events = self.image.rtmr1(vm)?;
+        self.hashed.push((written, events.clone()));
+        Ok(events)
+    }
+}
+
+/// Events of which some have others in their place, by name.
+fn replaced<'e>(events: impl Iterator<Item = &'e Event>, others: &[Event]) -> Vec<Event> {
+    let other = |event: &Event| others.iter().find(|other| other.name == event.name).cloned();
+    events.map(|event| other(event).unwrap_or_else(|| event.clone())).collect()
+}
+
+fn loading<'c>(vm: &Vm, initramfs: &[u8], cmdline: &'c str) -> Loading<'c> {
+    Loading { memory: vm.memory(), initrd: Some(initramfs.len() as u64), cmdline }
 }
 
 /// Without a document: no events at all would be an RTMR3 of zero.
@@ -244,3 +295,6 @@ const MEMORIES: [u32; 20] = [
     512 << 10,
     1 << 20,
 ];
+
+#[cfg(test)]
+mod tests;

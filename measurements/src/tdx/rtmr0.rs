@@ -32,14 +32,7 @@ pub enum FirmwareLayout {
 /// A machine that QEMU would not start with that firmware.
 pub fn events(firmware: &Tdvf<'_>, vm: &Vm, acpi: &AcpiSource) -> Result<Vec<Event>, HobError> {
     let later = vm.firmware_layout() == FirmwareLayout::From202505;
-    let mut events = Vec::new();
-    let hob = hob::td_hob(firmware, vm.memory())?;
-    events.push(event(
-        EventType::EFI_HANDOFF_TABLES2,
-        "TD HOB",
-        Register::digest(&hob),
-        format!("memory of {} MiB and the firmware's sections", vm.memory_mib),
-    ));
+    let mut events = vec![td_hob(firmware, vm)?];
     events.push(event(
         EventType::EFI_PLATFORM_FIRMWARE_BLOB2,
         "CFV",
@@ -74,6 +67,17 @@ pub fn events(firmware: &Tdvf<'_>, vm: &Vm, acpi: &AcpiSource) -> Result<Vec<Eve
         &[LoadOption::UI_APP]
     }));
     Ok(events)
+}
+
+/// The one event that depends on memory.
+pub(super) fn td_hob(firmware: &Tdvf<'_>, vm: &Vm) -> Result<Event, HobError> {
+    let hob = hob::td_hob(firmware, vm.memory())?;
+    Ok(event(
+        EventType::EFI_HANDOFF_TABLES2,
+        "TD HOB",
+        Register::digest(&hob),
+        format!("memory of {} MiB and the firmware's sections", vm.memory_mib),
+    ))
 }
 
 /// What is there of the items, in the firmware's order.
@@ -124,7 +128,8 @@ fn secure_boot(given: Option<&SecureBoot>) -> Vec<Event> {
         .collect()
 }
 
-fn acpi_blobs(vm: &Vm, acpi: &AcpiSource) -> [Event; 3] {
+/// The three that depend on the ACPI tables.
+pub(super) fn acpi_blobs(vm: &Vm, acpi: &AcpiSource) -> [Event; 3] {
     let digests = acpi.digests();
     let blobs = [
         ("etc/table-loader", digests.map(|d| d.loader)),

@@ -86,7 +86,7 @@ impl Scene {
         self.machine.file(self.file)[at] ^= 1 << bit;
     }
 
-    /// Of fields every bit, or every other one of the longest headers; of what has none the ends, and what lies a way apart.
+    /// Of fields every bit, or every fourth one of the longest headers; of what has none the ends, and what lies a way apart.
     fn flip_all(&mut self, judge: &mut Judge) {
         for part in 0..self.parts.len() {
             let Part { range, region } = self.parts[part].clone();
@@ -97,7 +97,7 @@ impl Scene {
                 let step = match range.len() {
                     0..=FIELD => 1,
                     _ if !fields || self.seen == KernelSeen::Patched => 8,
-                    513.. => 2,
+                    513.. => 4,
                     _ => 1,
                 };
                 (at % step..8).step_by(step).for_each(|bit| self.flip(judge, part, at, bit));

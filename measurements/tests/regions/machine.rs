@@ -112,9 +112,14 @@ pub(crate) fn kernel() -> Vec<u8> {
     file
 }
 
+/// What a unified kernel image starts need be no more than a PE image.
+pub(crate) fn linux() -> Vec<u8> {
+    Pe::default().bytes()
+}
+
 /// A unified kernel image with every section that its stub knows, a hole and bytes behind the last one.
 pub(crate) fn uki() -> Vec<u8> {
-    let kernel = build::kernel();
+    let kernel = linux();
     let sections: [(&str, &[u8]); 13] = [
         (".text", &[0x90; 600]),
         (".sdmagic", b"#### LoaderInfo: systemd-stub 257.13-1~deb13u1 ####\0"),

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use casemate_measure::tdx::region::{self, Part, Region};
 use proptest::prelude::*;
 
-use crate::build::{self, Image as Pe};
+use crate::build::Image as Pe;
 use crate::firmware::firmware;
-use crate::machine::{kernel, uki};
+use crate::machine::{kernel, linux, uki};
 
 /// Each byte once, in order, and no two neighbours of one region.
 fn check(parts: &[Part], length: usize) {
@@ -79,8 +79,7 @@ fn a_unified_kernel_image() {
     let measured: [&[u8]; 7] =
         [b"ID=casemate\n", b"7.3.4", b"sbat,1", b"BM", b"PUBLIC KEY", b"microcode", b"archive"];
     assert_eq!(text(Region::UkiMeasured), measured, "without the second of a name");
-    let kernel = build::kernel();
-    assert_eq!(text(Region::UkiKernel), [&kernel]);
+    assert_eq!(text(Region::UkiKernel), [&linux()]);
     assert_eq!(of(&parts, Region::UkiWritten), [0x20..0x24]);
     assert_eq!(of(&parts, Region::PeGap).len(), 1);
     assert_eq!(text(Region::PeTrailing), [[0x77; 100]]);
@@ -111,7 +110,7 @@ proptest! {
         (trailing, certificates) in (0_usize..40, 0_usize..40),
     ) {
         let stub = b"systemd-stub 257\0".to_vec();
-        let kernel = build::kernel();
+        let kernel = linux();
         let mut sections = vec![(".sdmagic", 0x1000, 17, stub), (".linux", 0x2000, u32::try_from(kernel.len()).unwrap(), kernel)];
         sections.extend(sizes.iter().zip(0x10_u32..).map(|((size, _), n)| (".osrel", n << 12, 7, vec![1; *size])));
         let mut file_order: Vec<usize> = (0..sections.len()).collect();
