@@ -51,22 +51,22 @@ pub struct Measured {
     pub mrconfigid: MrConfigId,
 }
 
-/// Why an image has no expected registers.
+/// Why an image has no expected registers. The message says all of it: there is no other error behind it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
     /// Of the firmware.
     #[error("firmware: {0}")]
-    Firmware(#[from] FirmwareError),
+    Firmware(FirmwareError),
     /// Of firmware and memory together.
     #[error("firmware: {0}")]
-    Hob(#[from] HobError),
+    Hob(HobError),
     /// Of the kernel.
     #[error("kernel: {0}")]
-    Kernel(#[from] BzImageError),
+    Kernel(BzImageError),
     /// Of the unified kernel image.
     #[error("unified kernel image: {0}")]
-    Uki(#[from] UkiError),
+    Uki(UkiError),
 }
 
 impl Image<'_> {
@@ -80,9 +80,9 @@ impl Image<'_> {
         acpi: &AcpiSource,
         measured: Option<&Measured>,
     ) -> Result<Expected, ImageError> {
-        let firmware = Tdvf::parse(self.firmware)?;
+        let firmware = Tdvf::parse(self.firmware).map_err(ImageError::Firmware)?;
         let mrtd = mrtd(&firmware, vm.page_order());
-        let mut events = rtmr0::events(&firmware, vm, acpi)?;
+        let mut events = rtmr0::events(&firmware, vm, acpi).map_err(ImageError::Hob)?;
         events.extend(self.rtmr1(vm)?);
         events.extend(self.rtmr2(vm)?);
         events.extend(measured.into_iter().flat_map(|measured| rtmr3::events(&measured.boot)));
@@ -116,7 +116,7 @@ impl Image<'_> {
         firmware_sha256: &Hash256,
         expected: &Expected,
     ) -> Result<Vec<Alternative>, ImageError> {
-        let firmware = Tdvf::parse(self.firmware)?;
+        let firmware = Tdvf::parse(self.firmware).map_err(ImageError::Firmware)?;
         let mut found = Vec::new();
         let other_order = match vm.page_order() {
             PageOrder::SinglePass => (PageOrder::TwoPass, "pages measured in two passes (QEMU before 9.0)"),
@@ -156,7 +156,8 @@ impl Image<'_> {
             let shape = entry.shape.strip_suffix(&behind).filter(|_| !same);
             let Some(shape) = shape else { continue };
             let label = format!("ACPI tables of QEMU {} ({shape})", entry.qemu);
-            let events = rtmr0::events(&firmware, vm, &AcpiSource::Captured(entry.digests))?;
+            let acpi = AcpiSource::Captured(entry.digests);
+            let events = rtmr0::events(&firmware, vm, &acpi).map_err(ImageError::Hob)?;
             found.push(changed(label, None, events));
         }
         Ok(found)
@@ -167,7 +168,8 @@ impl Image<'_> {
             Payload::Direct { kernel, initramfs, cmdline } => {
                 let loading = Loading { memory: vm.memory(), initrd: Some(initramfs.len() as u64), cmdline };
                 let seen = vm.kernel_seen();
-                let pe = BzImage::parse(kernel)?.pe(seen, &loading)?;
+                let pe = BzImage::parse(kernel).and_then(|image| image.pe(seen, &loading));
+                let pe = pe.map_err(ImageError::Kernel)?;
                 Ok(rtmr1::direct(&pe, origin("bzImage", seen, vm)))
             }
             Payload::Uki(file) => {
@@ -186,13 +188,13 @@ impl Image<'_> {
         })
     }
 
-    fn uki<'f>(&self, file: &'f [u8], seen: KernelSeen) -> Result<Uki<'f>, UkiError> {
+    fn uki<'f>(&self, file: &'f [u8], seen: KernelSeen) -> Result<Uki<'f>, ImageError> {
         let overlays = match seen {
             KernelSeen::AsFile => Vec::new(),
-            KernelSeen::Patched => uki::patch("")?,
+            KernelSeen::Patched => uki::patch("").map_err(ImageError::Uki)?,
         };
         // Overlays within the DOS header fit every file that has one; Uki::parse names one that has none.
-        Uki::parse(View::new(file, overlays).unwrap_or_else(|| View::from(file)))
+        Uki::parse(View::new(file, overlays).unwrap_or_else(|| View::from(file))).map_err(ImageError::Uki)
     }
 }
 
