@@ -7,7 +7,7 @@ use casemate_measure::identity::{InstanceId, MrConfigId};
 use casemate_measure::tdx::aggregated::Hash256;
 use casemate_measure::tdx::rtmr3::{Boot, Instance};
 use casemate_measure::tdx::{
-    AcpiSource, AcpiTable, Digest, Event, Expected, Image, Measured, Payload, QemuVersion, Rtmr, Vm,
+    AcpiSource, AcpiTable, Digest, Event, Expected, Image, Measured, Payload, QemuVersion, Rtmr, Vm, tdvf,
 };
 use casemate_measure::{MeasuredConfig, Platform, document};
 use clap::Args;
@@ -45,8 +45,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
     /// The instance, which is drawn at each boot: without it RTMR3 and mr_aggregated are not pinned
-    #[arg(long, value_name = "HEX", requires = "document", value_parser = instance)]
-    instance_id: Option<InstanceId>,
+    #[arg(long, value_name = "HEX", requires = "document")]
+    instance_id: Option<String>,
     /// The image's casemate.efi is what the machine is started with
     #[arg(long)]
     uki: bool,
@@ -58,8 +58,9 @@ pub(crate) struct Arguments {
     explain: bool,
 }
 
-fn instance(text: &str) -> Result<InstanceId, String> {
-    InstanceId::from_hex(text).ok_or_else(|| "expected 40 hex digits".to_owned())
+fn instance(text: &str) -> anyhow::Result<InstanceId> {
+    InstanceId::from_hex(text)
+        .with_context(|| format!("--instance-id: expected 40 hex digits, found {text:?}"))
 }
 
 /// An image directory's bytes.
@@ -105,8 +106,8 @@ fn measured(path: &Path, arguments: &Arguments) -> anyhow::Result<Measured> {
     let (file, bytes) = super::read(path, document::MAX_BYTES)?;
     let config = MeasuredConfig::parse(&file, &bytes, Platform::Appliance)?;
     let mut boot = Boot::of(&config);
-    if let Some(id) = arguments.instance_id {
-        boot.instance = Instance::Known(id);
+    if let Some(id) = &arguments.instance_id {
+        boot.instance = Instance::Known(instance(id)?);
     }
     Ok(Measured { mrconfigid: MrConfigId::v1(&boot.compose_hash), boot })
 }
@@ -114,17 +115,20 @@ fn measured(path: &Path, arguments: &Arguments) -> anyhow::Result<Measured> {
 fn files(arguments: &Arguments) -> anyhow::Result<Files> {
     let dir = &arguments.dir;
     let firmware = match &arguments.firmware {
-        Some(path) => super::read(path, MAX_FILE)?,
-        None => super::read(&dir.join("ovmf.fd"), MAX_FILE)?,
+        Some(path) => super::read(path, tdvf::MAX_BYTES)?,
+        None => super::read(&dir.join("ovmf.fd"), tdvf::MAX_BYTES)?,
     };
     let payload = if arguments.uki {
         Read::Uki(super::read(&dir.join("casemate.efi"), MAX_FILE)?.1)
     } else {
         let (file, line) = super::read(&dir.join("cmdline"), MAX_CMDLINE)?;
+        let line = String::from_utf8(line).ok().with_context(|| format!("{file}: expected UTF-8"))?;
+        // No argument of a program has one.
+        anyhow::ensure!(!line.contains('\0'), "{file}: expected text without NUL");
         Read::Direct {
             kernel: super::read(&dir.join("bzImage"), MAX_FILE)?.1,
             initramfs: super::read(&dir.join("initramfs.cpio.zst"), MAX_FILE)?.1,
-            cmdline: String::from_utf8(line).with_context(|| format!("{file}: expected UTF-8"))?,
+            cmdline: line,
         }
     };
     // Images are also made by others, who need not know dstack's files.

@@ -59,12 +59,13 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// A file of at most so many bytes.
 fn read(path: &Path, most: usize) -> anyhow::Result<(String, Vec<u8>)> {
     let file = path.display().to_string();
+    let opened = File::open(path).with_context(|| file.clone())?;
+    let about = opened.metadata().with_context(|| file.clone())?;
+    let length = if about.is_file() { about.len() } else { 0 };
+    // What is no file does not say how long it is: it is read, one byte further than may be there.
+    anyhow::ensure!(length <= most as u64, "{file}: expected at most {most} bytes, found {length}");
     let mut bytes = Vec::new();
-    // One byte more than may be there, so that too long a file is seen to be too long.
-    let limit = (most as u64).saturating_add(1);
-    File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        .with_context(|| file.clone())?;
+    opened.take((most as u64).saturating_add(1)).read_to_end(&mut bytes).with_context(|| file.clone())?;
     anyhow::ensure!(bytes.len() <= most, "{file}: expected at most {most} bytes, found more");
     Ok((file, bytes))
 }

@@ -51,23 +51,34 @@ pub struct Measured {
     pub mrconfigid: MrConfigId,
 }
 
-/// Why an image has no expected registers.
+/// Why an image has no expected registers. The message says all of it: there is no other error behind it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
     /// Of the firmware.
     #[error("firmware: {0}")]
-    Firmware(#[from] FirmwareError),
+    Firmware(FirmwareError),
     /// Of firmware and memory together.
     #[error("firmware: {0}")]
-    Hob(#[from] HobError),
+    Hob(HobError),
     /// Of the kernel.
     #[error("kernel: {0}")]
-    Kernel(#[from] BzImageError),
+    Kernel(BzImageError),
     /// Of the unified kernel image.
     #[error("unified kernel image: {0}")]
-    Uki(#[from] UkiError),
+    Uki(UkiError),
 }
+
+macro_rules! from {
+    ($($error:ident => $variant:ident),+) => {
+        $(impl From<$error> for ImageError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })+
+    };
+}
+from!(FirmwareError => Firmware, HobError => Hob, BzImageError => Kernel, UkiError => Uki);
 
 impl Image<'_> {
     /// Everything that this image must show on that machine. Every byte of its files is hashed once.

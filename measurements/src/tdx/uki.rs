@@ -33,7 +33,7 @@ pub enum UkiError {
     Pe(#[from] PeError),
     /// What it carries is none.
     #[error(".linux: {0}")]
-    Kernel(#[source] PeError),
+    Kernel(PeError),
     /// A section is missing.
     #[error("sections: expected {0}, found none")]
     Missing(&'static str),
