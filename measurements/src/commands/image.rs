@@ -153,11 +153,8 @@ fn as_lines(expected: &Expected, vm: &Vm, explain: bool) -> String {
     let mut lines = text::wrapped("machine        ", &size);
     lines += &text::register("MRTD           ", Some(&expected.mrtd));
     if explain {
-        let order = match vm.page_order() {
-            casemate_measure::tdx::PageOrder::SinglePass => "each page is measured as it is added",
-            casemate_measure::tdx::PageOrder::TwoPass => "all pages of a section are added, then measured",
-        };
-        lines += &text::wrapped("    from       ", &format!("the firmware's sections; {order}"));
+        let from = format!("the firmware's sections; {}", vm.page_order().words());
+        lines += &text::wrapped("    from       ", &from);
     }
     for rtmr in Rtmr::ALL {
         lines += &register(expected, rtmr);

@@ -119,7 +119,7 @@ pub(crate) fn firmware(sections: &[Section]) -> Vec<u8> {
     let distance = u32::try_from(metadata.len() + 4 + 18 + 18 + 32).unwrap();
     let table = [&distance.to_le_bytes()[..], &[22, 0], &offset.0, &[40, 0], &footer.0, &[0x90; 32]].concat();
     let end = [metadata, table].concat();
-    let mut file: Vec<u8> = (0..0x3000 - end.len()).map(|at| (at % 251) as u8).collect();
+    let mut file: Vec<u8> = (0_u8..251).cycle().take(0x3000 - end.len()).collect();
     file.extend(end);
     file
 }

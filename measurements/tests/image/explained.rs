@@ -89,6 +89,7 @@ fn explain_says_type_digest_and_origin_of_each_event_in_80_columns() {
     assert_eq!(out.matches("\n       from    ").count(), events);
     assert_eq!(out.matches("\n       digest  NOT PINNED\n").count(), 3 + 2);
     for words in [
+        "    from       the firmware's sections; each page added, then measured\n",
         "     1 TD HOB\n       type    EV_EFI_HANDOFF_TABLES2\n       digest  ",
         "       from    memory of 4096 MiB and the firmware's sections\n",
         "     4 bootorder\n",
