@@ -197,6 +197,15 @@ fn other_interfaces_of_the_same_kernel_are_closed() {
     }
 }
 
+/// What glibc asks of a file before a thread's arena shrinks must not end a process that has threads.
+#[test]
+fn a_process_with_threads_may_ask_for_a_file() {
+    for profile in [Profile::Mesh, Profile::Time] {
+        assert_eq!(verdict(profile, "openat", [0; 6]), errno(ENOSYS), "{}", profile.name());
+    }
+    assert_eq!(verdict(Profile::Agent, "openat", [0; 6]), ALLOW, "Landlock judges it");
+}
+
 #[test]
 fn nobody_gets_a_namespace() {
     // include/uapi/linux/sched.h: TIME, NS, CGROUP, UTS, IPC, USER, PID, NET.
