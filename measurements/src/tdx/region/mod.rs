@@ -84,6 +84,14 @@ impl Effect {
         let (Self::Exactly(registers) | Self::Some(registers)) = self;
         registers.iter().copied().collect()
     }
+
+    /// Whether one change may change exactly these.
+    pub fn allows(self, changed: &BTreeSet<Shown>) -> bool {
+        match self {
+            Self::Exactly(_) => *changed == self.registers(),
+            Self::Some(_) => changed.is_subset(&self.registers()),
+        }
+    }
 }
 
 impl fmt::Display for Effect {
