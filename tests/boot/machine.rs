@@ -25,12 +25,12 @@ use casemate_qemu::{Outcome, qmp};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::console;
 use crate::images::Image;
+use crate::{console, https};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// From power-on to ready, and for anything that a test waits for: ten times what it takes on an idle machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// From power-on to ready, and for anything that a test waits for: twenty times what it takes on an idle machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Whether machines can be booted here; said loudly where not, and under CI=true a failure.
@@ -59,6 +59,12 @@ pub(crate) struct Options {
     pub(crate) serial: bool,
     /// More arguments for QEMU.
     pub(crate) extra: &'static str,
+    /// Arguments before all others, such as buses.
+    pub(crate) before: &'static str,
+    /// A script for sed(1), through which each of the shape's arguments goes.
+    pub(crate) rewrite: &'static str,
+    /// How long a machine that said why it ends, or was asked to, may take.
+    pub(crate) stop: Duration,
 }
 
 impl Default for Options {
@@ -72,6 +78,9 @@ impl Default for Options {
             share: None,
             serial: false,
             extra: "",
+            before: "",
+            rewrite: "",
+            stop: PATIENCE,
         }
     }
 }
@@ -118,7 +127,7 @@ impl Machine {
         if let Some(id) = options.mrconfigid {
             registers.mrconfigid = id;
         }
-        let mut network = options.network.unwrap_or_else(|| {
+        let mut network = options.network.clone().unwrap_or_else(|| {
             let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
             Network::User(vec![Forward { host, guest: 443 }])
         });
@@ -138,7 +147,7 @@ impl Machine {
             String::new()
         };
         let launch = Launch {
-            program: program(temp.path(), &format!("{serial}{}", options.extra)),
+            program: program(temp.path(), &options, &serial),
             shape: VmShape {
                 platform: Platform::Tcg(options.firmware),
                 memory_mib: 512,
@@ -151,7 +160,7 @@ impl Machine {
             claim,
             pcap: None,
             share: options.share,
-            limits: Limits { ready: PATIENCE, stop: PATIENCE, alive: options.alive },
+            limits: Limits { ready: PATIENCE, stop: options.stop, alive: options.alive },
             status_read: options.status_read,
         };
         let frames = Arc::new(Mutex::new(Frames::default()));
@@ -188,14 +197,24 @@ impl Machine {
     }
 
     /// Waits until there is something, at most [`PATIENCE`]; the end of the machine ends it, too.
-    pub(crate) fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        self.wait_within(PATIENCE, what, look)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn wait_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> T {
         let begin = Instant::now();
         loop {
             if let Some(found) = look() {
                 return found;
             }
             let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            if ended || begin.elapsed() > PATIENCE {
+            if ended || begin.elapsed() > limit {
                 let how = if ended { "the machine ended" } else { "not in time" };
                 let report = self.dir.read_report();
                 panic!(
@@ -210,7 +229,26 @@ impl Machine {
 
     /// Gives QEMU's monitor a command.
     pub(crate) fn monitor(&self, command: &str) {
-        monitor::command(&self.dir, command).unwrap();
+        self.try_monitor(command).unwrap();
+    }
+
+    /// The same, where QEMU may refuse it: why.
+    pub(crate) fn try_monitor(&self, command: &str) -> Result<(), String> {
+        monitor::command(&self.dir, command).map_err(|error| error.to_string())
+    }
+
+    /// Waits for an answer of the mesh to `GET /health`.
+    pub(crate) fn wait_healthy(&self) {
+        let mesh = self.mesh.unwrap();
+        let status = self.wait("an answer of the mesh", || https::health(mesh).ok());
+        assert_eq!(status, 200);
+    }
+
+    /// Sends QEMU's process a signal, by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.dir.read_report().unwrap().unwrap().qemu_pid;
+        let sent = Command::new("kill").args(["-s", name, "--", &pid.to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -s {name} {pid}");
     }
 
     /// Presses the power button through QMP, and waits.
@@ -221,9 +259,16 @@ impl Machine {
 
     /// Waits for it to end by itself, or for its limits. A machine that gets ready instead is ended: it has no limit then.
     pub(crate) fn wait_end(self) -> Ended {
-        let ready = |frame: &Frame| frame.reason == Reason::Ready;
+        let ready = |frames: &[Frame]| frames.iter().any(|frame| frame.reason == Reason::Ready);
+        self.wait_end_unless(2 * PATIENCE, ready)
+    }
+
+    /// Waits for it to end by itself, or for its limits. It is ended if that takes too long, or if its frames say that it
+    /// does not end.
+    pub(crate) fn wait_end_unless(self, limit: Duration, goes_on: impl Fn(&[Frame]) -> bool) -> Ended {
+        let begin = Instant::now();
         while !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-            if self.frames().iter().any(ready) {
+            if begin.elapsed() > limit || goes_on(&self.all_frames()) {
                 drop(monitor::command(&self.dir, qmp::QUIT));
             }
             std::thread::sleep(LOOK);
@@ -310,13 +355,18 @@ impl Observer for Seen {
     fn ready(&mut self, _: &Report) {}
 }
 
-/// QEMU, or a script that gives it more arguments.
-fn program(dir: &Path, extra: &str) -> String {
-    if extra.is_empty() {
+/// QEMU, or a script that gives it other arguments.
+fn program(dir: &Path, options: &Options, serial: &str) -> String {
+    let Options { extra, before, rewrite, .. } = options;
+    if [extra, before, rewrite].iter().all(|text| text.is_empty()) && serial.is_empty() {
         return QEMU.to_owned();
     }
     let path = dir.join("qemu");
-    fs::write(&path, format!("#!/bin/sh\nexec {QEMU} \"$@\" {extra}\n")).unwrap();
+    let rewrite = match *rewrite {
+        "" => String::new(),
+        script => format!("for a do shift; set -- \"$@\" \"$(printf '%s' \"$a\" | sed '{script}')\"; done\n"),
+    };
+    fs::write(&path, format!("#!/bin/sh\n{rewrite}exec {QEMU} {before} \"$@\" {serial} {extra}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }

@@ -231,3 +231,28 @@ fn neither_random_numbers_nor_the_time_of_the_host_are_needed_and_its_reset_is_t
     println!("fault the reset button: expected exit status {CUT}, found {}", ended.exit_status);
     assert_eq!(ended.exit_status, CUT, "{ended}");
 }
+
+/// The network device is on a bus of which it can be taken, and is. The lock is bound to the link's name and not to the device:
+/// there is nothing to protect and nothing that fails, and the machine goes on without a network.
+#[test]
+fn a_network_device_that_goes_leaves_the_machine_without_a_network() {
+    if !qemu() {
+        return;
+    }
+    let options = Options {
+        before: "-device pcie-root-port,id=port,bus=pcie.0,addr=0x6,chassis=1,hotplug=on",
+        rewrite: "s/^virtio-net-pci,\\(.*\\),bus=pcie.0,addr=0x3/virtio-net-pci,id=nic,\\1,bus=port/",
+        ..Options::default()
+    };
+    let machine = Machine::switch_on(&image(), options);
+    machine.wait_ready();
+    let before = *machine.all_frames().last().unwrap();
+    machine.monitor("{\"execute\":\"device_del\",\"arguments\":{\"id\":\"nic\"}}\n");
+    // The lock is read back each 30 s.
+    let later = |frame: &Frame| alive(frame) && frame.uptime_ms > before.uptime_ms + 45_000;
+    machine.wait("frames after the network device was taken away", || {
+        machine.all_frames().iter().any(later).then_some(())
+    });
+    println!("fault the network device is taken away: expected Alive, found Alive");
+    machine.power_off().assert_orderly();
+}
