@@ -1,4 +1,4 @@
-//! One machine: switched on, watched, asked to power off. Only one runs at a time.
+//! One machine: switched on, watched, asked to power off. Only one runs at a time, but for those that may have company.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) share: Option<Vec<u8>>,
     /// A serial port where the shape has none.
     pub(crate) serial: bool,
+    /// Whether others may run beside it: nothing that is asserted of it depends on how fast it is.
+    pub(crate) company: bool,
     /// More arguments for QEMU.
     pub(crate) extra: &'static str,
     /// Arguments before all others, such as buses.
@@ -77,6 +79,7 @@ impl Default for Options {
             alive: None,
             share: None,
             serial: false,
+            company: false,
             extra: "",
             before: "",
             rewrite: "",
@@ -93,7 +96,24 @@ pub(crate) struct Machine {
     frames: Arc<Mutex<Frames>>,
     thread: Option<JoinHandle<Outcome>>,
     _temp: TempDir,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// A guard, for as long as the machine is on.
+#[expect(dead_code, reason = "held, not used")]
+enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    InCompany(RwLockReadGuard<'static, ()>),
+}
+
+impl Turn {
+    fn wait(company: bool) -> Self {
+        static RUNNING: RwLock<()> = RwLock::new(());
+        if company {
+            return Self::InCompany(RUNNING.read().unwrap_or_else(PoisonError::into_inner));
+        }
+        Self::Alone(RUNNING.write().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[derive(Default)]
@@ -119,8 +139,7 @@ pub(crate) struct Ended {
 
 impl Machine {
     pub(crate) fn switch_on(image: &Image, options: Options) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait(options.company);
         let temp = tempfile::Builder::new().prefix("casemate-boot.").tempdir().unwrap();
         let checked = CheckedImage::open(&image.0).unwrap();
         let mut registers = *checked.registers();
@@ -167,7 +186,7 @@ impl Machine {
         let mut seen = Seen(Arc::clone(&frames));
         // QEMU ends with the thread that started it.
         let thread = std::thread::spawn(move || run(&launch, None, &mut seen).unwrap());
-        Self { dir, mesh, frames, thread: Some(thread), _temp: temp, _alone: alone }
+        Self { dir, mesh, frames, thread: Some(thread), _temp: temp, _turn: turn }
     }
 
     /// Waits for the frame that says so.

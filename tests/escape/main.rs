@@ -196,8 +196,7 @@ impl Hostile {
     ) -> Ended {
         let document = place(&format!("{name}.app-compose.json"));
         fs::write(&document, DOCUMENT.replace("HOST\"", &format!("{}\"", host.port()))).unwrap();
-        let roots =
-            [("web", busybox()), ("victim", self.root.as_path()), ("hostile", self.root.as_path())];
+        let roots = [("web", busybox()), ("victim", self.root.as_path()), ("hostile", self.root.as_path())];
         let image = Image::build_with(name, Flavor::Dev, Some(&document), &roots, init);
         let machine = Machine::switch_on(&image, Options::default());
         machine.wait_ready();

@@ -16,17 +16,18 @@ fn a_machine_that_stood_still_goes_on() {
     if !qemu() {
         return;
     }
-    let machine = Machine::switch_on(&image(), Options::default());
+    let machine = Machine::switch_on(&image(), Options { company: true, ..Options::default() });
     machine.wait_ready();
     let first = machine.wait_status("everybody runs", |status| process(status, "web")["pid"] != 0);
-    let alive = || machine.all_frames().into_iter().filter(|frame| frame.reason == Reason::Alive).next_back();
+    let alive = || machine.all_frames().into_iter().rfind(|frame| frame.reason == Reason::Alive);
 
     // The monitor stops the machine's clocks with the machine: for it no time passes.
     let before = machine.wait("a sign of life", &alive);
     machine.monitor("{\"execute\":\"stop\"}\n");
     std::thread::sleep(Duration::from_secs(15));
     machine.monitor("{\"execute\":\"cont\"}\n");
-    let after = machine.wait("a sign of life after the pause", || alive().filter(|frame| frame.sequence > before.sequence));
+    let after = machine
+        .wait("a sign of life after the pause", || alive().filter(|frame| frame.sequence > before.sequence));
     println!("fault stopped and resumed by the monitor: expected Alive, found {:?}", after.reason);
 
     // QEMU itself is stopped: for the machine all of that time passes at once.
@@ -45,7 +46,11 @@ fn a_machine_that_stood_still_goes_on() {
     let later = machine.wait_status("a status document", |_| true);
     for name in ["agent", "mesh", "dhcp", "web", "probe"] {
         let (before, after) = (process(&first, name), process(&later, name));
-        assert_eq!((&after["pid"], &after["restarts"]), (&before["pid"], &before["restarts"]), "{name}: {later}");
+        assert_eq!(
+            (&after["pid"], &after["restarts"]),
+            (&before["pid"], &before["restarts"]),
+            "{name}: {later}"
+        );
     }
     assert_eq!(later["egress"]["locked"], true, "{later}");
     assert_eq!(later["time"]["source"], "host (unauthenticated)", "{later}");

@@ -33,6 +33,7 @@ fn on_second(extra: String, fast: bool) -> Options {
     Options {
         mrconfigid: Some(share().1),
         extra: extra.leak(),
+        company: true,
         before: PORT,
         // QEMU does not end before the last request has, and some never do.
         stop: Duration::from_secs(20),
@@ -100,7 +101,13 @@ fn one_that_is_shorter_than_its_file_system_is_refused() {
     let (mut image, bound) = share();
     // Boot sector and tables; the root directory and what is in it are beyond its end.
     image.truncate(8 << 10);
-    let options = Options { share: Some(image), mrconfigid: Some(bound), extra: FAST, ..Options::default() };
+    let options = Options {
+        share: Some(image),
+        mrconfigid: Some(bound),
+        extra: FAST,
+        company: true,
+        ..Options::default()
+    };
     let machine = Machine::switch_on(&generic(), options);
     let ended = refused("a disk that is too short", machine, Stage::Measure, Reason::ShareRefused);
     assert!(ended.console_says("host share: "), "{ended}");
@@ -125,7 +132,10 @@ fn one_that_shrinks_or_goes_while_it_is_read_is_refused() {
 
 fn alive_after(machine: &Machine, what: &str, before: &Frame) -> Frame {
     machine.wait(what, || {
-        machine.all_frames().into_iter().find(|frame| frame.reason == Reason::Alive && frame.sequence > before.sequence + 1)
+        machine
+            .all_frames()
+            .into_iter()
+            .find(|frame| frame.reason == Reason::Alive && frame.sequence > before.sequence + 1)
     })
 }
 
@@ -146,6 +156,7 @@ fn ones_that_change_later_change_nothing() {
         share: Some(image),
         mrconfigid: Some(bound),
         extra: spare.leak(),
+        company: true,
         before: PORT,
         ..Options::default()
     };

@@ -14,7 +14,7 @@ use casemate_tests::hostile_dhcp::{Answer, GATEWAY, GUEST, Peer, Summary};
 
 use crate::images::lock;
 use crate::machine::{Machine, Options, PATIENCE, qemu};
-use crate::processes::image;
+use crate::processes::{NOT_READY, image};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -156,7 +156,7 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     .unwrap();
     let netdev = format!("socket:connect={}", peer.address()).parse().unwrap();
     let network = Some(Network::Socket(netdev));
-    let machine = Machine::switch_on(&image(), Options { network, ..Options::default() });
+    let machine = Machine::switch_on(&image(), Options { network, company: true, ..Options::default() });
     machine.wait("the links", || {
         machine.frames().iter().any(|frame| frame.stage >= Stage::Address).then_some(())
     });
@@ -171,7 +171,7 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let mut first = Port::connect(&machine, &temp.path().join("first"));
     let before = first.wait("a frame after the garbage and a link that was down", alive);
-    assert!(before.detail <= 2, "all but the two services that fail are ready: {before:?}");
+    assert!(before.detail <= NOT_READY, "who can be ready is: {before:?}");
     println!("fault garbage on the wire, link down and up: expected Alive, found Alive");
     let written = first.flood(&mut noise);
     assert!(written > 0);
@@ -201,7 +201,8 @@ fn without_entropy_nothing_is_measured_or_started() {
         return;
     }
     const NONE: &str = "-cpu max,-rdrand,-rdseed -icount shift=3,sleep=off";
-    let ended = Machine::switch_on(&image(), Options { extra: NONE, ..Options::default() }).wait_end();
+    let ended =
+        Machine::switch_on(&image(), Options { extra: NONE, company: true, ..Options::default() }).wait_end();
     println!(
         "fault no RDRAND, no RDSEED: expected NoEntropy at \"entropy\", off, found {:?}",
         ended.last().reason
@@ -216,7 +217,7 @@ fn neither_random_numbers_nor_the_time_of_the_host_are_needed_and_its_reset_is_t
     }
     const HOST: &str = "-rtc base=2099-01-01T00:00:00 \
         -object rng-random,filename=/dev/zero,id=zeros -device virtio-rng-pci,rng=zeros";
-    let machine = Machine::switch_on(&image(), Options { extra: HOST, ..Options::default() });
+    let machine = Machine::switch_on(&image(), Options { extra: HOST, company: true, ..Options::default() });
     machine.wait_ready();
     println!("fault zeros from the random number device: expected Ready, found Ready");
     let status = machine.wait_status("a status document", |_| true);
@@ -240,6 +241,7 @@ fn a_network_device_that_goes_leaves_the_machine_without_a_network() {
         return;
     }
     let options = Options {
+        company: true,
         before: "-device pcie-root-port,id=port,bus=pcie.0,addr=0x6,chassis=1,hotplug=on",
         rewrite: "s/^virtio-net-pci,\\(.*\\),bus=pcie.0,addr=0x3/virtio-net-pci,id=nic,\\1,bus=port/",
         ..Options::default()

@@ -91,7 +91,8 @@ pub(crate) fn judge(number: usize, faults: &[(&str, Expected)], said: &Said) -> 
     let others = faults.iter().filter(|(_, other)| other.process().is_some());
     let others = others.filter(|(_, other)| other.process() == expected.process());
     let times = others.filter_map(|(other, _)| Some(carried_out(other, &said.console)?.0));
-    let until = times.filter(|at| *at > from).min().unwrap_or(u64::MAX);
+    let next = times.filter(|at| *at > from).min();
+    let until = next.filter(|_| !fault.starts_with('(')).unwrap_or(u64::MAX);
     let reasons = |process: &str| {
         let all = about(&said.frames, process).filter(|frame| (from..until).contains(&frame.uptime_ms));
         all.copied().collect::<Vec<_>>()
@@ -151,8 +152,8 @@ pub(crate) fn judge(number: usize, faults: &[(&str, Expected)], said: &Said) -> 
         }
         Expected::Off(stage, reason) => {
             let last = said.frames.last().map(|frame| (frame.stage, frame.reason, frame.uptime_ms));
-            let found =
-                last.map_or_else(|| "no frame".into(), |(stage, reason, _)| end(stage, reason, said.exit_status));
+            let found = last
+                .map_or_else(|| "no frame".into(), |(stage, reason, _)| end(stage, reason, said.exit_status));
             let status = exit_status(reason);
             let good = last.is_some_and(|last| (last.0, last.1) == (stage, reason) && last.2 >= from);
             (end(stage, reason, status), found, good && said.exit_status == status)
@@ -184,6 +185,18 @@ pub(crate) const fn exit_status(reason: Reason) -> u8 {
         Reason::PoweredOff => 0,
         _ => VANISHED,
     }
+}
+
+/// All of them, a line for each.
+pub(crate) fn frames(said: &Said) -> String {
+    said.frames.iter().fold(String::new(), |all, frame| {
+        let Frame { stage, reason, uptime_ms, detail, .. } = frame;
+        let digest = hex::encode(&frame.digest[..4]);
+        format!(
+            "{all}{uptime_ms} ms: {reason:?} at \"{}\", detail {detail}, digest {digest}\n",
+            stage.words()
+        )
+    })
 }
 
 fn words(frames: &[Frame]) -> String {
@@ -232,10 +245,9 @@ pub(crate) fn wrong(expected: Expected) -> Vec<Expected> {
         Expected::Age(path, least, most) => {
             vec![Expected::Age(path, most + 1, u64::MAX), Expected::Age("/run/other", least, most)]
         }
-        Expected::Off(stage, reason) => vec![
-            Expected::Off(Stage::Early, reason),
-            Expected::Off(stage, Reason::MountFailed),
-        ],
+        Expected::Off(stage, reason) => {
+            vec![Expected::Off(Stage::Early, reason), Expected::Off(stage, Reason::MountFailed)]
+        }
     }
 }
 

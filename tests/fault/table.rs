@@ -19,6 +19,8 @@ pub(crate) struct Row {
     pub(crate) runs: u64,
     /// Whether its document comes on the host share.
     pub(crate) shared: bool,
+    /// Whether it waits for something, so that its time should pass as fast as can be; else it is faster to count nothing.
+    pub(crate) waits: bool,
 }
 
 const AGAIN: &[Reason] = &[Restarting];
@@ -27,21 +29,31 @@ const STATUS: &str = "/run/casemate/status.json";
 
 /// Faults that do not disturb each other, in one machine that goes on.
 const fn together(machine: &'static str, faults: Faults, runs: u64) -> Row {
-    Row { machine, faults, runs, shared: false }
+    Row { machine, faults, runs, shared: false, waits: true }
 }
 
-/// One that ends before it is ready.
+/// One that ends before it is ready, when something has taken too long.
 const fn off(faults: Faults) -> Row {
-    Row { machine: "off", faults, runs: 0, shared: false }
+    Row { machine: "off, in time", faults, runs: 0, shared: false, waits: true }
+}
+
+/// One that ends at once.
+const fn off_at_once(faults: Faults) -> Row {
+    Row { machine: "off, at once", faults, runs: 0, shared: false, waits: false }
 }
 
 /// One that ends once it is ready.
 const fn off_later(faults: Faults) -> Row {
-    Row { machine: "off, once it was ready", faults, runs: 600, shared: false }
+    Row { machine: "off, once it was ready", faults, runs: 600, shared: false, waits: true }
+}
+
+/// The same, soon.
+const fn off_soon(faults: Faults) -> Row {
+    Row { machine: "off, once it was ready, and soon", faults, runs: 60, shared: false, waits: false }
 }
 
 const fn off_shared(faults: Faults) -> Row {
-    Row { machine: "off, with a host share", faults, runs: 0, shared: true }
+    Row { machine: "off, with a host share", faults, runs: 0, shared: true, waits: true }
 }
 
 /// Processes that are killed, stopped and starved wherever they live, and PID 1 itself.
@@ -61,6 +73,7 @@ pub(crate) const PROCESSES: &[Row] = &[
             // Once they run, what ends one is no matter to the others.
             ("syscall:agent@ready+70", Says(Stage::Ready, "agent", &[ForbiddenCall, Restarting])),
             ("kill:web/workload@ready+70", Says(Stage::Ready, "web", AGAIN)),
+            ("syscall:web/workload@ready+85", Says(Stage::Ready, "web", &[ForbiddenCall, Restarting])),
             ("stop:mesh@ready+70", Says(Stage::Ready, "mesh", HUNG)),
             ("kill:dhcp@ready+70", Says(Stage::Ready, "dhcp", AGAIN)),
             ("kill:time@ready+70", Says(Stage::Ready, "time", AGAIN)),
@@ -81,7 +94,7 @@ pub(crate) const PROCESSES: &[Row] = &[
             ("kill:web@mesh", SaysLater("web", AGAIN)),
             ("kill:mesh@ready", Says(Stage::Ready, "mesh", AGAIN)),
             ("stop:agent@ready+70", Says(Stage::Ready, "agent", HUNG)),
-            ("stop:dhcp@ready+70", Nothing("dhcp")),
+            ("stop:dhcp@ready+70", Says(Stage::Ready, "dhcp", HUNG)),
             ("stop:time@ready+70", Nothing("time")),
             ("starve:web@ready+70", Nothing("web")),
             // It never gets over its 10 failures: 243 s of waiting.
@@ -126,7 +139,7 @@ pub(crate) const PROCESSES: &[Row] = &[
         "stopped where it starts or later, and /run gets full",
         &[
             ("stop:time@time", Nothing("time")),
-            ("stop:dhcp@services", Nothing("dhcp")),
+            ("stop:dhcp@services", SaysLater("dhcp", HUNG)),
             ("stop:agent@mesh", Says(Stage::Mesh, "agent", HUNG)),
             ("stop:web@mesh", Nothing("web")),
             // PID 1 says anew how it is whenever something has changed: at the latest each 10 s, when it has counted a frame.
@@ -139,6 +152,8 @@ pub(crate) const PROCESSES: &[Row] = &[
     together(
         "starved where it starts, or where nobody waits for it",
         &[
+            // It has not got an address yet, which the stage waits for: long enough for another one.
+            ("stop:dhcp@address", Says(Stage::Address, "dhcp", HUNG)),
             ("starve:time@time", Nothing("time")),
             ("starve:dhcp@agent", Nothing("dhcp")),
             ("starve:web@services", Nothing("web")),
@@ -149,7 +164,7 @@ pub(crate) const PROCESSES: &[Row] = &[
         "stopped and starved while the mesh starts",
         &[
             ("stop:time@agent", Nothing("time")),
-            ("stop:dhcp@mesh", Nothing("dhcp")),
+            ("stop:dhcp@mesh", SaysLater("dhcp", HUNG)),
             ("starve:web@mesh", Nothing("web")),
         ],
         90,
@@ -157,7 +172,6 @@ pub(crate) const PROCESSES: &[Row] = &[
     off_shared(&[("kill:share@measure", Off(Stage::Measure, ShareReader))]),
     off_shared(&[("stop:share@measure", Off(Stage::Measure, ShareReader))]),
     off_shared(&[("starve:share@measure", Off(Stage::Measure, ShareReader))]),
-    off(&[("stop:dhcp@address", Off(Stage::Address, NoAddress))]),
     off(&[("starve:dhcp@address", Off(Stage::Address, NoAddress))]),
     off(&[("stop:agent@agent", Off(Stage::Agent, AgentFailed))]),
     off(&[("starve:agent@agent", Off(Stage::Agent, AgentFailed))]),
@@ -166,19 +180,18 @@ pub(crate) const PROCESSES: &[Row] = &[
     off(&[("stop:mesh@mesh", Off(Stage::Mesh, MeshFailed))]),
     off(&[("starve:mesh@mesh", Off(Stage::Mesh, MeshFailed))]),
     off(&[("hang:pid1@manifest", Off(Stage::Manifest, Deadline))]),
-    off(&[("panic:pid1@manifest", Off(Stage::Manifest, Panic))]),
-    off(&[("panic:pid1@measure", Off(Stage::Measure, Panic))]),
+    off_at_once(&[("panic:pid1@manifest", Off(Stage::Manifest, Panic))]),
+    off_at_once(&[("panic:pid1@measure", Off(Stage::Measure, Panic))]),
     off(&[("hang:pid1@lock", Off(Stage::Lock, Deadline))]),
     off(&[("hang:pid1@links", Off(Stage::Links, Deadline))]),
-    off(&[("panic:pid1@address", Off(Stage::Address, Panic))]),
-    off(&[("hang:pid1@services", Off(Stage::Services, Deadline))]),
-    off(&[("panic:pid1@mesh", Off(Stage::Mesh, Panic))]),
+    off_at_once(&[("panic:pid1@address", Off(Stage::Address, Panic))]),
+    off_at_once(&[("panic:pid1@mesh", Off(Stage::Mesh, Panic))]),
     off_later(&[("hang:pid1@ready", Off(Stage::Ready, Deadline))]),
-    off_later(&[("panic:pid1@ready", Off(Stage::Ready, Panic))]),
+    off_soon(&[("panic:pid1@ready", Off(Stage::Ready, Panic))]),
     // A request to shut down, by a signal: before it is ready there is nothing that must end in order.
-    off(&[("term:pid1@mesh", Off(Stage::Mesh, Stopping))]),
-    off_later(&[("term:pid1@ready+5", Off(Stage::Shutdown, PoweredOff))]),
-    off_later(&[("int:pid1@ready+5", Off(Stage::Shutdown, PoweredOff))]),
+    off_at_once(&[("term:pid1@mesh", Off(Stage::Mesh, Stopping))]),
+    off_soon(&[("term:pid1@ready+5", Off(Stage::Shutdown, PoweredOff))]),
+    off_soon(&[("int:pid1@ready+5", Off(Stage::Shutdown, PoweredOff))]),
     off_later(&[
         ("term:pid1@ready+5", Off(Stage::Shutdown, Deadline)),
         ("hang:pid1@shutdown", Off(Stage::Shutdown, Deadline)),

@@ -41,7 +41,9 @@ pub(crate) const CASES: &[Case] = &[
     case("resolver-of-the-gateway", NOBODY, || send((GATEWAY, 53), QUESTION)),
     case("resolver-of-the-gateway-by-tcp", NOBODY, || connect((GATEWAY, 53))),
     case("resolver-of-its-own", NOBODY, || send((Ipv4Addr::LOCALHOST, 53), QUESTION)),
-    case("broadcast", &[libc::EACCES, libc::EPERM, ENETUNREACH], || send((Ipv4Addr::BROADCAST, 67), b"got out")),
+    case("broadcast", &[libc::EACCES, libc::EPERM, ENETUNREACH], || {
+        send((Ipv4Addr::BROADCAST, 67), b"got out")
+    }),
     case("the-host-by-ipv6", NO_IPV6, || connect((HOST_6, host_port()))),
     case("the-host-by-ipv6-udp", NO_IPV6, || send((HOST_6, host_port()), b"got out")),
     case("the-internet-by-ipv6", NO_IPV6, || connect((FAR_6, 443))),

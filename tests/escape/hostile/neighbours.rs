@@ -27,11 +27,11 @@ pub(crate) const CASES: &[Case] = &[
     case("message-queue-of-another", &[ENOENT], || got(call!(libc::SYS_msgget, IPC_KEY, 0))),
     case("posix-queue-of-another", &[ENOENT], || got(call!(libc::SYS_mq_open, QUEUE, libc::O_RDWR, 0, 0))),
     // Without a name: numbers are small.
-    case("shared-memory-by-number", &[EINVAL], || (0..256).map(|id| call!(libc::SYS_shmat, id, 0, 0)).find(Result::is_ok).map_or(Err(EINVAL), got)),
-    case("shared-memory-file", &[EROFS, EACCES], || write("/dev/shm/escaped")),
-    case("ipc-tables", &[EACCES, ENOENT], || {
-        fs::read_to_string("/proc/sysvipc/shm").map_err(errno)
+    case("shared-memory-by-number", &[EINVAL], || {
+        (0..256).map(|id| call!(libc::SYS_shmat, id, 0, 0)).find(Result::is_ok).map_or(Err(EINVAL), got)
     }),
+    case("shared-memory-file", &[EROFS, EACCES], || write("/dev/shm/escaped")),
+    case("ipc-tables", &[EACCES, ENOENT], || fs::read_to_string("/proc/sysvipc/shm").map_err(errno)),
     case("status-document", &[ENOENT], || fs::read_to_string(STATUS).map_err(errno)),
     case("status-document-past-the-root", &[ENOENT, EACCES], || {
         fs::read_to_string(format!("/proc/1/root{STATUS}")).map_err(errno)
@@ -74,7 +74,9 @@ pub(crate) fn known() -> Vec<String> {
     for (what, found) in [("a lock", foreign_lock(SHARED)), ("events", foreign_events(SHARED))] {
         match found {
             Ok(_) => known.push(format!("known: {what} of a service with the same root")),
-            Err(errno) => known.push(format!("not seen: {what} of a service with the same root, errno {errno}")),
+            Err(errno) => {
+                known.push(format!("not seen: {what} of a service with the same root, errno {errno}"))
+            }
         }
     }
     known

@@ -31,9 +31,7 @@ pub(crate) const CASES: &[Case] = &[
     case("sctp-many", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_SEQPACKET, libc::IPPROTO_SCTP)),
     case("sctp-6", NO_PROTOCOL, || socket(libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
     case("udp-lite", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)),
-    case("dccp", &[EPERM, EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT], || {
-        socket(libc::AF_INET, SOCK_DCCP, DCCP)
-    }),
+    case("dccp", &[EPERM, EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT], || socket(libc::AF_INET, SOCK_DCCP, DCCP)),
     case("l2tp", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_DGRAM, L2TP)),
     case("packet-socket", &[EPERM], || socket(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
     case("packet-socket-cooked", &[EPERM], || socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0x0300)),
