@@ -252,7 +252,7 @@ pub(crate) fn wrong(expected: Expected) -> Vec<Expected> {
 }
 
 /// What the machine said, but for what this expectation is about.
-pub(crate) fn weakened(expected: Expected, said: &Said) -> Vec<(Said, &'static str)> {
+pub(crate) fn weakened(fault: &str, expected: Expected, said: &Said) -> Vec<(Said, &'static str)> {
     let without = |keep: &dyn Fn(&Frame) -> bool| {
         let frames = said.frames.iter().copied().filter(keep).collect();
         Said { frames, ..said.clone() }
@@ -264,10 +264,12 @@ pub(crate) fn weakened(expected: Expected, said: &Said) -> Vec<(Said, &'static s
             vec![(without(&|frame| frame.digest != of), "without a frame about it")]
         }
         Expected::Nothing(process) => {
-            // As if it had been started again just before the end.
+            // As if it had been started again.
             let mut more = said.clone();
+            let uptime_ms = carried_out(fault, &said.console).map_or(0, |(at, _)| at);
             let last = more.frames.last().copied();
-            let one = |frame| Frame { reason: Reason::Restarting, digest: digest(process), ..frame };
+            let one =
+                |frame| Frame { reason: Reason::Restarting, digest: digest(process), uptime_ms, ..frame };
             more.frames.extend(last.map(one));
             let same = Said { frames: said.frames[..1].to_vec(), ..said.clone() };
             vec![(more, "with a frame about it"), (same, "with a machine that says no more")]
@@ -373,7 +375,7 @@ mod tests {
             for wrong in wrong(expected) {
                 assert!(one(fault, wrong).is_err(), "{fault}: {wrong:?}");
             }
-            for (weaker, what) in weakened(expected, &said()) {
+            for (weaker, what) in weakened(fault, expected, &said()) {
                 assert!(judge(0, &[(fault, expected)], &weaker).is_err(), "{fault}: {expected:?} {what}");
             }
         }

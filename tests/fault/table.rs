@@ -2,8 +2,8 @@
 
 use Expected::{Age, Health, Line, Nothing, Off, Repeats, Says, SaysLater};
 use casemate_measure::status::Reason::{
-    AgentFailed, Deadline, ForbiddenCall, GivenUp, Hung, LockFailed, MeshFailed, NoAddress, OutOfMemory,
-    Panic, PoweredOff, Restarting, ShareReader, Stopping,
+    AgentFailed, Deadline, ForbiddenCall, GivenUp, Hung, LockFailed, MeshFailed, OutOfMemory, Panic,
+    PoweredOff, Restarting, ShareReader, Stopping,
 };
 use casemate_measure::status::{Reason, Stage};
 
@@ -161,8 +161,11 @@ pub(crate) const PROCESSES: &[Row] = &[
         90,
     ),
     together(
-        "stopped and starved while the mesh starts",
+        "stopped and starved while others start",
         &[
+            // What it has is enough for an address, and for the mesh's certificate once the agent is there.
+            ("starve:dhcp@address", Nothing("dhcp")),
+            ("starve:agent@mesh", Nothing("agent")),
             ("stop:time@agent", Nothing("time")),
             ("stop:dhcp@mesh", SaysLater("dhcp", HUNG)),
             ("starve:web@mesh", Nothing("web")),
@@ -172,11 +175,9 @@ pub(crate) const PROCESSES: &[Row] = &[
     off_shared(&[("kill:share@measure", Off(Stage::Measure, ShareReader))]),
     off_shared(&[("stop:share@measure", Off(Stage::Measure, ShareReader))]),
     off_shared(&[("starve:share@measure", Off(Stage::Measure, ShareReader))]),
-    off(&[("starve:dhcp@address", Off(Stage::Address, NoAddress))]),
     off(&[("stop:agent@agent", Off(Stage::Agent, AgentFailed))]),
     off(&[("starve:agent@agent", Off(Stage::Agent, AgentFailed))]),
     off(&[("starve:agent@services", Off(Stage::Mesh, MeshFailed))]),
-    off(&[("starve:agent@mesh", Off(Stage::Mesh, MeshFailed))]),
     off(&[("stop:mesh@mesh", Off(Stage::Mesh, MeshFailed))]),
     off(&[("starve:mesh@mesh", Off(Stage::Mesh, MeshFailed))]),
     off(&[("hang:pid1@manifest", Off(Stage::Manifest, Deadline))]),
