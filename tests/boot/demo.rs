@@ -8,7 +8,6 @@ use casemate_qemu::shape::Firmware;
 use serde_json::Value;
 
 use crate::console::process;
-use crate::https::health;
 use crate::images::Image;
 use crate::machine::{Ended, Machine, Options, qemu};
 
@@ -22,7 +21,7 @@ fn it_gets_ready_and_powers_off_in_order() {
     }
     let machine = Machine::switch_on(Image::demo(), Options::default());
     machine.wait_ready();
-    assert_eq!(health(machine.mesh.unwrap()).unwrap(), 200);
+    machine.wait_healthy();
     let status = machine.wait_status("a status document", |_| true);
     assert_eq!(status["egress"]["locked"], true, "{status}");
     assert_eq!(status["egress"]["mode"], "internal-only", "{status}");
@@ -44,7 +43,7 @@ fn it_gets_ready_under_the_pinned_ovmf() {
     let machine =
         Machine::switch_on(Image::demo(), Options { firmware: Firmware::Ovmf, ..Options::default() });
     machine.wait_ready();
-    assert_eq!(health(machine.mesh.unwrap()).unwrap(), 200);
+    machine.wait_healthy();
     machine.power_off().assert_orderly();
 }
 

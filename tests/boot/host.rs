@@ -1,6 +1,5 @@
 //! A host that does not do its part.
 
-use crate::https::health;
 use crate::images::Image;
 use crate::machine::{Machine, Options, qemu};
 
@@ -11,8 +10,7 @@ fn that_never_reads_the_status_port_stops_nothing() {
         return;
     }
     let machine = Machine::switch_on(Image::demo(), Options { status_read: false, ..Options::default() });
-    let mesh = machine.mesh.unwrap();
-    machine.wait("an answer of the mesh", || health(mesh).ok().filter(|status| *status == 200));
+    machine.wait_healthy();
     let ended = machine.power_off();
     assert_eq!(ended.report.frames, 0, "{ended}");
     assert_eq!(ended.exit_status, 0, "{ended}");

@@ -59,14 +59,16 @@ fn are_read_by_the_app_that_the_document_names() {
     let machine = Machine::switch_on(&image, Options::default());
     machine.wait_ready();
     let mesh = machine.mesh.unwrap();
+    // A busy host may be too late for one; what is answered counts.
+    let get = |certificate, path: &str| machine.wait(path, || get(mesh, certificate, path).ok());
     let json = |path: &str| -> Value {
-        let (status, body) = get(mesh, Some(&permitted), path).unwrap();
+        let (status, body) = get(Some(&permitted), path);
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
     };
 
     // Everybody of the image may call the service, and one app may read what it says.
-    assert_eq!(get(mesh, Some(&other), "/").unwrap().0, 200);
+    assert_eq!(get(Some(&other), "/").0, 200);
     let web = machine.wait("the caller in the service's log", || {
         let page = json(&format!("{LOGS}/web"));
         texts(&page).iter().any(|text| text.contains("response:200")).then_some(page)
@@ -96,7 +98,7 @@ fn are_read_by_the_app_that_the_document_names() {
 
     for (who, certificate) in [("another app", Some(&other)), ("a stranger", None)] {
         for path in [LOGS.to_owned(), format!("{LOGS}/web"), format!("{LOGS}/flood?limit=1")] {
-            let (status, body) = get(mesh, certificate, &path).unwrap();
+            let (status, body) = get(certificate, &path);
             assert_eq!(status, 403, "{who}: {path}: {body}");
             assert!(!body.contains(WORDS) && !body.contains(FLOOD), "{body}");
         }

@@ -1,4 +1,4 @@
-//! One machine: switched on, watched, asked to power off. Only one runs at a time.
+//! One machine: switched on, watched, asked to power off. Only one runs at a time, but for those that may have company.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,12 +25,12 @@ use casemate_qemu::{Outcome, qmp};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::console;
 use crate::images::Image;
+use crate::{console, https};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// From power-on to ready, and for anything that a test waits for: ten times what it takes on an idle machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// From power-on to ready, and for anything that a test waits for: twenty times what it takes on an idle machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Whether machines can be booted here; said loudly where not, and under CI=true a failure.
@@ -57,8 +57,16 @@ pub(crate) struct Options {
     pub(crate) share: Option<Vec<u8>>,
     /// A serial port where the shape has none.
     pub(crate) serial: bool,
+    /// Whether others may run beside it: nothing that is asserted of it depends on how fast it is.
+    pub(crate) company: bool,
     /// More arguments for QEMU.
     pub(crate) extra: &'static str,
+    /// Arguments before all others, such as buses.
+    pub(crate) before: &'static str,
+    /// A script for sed(1), through which each of the shape's arguments goes.
+    pub(crate) rewrite: &'static str,
+    /// How long a machine that said why it ends, or was asked to, may take.
+    pub(crate) stop: Duration,
 }
 
 impl Default for Options {
@@ -71,7 +79,11 @@ impl Default for Options {
             alive: None,
             share: None,
             serial: false,
+            company: false,
             extra: "",
+            before: "",
+            rewrite: "",
+            stop: PATIENCE,
         }
     }
 }
@@ -84,7 +96,24 @@ pub(crate) struct Machine {
     frames: Arc<Mutex<Frames>>,
     thread: Option<JoinHandle<Outcome>>,
     _temp: TempDir,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// A guard, for as long as the machine is on.
+#[expect(dead_code, reason = "held, not used")]
+enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    InCompany(RwLockReadGuard<'static, ()>),
+}
+
+impl Turn {
+    fn wait(company: bool) -> Self {
+        static RUNNING: RwLock<()> = RwLock::new(());
+        if company {
+            return Self::InCompany(RUNNING.read().unwrap_or_else(PoisonError::into_inner));
+        }
+        Self::Alone(RUNNING.write().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[derive(Default)]
@@ -110,15 +139,14 @@ pub(crate) struct Ended {
 
 impl Machine {
     pub(crate) fn switch_on(image: &Image, options: Options) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait(options.company);
         let temp = tempfile::Builder::new().prefix("casemate-boot.").tempdir().unwrap();
         let checked = CheckedImage::open(&image.0).unwrap();
         let mut registers = *checked.registers();
         if let Some(id) = options.mrconfigid {
             registers.mrconfigid = id;
         }
-        let mut network = options.network.unwrap_or_else(|| {
+        let mut network = options.network.clone().unwrap_or_else(|| {
             let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
             Network::User(vec![Forward { host, guest: 443 }])
         });
@@ -138,7 +166,7 @@ impl Machine {
             String::new()
         };
         let launch = Launch {
-            program: program(temp.path(), &format!("{serial}{}", options.extra)),
+            program: program(temp.path(), &options, &serial),
             shape: VmShape {
                 platform: Platform::Tcg(options.firmware),
                 memory_mib: 512,
@@ -151,14 +179,14 @@ impl Machine {
             claim,
             pcap: None,
             share: options.share,
-            limits: Limits { ready: PATIENCE, stop: PATIENCE, alive: options.alive },
+            limits: Limits { ready: PATIENCE, stop: options.stop, alive: options.alive },
             status_read: options.status_read,
         };
         let frames = Arc::new(Mutex::new(Frames::default()));
         let mut seen = Seen(Arc::clone(&frames));
         // QEMU ends with the thread that started it.
         let thread = std::thread::spawn(move || run(&launch, None, &mut seen).unwrap());
-        Self { dir, mesh, frames, thread: Some(thread), _temp: temp, _alone: alone }
+        Self { dir, mesh, frames, thread: Some(thread), _temp: temp, _turn: turn }
     }
 
     /// Waits for the frame that says so.
@@ -188,14 +216,24 @@ impl Machine {
     }
 
     /// Waits until there is something, at most [`PATIENCE`]; the end of the machine ends it, too.
-    pub(crate) fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        self.wait_within(PATIENCE, what, look)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn wait_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> T {
         let begin = Instant::now();
         loop {
             if let Some(found) = look() {
                 return found;
             }
             let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            if ended || begin.elapsed() > PATIENCE {
+            if ended || begin.elapsed() > limit {
                 let how = if ended { "the machine ended" } else { "not in time" };
                 let report = self.dir.read_report();
                 panic!(
@@ -210,7 +248,26 @@ impl Machine {
 
     /// Gives QEMU's monitor a command.
     pub(crate) fn monitor(&self, command: &str) {
-        monitor::command(&self.dir, command).unwrap();
+        self.try_monitor(command).unwrap();
+    }
+
+    /// The same, where QEMU may refuse it: why.
+    pub(crate) fn try_monitor(&self, command: &str) -> Result<(), String> {
+        monitor::command(&self.dir, command).map_err(|error| error.to_string())
+    }
+
+    /// Waits for an answer of the mesh to `GET /health`.
+    pub(crate) fn wait_healthy(&self) {
+        let mesh = self.mesh.unwrap();
+        let status = self.wait("an answer of the mesh", || https::health(mesh).ok());
+        assert_eq!(status, 200);
+    }
+
+    /// Sends QEMU's process a signal, by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.dir.read_report().unwrap().unwrap().qemu_pid;
+        let sent = Command::new("kill").args(["-s", name, "--", &pid.to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -s {name} {pid}");
     }
 
     /// Presses the power button through QMP, and waits.
@@ -221,9 +278,16 @@ impl Machine {
 
     /// Waits for it to end by itself, or for its limits. A machine that gets ready instead is ended: it has no limit then.
     pub(crate) fn wait_end(self) -> Ended {
-        let ready = |frame: &Frame| frame.reason == Reason::Ready;
+        let ready = |frames: &[Frame]| frames.iter().any(|frame| frame.reason == Reason::Ready);
+        self.wait_end_unless(2 * PATIENCE, ready)
+    }
+
+    /// Waits for it to end by itself, or for its limits. It is ended if that takes too long, or if its frames say that it
+    /// does not end.
+    pub(crate) fn wait_end_unless(self, limit: Duration, goes_on: impl Fn(&[Frame]) -> bool) -> Ended {
+        let begin = Instant::now();
         while !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-            if self.frames().iter().any(ready) {
+            if begin.elapsed() > limit || goes_on(&self.all_frames()) {
                 drop(monitor::command(&self.dir, qmp::QUIT));
             }
             std::thread::sleep(LOOK);
@@ -310,13 +374,18 @@ impl Observer for Seen {
     fn ready(&mut self, _: &Report) {}
 }
 
-/// QEMU, or a script that gives it more arguments.
-fn program(dir: &Path, extra: &str) -> String {
-    if extra.is_empty() {
+/// QEMU, or a script that gives it other arguments.
+fn program(dir: &Path, options: &Options, serial: &str) -> String {
+    let Options { extra, before, rewrite, .. } = options;
+    if [extra, before, rewrite].iter().all(|text| text.is_empty()) && serial.is_empty() {
         return QEMU.to_owned();
     }
     let path = dir.join("qemu");
-    fs::write(&path, format!("#!/bin/sh\nexec {QEMU} \"$@\" {extra}\n")).unwrap();
+    let rewrite = match *rewrite {
+        "" => String::new(),
+        script => format!("for a do shift; set -- \"$@\" \"$(printf '%s' \"$a\" | sed '{script}')\"; done\n"),
+    };
+    fs::write(&path, format!("#!/bin/sh\n{rewrite}exec {QEMU} {before} \"$@\" {serial} {extra}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }

@@ -14,6 +14,7 @@ mod console;
 mod https;
 mod images;
 mod initramfs;
+#[allow(dead_code, reason = "shared with the fault and escape tests")]
 mod machine;
 mod peer;
 

@@ -22,8 +22,10 @@ mod machine;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use casemate_image::assemble::InitBinary;
 use casemate_measure::image::Flavor;
@@ -33,7 +35,8 @@ use crate::console::process;
 use crate::images::{Image, busybox, init, place, workspace};
 use crate::machine::{Ended, Machine, Options, qemu};
 
-/// The victim is the second service: its address is in hostile/network.rs. The limits are in hostile/limits.rs.
+/// The victim is the second service: its address is in hostile/victim.rs. The limits are in hostile/limits.rs. HOST is where the
+/// test listens on the host.
 const DOCUMENT: &str = r#"{
   "manifest_version": 2, "name": "escape", "runner": "casemate", "key_provider": "none", "secure_time": false,
   "casemate": {
@@ -48,18 +51,25 @@ const DOCUMENT: &str = r#"{
         "name": "web", "rootfs": "web", "uid": 1000, "ports": [8000], "restart": "always",
         "exec": ["/bin/httpd", "-f", "-p", "8000", "-h", "/www"]
       },
-      { "name": "victim", "rootfs": "hostile", "uid": 1001, "restart": "always", "exec": ["/bin/hostile", "victim"] },
+      { "name": "victim", "rootfs": "victim", "uid": 1001, "restart": "always", "exec": ["/bin/hostile", "victim"] },
       {
         "name": "hostile", "rootfs": "hostile", "uid": 1002, "restart": "never", "exec": ["/bin/hostile", "attack"],
-        "pids_max": 64, "memory_max": "128M", "tmpfs": { "/tmp": "1M" }
+        "pids_max": 64, "memory_max": "128M", "tmpfs": { "/tmp": "1M" }, "env": { "HOST_PORT": "HOST" }
       },
       {
         "name": "glutton", "rootfs": "hostile", "uid": 1003, "restart": "never", "exec": ["/bin/hostile", "eat"],
         "memory_max": "16M"
+      },
+      {
+        "name": "neighbour", "rootfs": "hostile", "uid": 1004, "restart": "always",
+        "exec": ["/bin/hostile", "neighbour"]
       }
     ]
   }
 }"#;
+
+/// How long the attack may take: each case has a child of its own, and some wait for who does not come.
+const ATTACK: Duration = Duration::from_secs(600);
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -69,15 +79,24 @@ fn a_hostile_service_gets_nowhere() {
         return;
     }
     let hostile = Hostile::compile();
-    let ended = hostile.attack("escape", init(Flavor::Dev), unharmed);
+    let host = Host::listen();
+    let ended = hostile.attack("escape", init(Flavor::Dev), &host, unharmed);
     ended.assert_orderly();
     // The others could have been reached, and were not; the glutton was ended before it had enough.
-    assert!(ended.console_says("victim: the victim can be reached"), "{ended}");
+    for words in ["the victim can be", "the victim's IPC can be", "the victim's lock and its steps can be"] {
+        assert!(ended.console_says(&format!("victim: {words}")), "{words}: {ended}");
+    }
     assert!(!ended.console_says("the victim was reached"), "{ended}");
     assert!(ended.console_says("glutton: the glutton eats"), "{ended}");
     assert!(!ended.console_says("glutton ESCAPED"), "{ended}");
+    assert_eq!(host.reached(), Vec::<String>::new(), "{ended}");
     let wrong = judge::wrong(&hostile.names(), said(&ended, "hostile"));
     assert!(wrong.is_empty(), "{}\n{ended}", wrong.join("\n"));
+    // What a document does that gives two services one root (init/README.md).
+    assert!(ended.console_says("neighbour: the neighbour's lock and its steps can be seen"), "{ended}");
+    for words in ["a lock", "events"] {
+        assert!(ended.console_says(&format!("known: {words} of a service with the same root")), "{ended}");
+    }
     said(&ended, "hostile").take(hostile.names().len()).for_each(|line| println!("escape {line}"));
     println!("{} cases, all refused", hostile.names().len());
 }
@@ -89,11 +108,44 @@ fn a_service_that_is_not_confined_is_noticed() {
         return;
     }
     let hostile = Hostile::compile();
-    let ended = hostile.attack("escape-unconfined", &unconfined(), |_, _| ());
+    let host = Host::listen();
+    let ended = hostile.attack("escape-unconfined", &unconfined(), &host, |_, _| ());
     let wrong = judge::wrong(&hostile.names(), said(&ended, "hostile"));
     for name in ["keyctl", "aslr-off", "userfaultfd"] {
         let noticed = wrong.iter().any(|line| line.starts_with(&format!("{name}: ESCAPED: ")));
         assert!(noticed, "{name} was refused all the same: {}\n{ended}", wrong.join("\n"));
+    }
+}
+
+/// Somebody on the host, where a service would get out to.
+struct Host {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Host {
+    /// By TCP and UDP, on one port.
+    fn listen() -> Self {
+        let both = || {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+            let udp = UdpSocket::bind(tcp.local_addr().ok()?).ok()?;
+            Some((tcp, udp))
+        };
+        let (tcp, udp) = (0..100).find_map(|_| both()).expect("a port that is free by TCP and UDP");
+        tcp.set_nonblocking(true).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        Self { tcp, udp }
+    }
+
+    fn port(&self) -> u16 {
+        self.tcp.local_addr().unwrap().port()
+    }
+
+    /// By what somebody has come.
+    fn reached(&self) -> Vec<String> {
+        let tcp = self.tcp.accept().is_ok().then(|| "TCP".to_owned());
+        let udp = self.udp.recv_from(&mut [0; 64]).is_ok().then(|| "UDP".to_owned());
+        tcp.into_iter().chain(udp).collect()
     }
 }
 
@@ -116,6 +168,10 @@ impl Hostile {
         let root = place("hostile-root");
         fs::create_dir_all(root.join("bin")).unwrap();
         fs::copy(&program, root.join("bin/hostile")).unwrap();
+        // hostile/neighbours.rs.
+        for name in ["lock-of-the-victim", "lock-of-the-neighbour"] {
+            fs::write(root.join(name), "x").unwrap();
+        }
         Self { program, root }
     }
 
@@ -125,21 +181,27 @@ impl Hostile {
             String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect();
         let set: BTreeSet<String> = names.iter().cloned().collect();
         assert_eq!(set.len(), names.len(), "a name is used twice");
-        assert!(set.len() > 150, "{set:?}");
+        assert!(set.len() > 220, "{set:?}");
         set
     }
 
     /// Boots, and lets it try everything. `watch` looks at the machine while it still runs, with the first status document
     /// of everybody running.
-    fn attack(&self, name: &str, init: &InitBinary, watch: impl FnOnce(&Machine, &Value)) -> Ended {
+    fn attack(
+        &self,
+        name: &str,
+        init: &InitBinary,
+        host: &Host,
+        watch: impl FnOnce(&Machine, &Value),
+    ) -> Ended {
         let document = place(&format!("{name}.app-compose.json"));
-        fs::write(&document, DOCUMENT).unwrap();
-        let roots = [("web", busybox()), ("hostile", self.root.as_path())];
+        fs::write(&document, DOCUMENT.replace("HOST\"", &format!("{}\"", host.port()))).unwrap();
+        let roots = [("web", busybox()), ("victim", self.root.as_path()), ("hostile", self.root.as_path())];
         let image = Image::build_with(name, Flavor::Dev, Some(&document), &roots, init);
         let machine = Machine::switch_on(&image, Options::default());
         machine.wait_ready();
         let first = machine.wait_status("everybody runs", |status| process(status, "web")["pid"] != 0);
-        machine.wait("the attack's end", || {
+        machine.wait_within(ATTACK, "the attack's end", || {
             machine.console().iter().any(|line| line.starts_with("hostile: escapes tried: ")).then_some(())
         });
         watch(&machine, &first);
@@ -151,8 +213,8 @@ impl Hostile {
 fn unharmed(machine: &Machine, first: &Value) {
     let later =
         machine.wait_status("the glutton's end", |status| !process(status, "glutton")["last_exit"].is_null());
-    assert_eq!(https::health(machine.mesh.unwrap()).unwrap(), 200);
-    for name in ["web", "victim", "hostile", "agent", "mesh", "dhcp"] {
+    machine.wait_healthy();
+    for name in ["web", "victim", "hostile", "neighbour", "agent", "mesh", "dhcp"] {
         let (before, after) = (process(first, name), process(&later, name));
         assert_eq!(after["restarts"], 0, "{name}: {later}");
         assert!(after["last_exit"].is_null(), "{name}: {later}");

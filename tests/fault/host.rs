@@ -14,10 +14,12 @@ use casemate_tests::hostile_dhcp::{Answer, GATEWAY, GUEST, Peer, Summary};
 
 use crate::images::lock;
 use crate::machine::{Machine, Options, PATIENCE, qemu};
-use crate::processes::image;
+use crate::processes::{FAST, NOT_READY, image};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// The document's time server is the gateway, at this port.
+const TIME_SERVER: u16 = 4460;
 /// How many frames are thrown at the guest.
 const GARBAGE: usize = 3000;
 
@@ -60,8 +62,8 @@ impl Noise {
     }
 }
 
-/// What an internal-only machine may send to this wire: ARP for its own address and its gateway, DHCP, and what its mesh
-/// answers who asked it.
+/// What an internal-only machine may send to this wire: ARP for its own address and its gateway, DHCP, what its mesh answers
+/// who asked it, and questions to the time server that its document names.
 fn assert_contained(peer: &Peer) {
     let (guest, gateway) = (Ipv4Addr::from(GUEST), Ipv4Addr::from(GATEWAY));
     for frame in peer.frames() {
@@ -69,10 +71,12 @@ fn assert_contained(peer: &Peer) {
             Summary::Arp { sender, target, request } => {
                 sender == guest && (!request || [gateway, guest].contains(&target))
             }
-            Summary::Ipv4 { source, protocol, source_port, destination_port, .. } => {
+            Summary::Ipv4 { source, destination, protocol, source_port, destination_port } => {
                 let dhcp = (protocol, source_port, destination_port) == (UDP, 68, 67)
                     && [Ipv4Addr::UNSPECIFIED, guest].contains(&source);
-                dhcp || (source, protocol, source_port) == (guest, TCP, 443)
+                let time =
+                    (source, destination, protocol, destination_port) == (guest, gateway, TCP, TIME_SERVER);
+                dhcp || time || (source, protocol, source_port) == (guest, TCP, 443)
             }
             Summary::Other(_) => false,
         };
@@ -156,7 +160,7 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     .unwrap();
     let netdev = format!("socket:connect={}", peer.address()).parse().unwrap();
     let network = Some(Network::Socket(netdev));
-    let machine = Machine::switch_on(&image(), Options { network, ..Options::default() });
+    let machine = Machine::switch_on(&image(), Options { network, company: true, ..Options::default() });
     machine.wait("the links", || {
         machine.frames().iter().any(|frame| frame.stage >= Stage::Address).then_some(())
     });
@@ -171,7 +175,7 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let mut first = Port::connect(&machine, &temp.path().join("first"));
     let before = first.wait("a frame after the garbage and a link that was down", alive);
-    assert!(before.detail <= 2, "all but the two services that fail are ready: {before:?}");
+    assert!(before.detail <= NOT_READY, "who can be ready is: {before:?}");
     println!("fault garbage on the wire, link down and up: expected Alive, found Alive");
     let written = first.flood(&mut noise);
     assert!(written > 0);
@@ -190,7 +194,7 @@ fn garbage_on_the_wire_and_on_the_status_port_changes_nothing() {
     drop(machine);
     assert_contained(&peer);
     println!(
-        "fault all of these: expected nothing but ARP, DHCP and answers of the mesh on the wire, found so"
+        "fault all of these: expected nothing but ARP, DHCP, NTS and answers of the mesh on the wire, found so"
     );
 }
 
@@ -201,7 +205,8 @@ fn without_entropy_nothing_is_measured_or_started() {
         return;
     }
     const NONE: &str = "-cpu max,-rdrand,-rdseed -icount shift=3,sleep=off";
-    let ended = Machine::switch_on(&image(), Options { extra: NONE, ..Options::default() }).wait_end();
+    let ended =
+        Machine::switch_on(&image(), Options { extra: NONE, company: true, ..Options::default() }).wait_end();
     println!(
         "fault no RDRAND, no RDSEED: expected NoEntropy at \"entropy\", off, found {:?}",
         ended.last().reason
@@ -216,7 +221,7 @@ fn neither_random_numbers_nor_the_time_of_the_host_are_needed_and_its_reset_is_t
     }
     const HOST: &str = "-rtc base=2099-01-01T00:00:00 \
         -object rng-random,filename=/dev/zero,id=zeros -device virtio-rng-pci,rng=zeros";
-    let machine = Machine::switch_on(&image(), Options { extra: HOST, ..Options::default() });
+    let machine = Machine::switch_on(&image(), Options { extra: HOST, company: true, ..Options::default() });
     machine.wait_ready();
     println!("fault zeros from the random number device: expected Ready, found Ready");
     let status = machine.wait_status("a status document", |_| true);
@@ -230,4 +235,44 @@ fn neither_random_numbers_nor_the_time_of_the_host_are_needed_and_its_reset_is_t
     const CUT: u8 = 9;
     println!("fault the reset button: expected exit status {CUT}, found {}", ended.exit_status);
     assert_eq!(ended.exit_status, CUT, "{ended}");
+}
+
+/// The network device is on a bus of which it can be taken, and is. The lock is bound to the link's name and not to the device:
+/// it reads back, and the machine goes on without a network. At the end of its lease it has an address to give back, and no
+/// link to take it from.
+#[test]
+fn a_network_device_that_goes_is_the_end_once_its_lease_is_over() {
+    if !qemu() {
+        return;
+    }
+    // Leases of an hour.
+    let peer = Peer::listen(|asked| vec![Answer::to(asked).bytes()]).unwrap();
+    let netdev = format!("socket:connect={}", peer.address()).parse().unwrap();
+    let options = Options {
+        network: Some(Network::Socket(netdev)),
+        company: true,
+        before: "-device pcie-root-port,id=rp,bus=pcie.0,addr=0x6,chassis=1,hotplug=on",
+        rewrite: "s/^virtio-net-pci,\\(.*\\),bus=pcie.0,addr=0x3/virtio-net-pci,id=nic,\\1,bus=rp/",
+        extra: FAST,
+        ..Options::default()
+    };
+    let machine = Machine::switch_on(&image(), options);
+    machine.wait_ready();
+    machine.monitor("{\"execute\":\"device_del\",\"arguments\":{\"id\":\"nic\"}}\n");
+    let gone = machine.all_frames().last().unwrap().uptime_ms;
+    // The lock is read back each 30 s.
+    let later = |frame: &Frame| alive(frame) && frame.uptime_ms > gone + 300_000;
+    machine.wait("frames after the network device was taken away", || {
+        machine.all_frames().iter().any(later).then_some(())
+    });
+    println!("fault the network device is taken away: expected Alive, found Alive");
+    let over = |frames: &[Frame]| frames.last().is_some_and(|frame| frame.uptime_ms > gone + 4_000_000);
+    let ended = machine.wait_end_unless(2 * PATIENCE, over);
+    let last = ended.last();
+    println!(
+        "fault the network device is taken away: expected LinkFailed at the end of its lease, off, found {:?}, exit status {}",
+        last.reason, ended.exit_status
+    );
+    assert_eq!((last.stage, last.reason), (Stage::Ready, Reason::LinkFailed), "{ended}");
+    assert_eq!(ended.exit_status, Reason::LinkFailed.code(), "{ended}");
 }

@@ -24,6 +24,8 @@ mod images;
 #[allow(dead_code, reason = "shared with the boot tests")]
 mod machine;
 
+mod clock;
+mod disk;
 mod host;
 mod judge;
 mod processes;

@@ -3,17 +3,22 @@
 //! ```text
 //! casemate.fault=ACTION:TARGET@STAGE[+SECONDS]
 //!
-//! kill, syscall, stop      SIGKILL, SIGSYS, SIGSTOP to a process: its name, or NAME/workload for what a service's shim started
+//! kill, syscall, stop      SIGKILL, SIGSYS, SIGSTOP to a process: its name, NAME/workload for what a service's shim started, or
+//!                          pid1, which the kernel lets none of them reach
+//! term, int                SIGTERM, SIGINT, in the same way
 //! freeze, starve           the cgroup of a process frozen, or held to a thousandth of a processor, from then on
 //! fill:PATH                a file in that directory, until there is no more room
+//! look:PATH                a line about that file: whether it is whole JSON, and how old
+//! unlock:inet              the lock's table is put to sleep by its owner: it is there, and filters nothing
+//! weaken:lock              nobody looks at the lock any more
 //! hang:pid1, panic:pid1    PID 1 does nothing any more, or panics
-//! STAGE                    links, address, time, agent, services, mesh, ready
+//! STAGE                    as in STAGES
 //! ```
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use casemate_measure::status::Stage;
 use nix::sys::signal::{Signal, kill};
@@ -21,8 +26,30 @@ use nix::unistd::Pid;
 
 use super::{CGROUPS, Guest, power};
 
-/// SMBIOS type 11, the first structure (drivers/firmware/dmi-sysfs.c).
-const OEM_STRINGS: &str = "/sys/firmware/dmi/entries/11-0/raw";
+mod unlock;
+
+/// The SMBIOS table as the firmware made it (drivers/firmware/dmi_scan.c): there as soon as /sys is.
+const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
+
+/// From the first stage that begins with /sys mounted.
+const STAGES: [(&str, Stage); 16] = [
+    ("manifest", Stage::Manifest),
+    ("sysctls", Stage::Sysctls),
+    ("entropy", Stage::Entropy),
+    ("tee", Stage::Tee),
+    ("measure", Stage::Measure),
+    ("document", Stage::Document),
+    ("lock", Stage::Lock),
+    ("modules", Stage::Modules),
+    ("links", Stage::Links),
+    ("address", Stage::Address),
+    ("time", Stage::Time),
+    ("agent", Stage::Agent),
+    ("services", Stage::Services),
+    ("mesh", Stage::Mesh),
+    ("ready", Stage::Ready),
+    ("shutdown", Stage::Shutdown),
+];
 
 /// What is still to break.
 #[derive(Debug, Default)]
@@ -45,6 +72,9 @@ enum Action {
     Freeze(String),
     Starve(String),
     Fill(PathBuf),
+    Look(PathBuf),
+    Unlock,
+    WeakenLock,
     Hang,
     Panic,
 }
@@ -59,30 +89,26 @@ impl Fault {
             ("kill", _) => Action::Signal(Signal::SIGKILL, target),
             ("syscall", _) => Action::Signal(Signal::SIGSYS, target),
             ("stop", _) => Action::Signal(Signal::SIGSTOP, target),
+            ("term", _) => Action::Signal(Signal::SIGTERM, target),
+            ("int", _) => Action::Signal(Signal::SIGINT, target),
             ("freeze", _) => Action::Freeze(target),
             ("starve", _) => Action::Starve(target),
             ("fill", _) => Action::Fill(target.into()),
+            ("look", _) => Action::Look(target.into()),
+            ("unlock", "inet") => Action::Unlock,
+            ("weaken", "lock") => Action::WeakenLock,
             ("hang", "pid1") => Action::Hang,
             ("panic", "pid1") => Action::Panic,
             _ => return None,
         };
-        let stage = match stage {
-            "links" => Stage::Links,
-            "address" => Stage::Address,
-            "time" => Stage::Time,
-            "agent" => Stage::Agent,
-            "services" => Stage::Services,
-            "mesh" => Stage::Mesh,
-            "ready" => Stage::Ready,
-            _ => return None,
-        };
+        let (_, stage) = STAGES.into_iter().find(|(name, _)| *name == stage)?;
         Some(Self { text: text.to_owned(), action, stage, after: Duration::from_secs(after.parse().ok()?) })
     }
 }
 
 /// What the host ordered. A test that spells it wrong is to fail: the machine ends in a panic.
 fn ordered() -> Vec<Fault> {
-    let raw = fs::read(OEM_STRINGS).unwrap_or_default();
+    let raw = fs::read(SMBIOS).unwrap_or_default();
     let texts = raw.split(|byte| *byte == 0).filter_map(|text| std::str::from_utf8(text).ok());
     let texts = texts.filter_map(|text| text.split_once("casemate.fault=").map(|(_, order)| order));
     let read = |text| match Fault::parse(text) {
@@ -103,17 +129,20 @@ impl Guest {
         let mut pending = self.faults.pending.take().unwrap_or_else(ordered);
         pending.retain(|fault| {
             let due = fault.stage == self.stage && since >= fault.after;
-            let done = due && self.carry_out(&fault.action);
-            if done {
-                crate::log::print("casemate", &format!("fault {} carried out", fault.text));
-            }
-            !done
+            !(due && self.carry_out(fault))
         });
         self.faults.pending = Some(pending);
     }
 
-    fn carry_out(&self, action: &Action) -> bool {
-        match action {
+    /// Whether it was; a line says so, and when, by the clock of the status frames.
+    fn carry_out(&mut self, fault: &Fault) -> bool {
+        let say = || {
+            let ms = power::uptime().as_millis();
+            crate::log::print("casemate", &format!("fault {} carried out at {ms} ms", fault.text));
+        };
+        // What follows must not come before the line's time.
+        let at = power::uptime().as_millis();
+        let done = match &fault.action {
             Action::Signal(signal, target) => {
                 self.victim(target).is_some_and(|pid| kill(pid, *signal).is_ok())
             }
@@ -121,14 +150,31 @@ impl Guest {
             // The kernel's smallest share: 1 ms in each second.
             Action::Starve(target) => write(target, "cpu.max", "1000 1000000"),
             Action::Fill(directory) => fill(directory),
-            Action::Hang => loop {
-                std::thread::sleep(Duration::from_secs(3600));
-            },
-            Action::Panic => panic!("as ordered"),
+            Action::Look(path) => look(path),
+            Action::Unlock => unlock::put_to_sleep(),
+            // Its socket stays open, so that the tables keep their owner.
+            Action::WeakenLock => self.lock.take().map(|lock| Box::leak(Box::new(lock))).is_some(),
+            Action::Hang => {
+                say();
+                loop {
+                    std::thread::sleep(Duration::from_secs(3600));
+                }
+            }
+            Action::Panic => {
+                say();
+                panic!("as ordered")
+            }
+        };
+        if done {
+            crate::log::print("casemate", &format!("fault {} carried out at {at} ms", fault.text));
         }
+        done
     }
 
     fn victim(&self, target: &str) -> Option<Pid> {
+        if target == "pid1" {
+            return Some(Pid::this());
+        }
         let (name, workload) = match target.split_once('/') {
             Some((name, "workload")) => (name, true),
             _ => (target, false),
@@ -161,6 +207,19 @@ fn fill(directory: &Path) -> bool {
     true
 }
 
+fn look(path: &Path) -> bool {
+    let line = match (fs::read(path), fs::metadata(path).and_then(|meta| meta.modified())) {
+        (Ok(bytes), Ok(written)) => {
+            let whole = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
+            let age = SystemTime::now().duration_since(written).unwrap_or_default().as_secs();
+            format!("{}, {age} s old", if whole { "whole" } else { "not whole" })
+        }
+        _ => "absent".to_owned(),
+    };
+    crate::log::print("casemate", &format!("look at {}: {line}", path.display()));
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +230,8 @@ mod tests {
         assert_eq!(read.action, Action::Signal(Signal::SIGKILL, "web/workload".into()));
         assert_eq!((read.stage, read.after), (Stage::Ready, Duration::from_secs(70)));
         assert_eq!(Fault::parse("fill:/run@links").unwrap().action, Action::Fill("/run".into()));
+        assert_eq!(Fault::parse("unlock:inet@ready+5").unwrap().action, Action::Unlock);
+        assert_eq!(Fault::parse("panic:pid1@manifest").unwrap().stage, Stage::Manifest);
         for bad in [
             "",
             "kill:web",
@@ -178,7 +239,10 @@ mod tests {
             "hang:web@ready",
             "burn:web@ready",
             "kill:web@x",
+            "kill:web@mounts",
             "kill:web@ready+x",
+            "unlock:netdev@ready",
+            "weaken:web@ready",
         ] {
             assert_eq!(Fault::parse(bad), None, "{bad:?}");
         }

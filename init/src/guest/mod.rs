@@ -234,7 +234,7 @@ impl Host for Guest {
         self.document.stages.push(status::StageTime { stage: stage.words(), entered_ms });
         power::tell(stage, Reason::Entered, 0, [0; 32]);
         // Before /sys is there, nothing can be on order.
-        if stage >= Stage::Links {
+        if stage > Stage::Mounts {
             self.break_what_is_due();
         }
     }

@@ -10,6 +10,9 @@ pub(crate) type Attempt = fn() -> Result<String, i32>;
 /// No refusal by the kernel: what was looked for is not there.
 pub(crate) const NOTHING: i32 = 0;
 
+/// The outbound proxy said no: its status code comes on top.
+pub(crate) const HTTP: i32 = 100_000;
+
 /// A documented way out.
 pub(crate) struct Case {
     /// As it is printed.
@@ -98,10 +101,16 @@ fn name(errno: i32) -> String {
         (libc::ENOSPC, "ENOSPC"),
         (libc::ENOTDIR, "ENOTDIR"),
         (libc::ECONNREFUSED, "ECONNREFUSED"),
+        (libc::EINVAL, "EINVAL"),
+        (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+        (libc::EPROTONOSUPPORT, "EPROTONOSUPPORT"),
         (libc::ETIMEDOUT, "ETIMEDOUT"),
         (libc::EHOSTUNREACH, "EHOSTUNREACH"),
         (libc::ENETUNREACH, "ENETUNREACH"),
     ];
+    if errno > HTTP {
+        return format!("HTTP {}", errno - HTTP);
+    }
     let found = known.iter().find(|(number, _)| *number == errno);
     found.map_or_else(|| format!("errno {errno}"), |(_, name)| (*name).to_owned())
 }

@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | `list` | prints the names |
 //! | `attack` | tries them all, once, then sleeps; only on a host of the name `hostile` |
-//! | `victim` | listens on TCP port 9000 and on an abstract UNIX socket, for others to reach |
+//! | `victim` | listens on port 9000 by TCP and UDP and on an abstract UNIX socket, has IPC and a lock, for others to reach |
+//! | `neighbour` | has a lock in the attacker's own root |
 //! | `eat` | takes memory until it is ended |
 
 #![expect(
@@ -15,14 +16,19 @@
 )]
 
 mod case;
+mod egress;
 mod files;
 mod kernel;
 mod limits;
 mod machine;
 mod namespaces;
+mod neighbours;
 mod network;
+mod outbound;
 mod processes;
+mod reach;
 mod sys;
+mod victim;
 
 use std::process::ExitCode;
 
@@ -36,6 +42,9 @@ const ALL: &[&[Case]] = &[
     namespaces::CASES,
     kernel::CASES,
     network::CASES,
+    egress::CASES,
+    outbound::CASES,
+    neighbours::CASES,
     limits::CASES,
 ];
 
@@ -54,7 +63,8 @@ fn main() -> ExitCode {
             }
             attack();
         }
-        Some("victim") => network::be_a_victim(),
+        Some("victim") => victim::be_a_victim(),
+        Some("neighbour") => victim::be_a_neighbour(),
         Some("eat") => limits::eat(),
         _ => return ExitCode::from(64),
     }
@@ -76,10 +86,12 @@ fn attack() -> ! {
         lines.push(format!("escape {}: {words}", case.name));
         lines.last().into_iter().for_each(|line| println!("{line}"));
     }
+    lines.extend(neighbours::known());
+    let tried = cases().count();
     // Once more, for the same reason.
     std::thread::sleep(SETTLE);
     lines.iter().for_each(|line| println!("{line}"));
-    println!("escapes tried: {} cases, {refused} refused", lines.len());
+    println!("escapes tried: {tried} cases, {refused} refused");
     loop {
         sys::pause();
     }

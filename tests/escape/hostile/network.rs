@@ -1,34 +1,38 @@
 //! The network: sockets of other kinds, settings, and other parties' sockets.
 
-use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
-use std::time::Duration;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 
-use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOENT, EPERM, ETIMEDOUT};
+use libc::{EACCES, ECONNREFUSED, ENOENT, EPERM, EPROTONOSUPPORT};
 
 use crate::case::{Case, NOTHING, case};
 use crate::files::{errno, got};
+use crate::reach::{NOBODY, OUTBOUND_PORT, connect, send};
 use crate::sys::call;
+use crate::victim::{VICTIM, VICTIM_PORT, VICTIM_SOCKET};
 
-/// The victim's port, and its abstract socket.
-const VICTIM_PORT: u16 = 9000;
-const VICTIM_SOCKET: &str = "casemate-escape-victim";
-/// The victim is the document's second service: 198.18.2.2 (init/src/net/namespace.rs).
-const VICTIM: [u8; 4] = [198, 18, 2, 2];
-/// `casemate_measure::section::OUTBOUND_PORT`.
-const OUTBOUND_PORT: u16 = 8888;
-/// How long an answer may take.
-const WAIT: Duration = Duration::from_millis(1500);
-/// How a connection ends that is not to be.
-const NOBODY: &[i32] = &[ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EPERM, EACCES];
+/// Transport protocols beside TCP and UDP (include/uapi/linux/in.h), each with a state machine of its own in the kernel.
+const MPTCP: i32 = 262;
+const DCCP: i32 = 33;
+const L2TP: i32 = 115;
+/// `SOCK_DCCP` (include/linux/net.h).
+const SOCK_DCCP: i32 = 6;
+/// A list of what is allowed refuses them, or the kernel does not have them.
+const NO_PROTOCOL: &[i32] = &[EPERM, EPROTONOSUPPORT];
 
 pub(crate) const CASES: &[Case] = &[
     case("raw-socket", &[EPERM], || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     case("raw-header-socket", &[EPERM], || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)),
     case("raw-socket-6", &[EPERM], || socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)),
     case("ping-socket", &[EPERM, EACCES], || socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP)),
+    case("mptcp", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_STREAM, MPTCP)),
+    case("mptcp-6", NO_PROTOCOL, || socket(libc::AF_INET6, libc::SOCK_STREAM, MPTCP)),
+    case("sctp", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+    case("sctp-many", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_SEQPACKET, libc::IPPROTO_SCTP)),
+    case("sctp-6", NO_PROTOCOL, || socket(libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+    case("udp-lite", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)),
+    case("dccp", &[EPERM, EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT], || socket(libc::AF_INET, SOCK_DCCP, DCCP)),
+    case("l2tp", NO_PROTOCOL, || socket(libc::AF_INET, libc::SOCK_DGRAM, L2TP)),
     case("packet-socket", &[EPERM], || socket(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
     case("packet-socket-cooked", &[EPERM], || socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0x0300)),
     case("vsock", &[EPERM], || socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
@@ -70,12 +74,12 @@ pub(crate) const CASES: &[Case] = &[
     case("agent-socket", &[ENOENT], || agent("/var/run/dstack.sock")),
     case("agent-socket-itself", &[ENOENT], || agent("/run/dstack/dstack.sock")),
     case("agent-socket-past-the-root", &[ENOENT, EACCES], || agent("/proc/1/root/run/dstack/dstack.sock")),
-    case("another-service", NOBODY, || connect(VICTIM, VICTIM_PORT)),
-    case("another-service-by-gateway", NOBODY, || connect([198, 18, 2, 1], VICTIM_PORT)),
-    case("outbound-as-another-service", NOBODY, || connect(VICTIM, OUTBOUND_PORT)),
-    case("outbound-by-gateway", NOBODY, || connect([198, 18, 2, 1], OUTBOUND_PORT)),
-    case("the-host", NOBODY, || connect([10, 0, 2, 2], 20202)),
-    case("the-internet", NOBODY, || connect([1, 1, 1, 1], 443)),
+    case("another-service", NOBODY, || connect((VICTIM, VICTIM_PORT))),
+    case("another-service-by-udp", NOBODY, || send((VICTIM, VICTIM_PORT), b"got in")),
+    case("another-service-by-gateway-and-udp", NOBODY, || send(([198, 18, 2, 1], VICTIM_PORT), b"got in")),
+    case("another-service-by-gateway", NOBODY, || connect(([198, 18, 2, 1], VICTIM_PORT))),
+    case("outbound-as-another-service", NOBODY, || connect((VICTIM, OUTBOUND_PORT))),
+    case("outbound-by-gateway", NOBODY, || connect(([198, 18, 2, 1], OUTBOUND_PORT))),
     case("sockets-of-the-machine", &[NOTHING], || {
         // What /proc/net shows is of our own namespace: the outbound proxy's listener and what we opened.
         let table = std::fs::read_to_string("/proc/net/unix").map_err(errno)?;
@@ -117,31 +121,4 @@ fn route_netlink(kind: u16, body: &[u8]) -> Result<String, i32> {
 
 fn agent(path: &str) -> Result<String, i32> {
     UnixStream::connect(path).map(|_| "connected".into()).map_err(errno)
-}
-
-fn connect(address: [u8; 4], port: u16) -> Result<String, i32> {
-    match TcpStream::connect_timeout(&SocketAddr::from((address, port)), WAIT) {
-        Ok(_) => Ok("connected".into()),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(ETIMEDOUT),
-        Err(error) => Err(errno(error)),
-    }
-}
-
-/// Another service, for the attacker to reach: it shows that it can be reached from where it may be.
-pub(crate) fn be_a_victim() {
-    let (Ok(tcp), Ok(address)) =
-        (TcpListener::bind(("0.0.0.0", VICTIM_PORT)), UnixAddress::from_abstract_name(VICTIM_SOCKET))
-    else {
-        return println!("victim: no listeners");
-    };
-    let Ok(_unix) = UnixListener::bind_addr(&address) else {
-        return println!("victim: no abstract listener");
-    };
-    let itself = connect(VICTIM, VICTIM_PORT).is_ok() && UnixStream::connect_addr(&address).is_ok();
-    println!("the victim {}", if itself { "can be reached" } else { "cannot be reached" });
-    drop(tcp.accept());
-    for stream in tcp.incoming().flatten() {
-        println!("the victim was reached from {:?}", stream.peer_addr());
-        drop((&stream).write_all(b"got me"));
-    }
 }
