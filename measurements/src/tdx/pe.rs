@@ -126,7 +126,7 @@ impl<'a> Pe<'a> {
             self.view.pieces(start..end).into_iter().flatten().for_each(|piece| hash.update(piece));
         };
         let headers = self.size_of_headers as usize;
-        let after_sum = self.check_sum;
+        let after_sum = self.check_sum.saturating_add(size_of::<u32>());
         update(0, self.check_sum);
         match self.certificates {
             Some((entry, _)) => {
