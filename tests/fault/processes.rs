@@ -215,7 +215,7 @@ fn each_ends_in_its_documented_rule() {
 /// How many machines at most run at a time: each is half a gigabyte.
 const MACHINES: usize = 4;
 
-/// The rule "off if the lock does not read back" is taken out of a machine, and then the lock is put to sleep.
+/// The rule "off if the lock does not read back" is taken out of a machine, and then the lock is deleted.
 #[test]
 fn a_machine_that_is_weaker_than_its_rule_fails() {
     if !qemu() {

@@ -215,7 +215,7 @@ pub(crate) const PROCESSES: &[Row] = &[
     off_later(&[UNLOCKED]),
 ];
 
-/// The lock is there, and filters nothing: PID 1 sees it within 30 s.
+/// There is no lock any more: PID 1 sees it within 30 s.
 pub(crate) const UNLOCKED: (&str, Expected) = ("unlock:inet@ready+5", Off(Stage::Ready, LockFailed));
 
 /// The same, in a machine where nobody looks at the lock any more: what the table expects must fail there.
