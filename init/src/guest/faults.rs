@@ -9,7 +9,7 @@
 //! freeze, starve           the cgroup of a process frozen, or held to a thousandth of a processor, from then on
 //! fill:PATH                a file in that directory, until there is no more room
 //! look:PATH                a line about that file: whether it is whole JSON, and how old
-//! unlock:inet              the lock's table is put to sleep by its owner: it is there, and filters nothing
+//! unlock:inet              the lock's table is deleted in its owner's name: nothing is filtered any more
 //! weaken:lock              nobody looks at the lock any more
 //! hang:pid1, panic:pid1    PID 1 does nothing any more, or panics
 //! STAGE                    as in STAGES
@@ -151,7 +151,7 @@ impl Guest {
             Action::Starve(target) => write(target, "cpu.max", "1000 1000000"),
             Action::Fill(directory) => fill(directory),
             Action::Look(path) => look(path),
-            Action::Unlock => unlock::put_to_sleep(),
+            Action::Unlock => unlock::delete(),
             // Its socket stays open, so that the tables keep their owner.
             Action::WeakenLock => self.lock.take().map(|lock| Box::leak(Box::new(lock))).is_some(),
             Action::Hang => {

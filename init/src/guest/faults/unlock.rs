@@ -1,4 +1,4 @@
-//! The lock's table put to sleep through the lock's own socket: nobody else may touch it, and nothing of ours does this.
+//! The lock's table deleted through the lock's own socket: nobody else may touch it, and nothing of ours does this.
 
 use std::fs;
 use std::os::fd::RawFd;
@@ -11,8 +11,10 @@ const NETFILTER: &str = "12";
 const TABLE: &[u8] = b"casemate\0";
 /// `NFPROTO_INET` (linux/netfilter.h).
 const INET: u8 = 1;
-/// `NFT_TABLE_F_DORMANT`, `_OWNER`, `_PERSIST` (linux/netfilter/nf_tables.h); the last two are set as they are.
-const FLAGS: u32 = 1 | 2 | 4;
+/// `NFT_MSG_DELTABLE` and `NFTA_TABLE_NAME` (linux/netfilter/nf_tables.h). The kernel does not let an owned table sleep
+/// (`NFT_TABLE_F_DORMANT`; nf_tables_updtable, net/netfilter/nf_tables_api.c).
+const DELETE: u16 = 2;
+const NAME: u16 = 1;
 /// `NFNL_SUBSYS_NFTABLES`, `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END` (linux/netfilter/nfnetlink.h).
 const NFTABLES: u16 = 10;
 const BATCH: [u16; 2] = [0x10, 0x11];
@@ -20,12 +22,9 @@ const BATCH: [u16; 2] = [0x10, 0x11];
 const REQUEST: u16 = 1;
 
 /// Whether the order could be sent. If the kernel refuses it, the lock goes on reading back as it was set.
-pub(super) fn put_to_sleep() -> bool {
-    let mut attributes = attribute(1, TABLE);
-    attributes.extend(attribute(2, &FLAGS.to_be_bytes()));
+pub(super) fn delete() -> bool {
     let [begin, end] = BATCH.map(|kind| message(kind, 0, NFTABLES, &[]));
-    // NFT_MSG_NEWTABLE is 0.
-    let change = message(NFTABLES << 8, INET, 0, &attributes);
+    let change = message(NFTABLES << 8 | DELETE, INET, 0, &attribute(NAME, TABLE));
     let batch = [begin, change, end].concat();
     socket().is_some_and(|fd| sendto(fd, &batch, &NetlinkAddr::new(0, 0), MsgFlags::empty()).is_ok())
 }
@@ -77,7 +76,7 @@ mod tests {
     fn messages_are_as_long_as_they_say() {
         let attributes = attribute(1, TABLE);
         assert_eq!((attributes.len(), &attributes[..4]), (16, &[13, 0, 1, 0][..]));
-        let message = message(NFTABLES << 8, INET, 0, &attributes);
+        let message = message(NFTABLES << 8 | DELETE, INET, 0, &attributes);
         assert_eq!((message.len(), message[0], message[5], message[16]), (36, 36, 10, INET));
     }
 }
