@@ -33,8 +33,8 @@ pub(crate) fn newer(test: &str) -> Option<Qemu> {
     static FETCHED: OnceLock<Result<String, String>> = OnceLock::new();
     installed(test)?;
     let fetch = || {
-        let script = workspace().join("qemu/tests/peer/fetch-qemu-11");
-        let output = Command::new("bash").arg(script).output().unwrap();
+        let script = workspace().join("qemu/tests/peer/fetch-qemu");
+        let output = Command::new("bash").arg(script).arg("11").output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     };
