@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::assemble::MANIFEST;
 use crate::compare;
 use crate::error::{ImageError, Result};
-use crate::io::compile::cargo_home;
+use crate::io::compile::{TARGET, cargo_home};
 use crate::io::store::{Mirror, cache_root};
 use crate::io::{command, directory};
 use crate::path::MemberPath;
@@ -262,7 +262,8 @@ fn sources(workspace: &Path) -> Result<Tree> {
 /// Has cargo download every crate of the lock file: what was built here so far need not have used the guest's.
 fn fetch(workspace: &Path) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["fetch", "--locked", "--quiet"]).current_dir(workspace);
+    // Not those of other systems, which nobody downloads by building here.
+    command.args(["fetch", "--locked", "--quiet", "--target", TARGET]).current_dir(workspace);
     command::output(&mut command, "download the crates").map(drop)
 }
 

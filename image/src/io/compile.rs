@@ -20,7 +20,7 @@ use crate::progress::{Progress, megabytes};
 use crate::toolchain::ToolchainLock;
 
 /// The guest's target. Giving it explicitly keeps the static C library out of build scripts and procedural macros.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PACKAGE: &str = "casemate-init";
 
 /// Where the workspace pins what compiles C and links.
