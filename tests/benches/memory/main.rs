@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The promise is about RSS: what every process has mapped and resident, pages that several map counted for each of them. PSS
-//! divides those, and sums to what is really in use; it is printed beside.
+//! divides those, and sums to what is really in use; it is printed beside. Of a guest's services PID 1 reads the charge of their
+//! cgroup in place of both: it has no part in pages of the image's files, which an RSS would count.
 
 #[path = "../boot/machine.rs"]
 mod machine;
