@@ -28,7 +28,9 @@ impl KmsRoot {
     /// Whether the certificate can be a root.
     pub(crate) fn check(&self) -> Result<(), String> {
         let der = self.der()?;
-        anchor_from_trusted_cert(&der).map(drop).map_err(|error| format!("expected a CA certificate, found {error}"))
+        anchor_from_trusted_cert(&der)
+            .map(drop)
+            .map_err(|error| format!("expected a CA certificate, found {error}"))
     }
 
     fn der(&self) -> Result<CertificateDer<'static>, String> {
@@ -66,7 +68,9 @@ fn root_of(certificate: &CertificateEvidence, root: &KmsRoot, app: AppId, now: u
     let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
     let leaf = EndEntityCert::try_from(leaf).ok()?;
-    let verify = |usage| leaf.verify_for_usage(algorithms.all, &anchors, intermediates, time, usage, None, None).is_ok();
+    let verify = |usage| {
+        leaf.verify_for_usage(algorithms.all, &anchors, intermediates, time, usage, None, None).is_ok()
+    };
     if !verify(KeyUsage::client_auth()) && !verify(KeyUsage::server_auth()) {
         return None;
     }

@@ -210,7 +210,10 @@ impl Policy {
     fn app(&self, peer: &AuthenticPeer) -> Result<&PolicyApp, Reason> {
         let is_it = |app: &&PolicyApp| {
             app.app_id == peer.app_id()
-                && app.compose_hash.map_or(peer.key_provider().is_kms(), |hash| hash == peer.compose_hash())
+                && match app.compose_hash {
+                    Some(hash) => hash == peer.compose_hash(),
+                    None => peer.key_provider().is_kms(),
+                }
         };
         self.apps.iter().find(is_it).ok_or_else(|| {
             let shown = |app: &PolicyApp| match app.compose_hash {

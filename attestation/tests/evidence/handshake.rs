@@ -225,7 +225,8 @@ fn no_evidence_and_no_trust_are_refused() {
     assert_eq!(reason(&error).class(), Class::Form);
 
     let intel_only = Verifier::new([TrustAnchor::Intel], Default::default());
-    let production = Arc::new(PeerVerifier::new(Arc::new(intel_only), Arc::new(|| NOW), rules(), None, false));
+    let production =
+        Arc::new(PeerVerifier::new(Arc::new(intel_only), Arc::new(|| NOW), rules(), None, false));
     let mut client_end = client(production, None, BOTH);
     let mut server_end = server(peer_verifier(None, false), &End::of(SERVER, image()));
     let (_, error) = shake(&mut client_end, &mut server_end).unwrap_err();
@@ -245,6 +246,6 @@ fn an_identity_ends_with_its_certificate() {
     );
     let end = End::of(SERVER, image());
     let peer = verifier.identify(&end.certificate).unwrap();
-    now.store(peer.not_after() + 1, Ordering::Relaxed);
+    now.store(peer.expires() + 1, Ordering::Relaxed);
     assert_eq!(verifier.identify(&end.certificate).unwrap_err().class(), Class::Validity);
 }

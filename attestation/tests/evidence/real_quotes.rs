@@ -1,9 +1,9 @@
 //! Quotes from real machines, under Intel's root.
 
 use casemate_measure::{EventLog, Register, RuntimeEvent};
+use casemate_verify::collateral::{Collateral, Kept};
 use casemate_verify::quote::TdReport;
 use casemate_verify::ratls::Attestation;
-use casemate_verify::collateral::{Collateral, Kept};
 use casemate_verify::{
     AuthenticQuote, Ca, Class, PlatformKind, TcbStatus, Tee, TrustAnchor, Verifier, VerifyError,
 };
@@ -22,8 +22,6 @@ const VERSION_5_VALID: u64 = 1_792_454_400;
 const DSTACK_COLLATERAL: &str = include_str!("../fixtures/tdx_quote_outdated_collateral.json");
 /// 2026-02-25T06:13:20Z, when [`DSTACK_COLLATERAL`] is valid.
 const DSTACK_VALID: u64 = 1_772_000_000;
-
-const DSTACK: &str = include_str!("../fixtures/dstack_quote_report.json");
 
 /// Verifies with that collateral alone.
 fn verify(collateral: &str, quote: &[u8], now: u64) -> Result<AuthenticQuote, VerifyError> {
@@ -86,7 +84,10 @@ fn a_verifier_of_the_simulator_alone_refuses_intels() {
     let verifier = Verifier::new([TrustAnchor::Simulator], Default::default());
     let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
     assert_eq!(error.class(), Class::Root);
-    assert!(error.to_string().contains("an Intel TDX module, which this verifier was not told to trust"), "{error}");
+    assert!(
+        error.to_string().contains("an Intel TDX module, which this verifier was not told to trust"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -109,33 +110,4 @@ fn a_log_that_does_not_replay_is_refused_before_it_is_read() {
     };
     let error = informed().verify_attestation(&attestation, VALID).unwrap_err();
     assert_eq!(error.class(), Class::Log, "{error}");
-}
-
-#[test]
-fn a_real_dstack_log_replays_to_its_quotes_rtmr3() {
-    #[derive(serde::Deserialize)]
-    struct Report {
-        #[serde(with = "hex::serde")]
-        quote: Vec<u8>,
-        event_log: Vec<Event>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Event {
-        event: String,
-        #[serde(with = "hex::serde")]
-        event_payload: Vec<u8>,
-    }
-    let Report { quote, event_log } = serde_json::from_str(DSTACK).unwrap();
-    let report = TdReport::of_quote(&quote).unwrap();
-    let log =
-        EventLog::new(event_log.into_iter().map(|e| RuntimeEvent::new(e.event, e.event_payload)).collect());
-    assert_eq!(log.replay(), report.rtmr3());
-    let rtmr3 =
-        "0f787c3877f3e95095d5a4d13dd0fe0233803b30120d8469866719dc28f519ce021fe1e53459121e7a5a4443147185a8";
-    assert_eq!(report.rtmr3(), Register::from_hex(rtmr3).unwrap());
-    let mrtd =
-        "b24d3b24e9e3c16012376b52362ca09856c4adecb709d5fac33addf1c47e193da075b125b6c364115771390a5461e217";
-    assert_eq!(report.mrtd, Register::from_hex(mrtd).unwrap());
-    assert_eq!(report.td_attributes, [0, 0, 0, 0x10, 0, 0, 0, 0]);
-    assert_eq!(report.report_data[..3], [0x12, 0x34, 0]);
 }

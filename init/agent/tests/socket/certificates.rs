@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casemate_agent::{TlsKey, TlsKeyRequest};
 use casemate_verify::ratls::{self, Attestation};
-use casemate_verify::{Tee, TrustAnchor, Verifier, VerifyError};
+use casemate_verify::{Class, Tee, TrustAnchor, Verifier};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::extensions::GeneralName;
@@ -78,7 +78,8 @@ async fn nobody_who_was_not_told_to_trust_the_simulator_does() {
     let served = Served::start();
     let key = served.client().get_tls_key(ra_tls()).await.unwrap();
     let [leaf, _] = chain(&key);
-    let error = Verifier::new([TrustAnchor::Intel], Default::default()).verify_certificate(&leaf, now()).unwrap_err();
+    let error =
+        Verifier::new([TrustAnchor::Intel], Default::default()).verify_certificate(&leaf, now()).unwrap_err();
     assert_eq!(error.class(), Class::Root, "{error}");
 }
 
