@@ -124,10 +124,13 @@ async fn the_rest_is_what_the_agent_says() {
     let (status, version) = ask(&mesh, "Version", &json!({})).await;
     assert_eq!((status, version), (200, serde_json::to_value(agent.version().await.unwrap()).unwrap()));
 
+    let mark = log::mark();
     let arguments = json!({ "path": "web/session", "purpose": "sealing", "algorithm": "ed25519" });
     let (status, key) = ask(&mesh, "GetKey", &arguments).await;
     let expected = agent.get_key("web/session", "sealing", "ed25519").await.unwrap();
+    let secret = hex::encode(expected.key);
     assert_eq!((status, key), (200, serde_json::to_value(expected).unwrap()));
+    assert!(!mark.text().contains(&secret[..32]), "the key is in the log");
     let (status, error) = ask(&mesh, "GetKey", &json!({ "path": "web/", "algorithm": "rsa" })).await;
     assert!(status == 400 && error["error"].as_str().unwrap().contains("Unsupported algorithm"), "{error}");
     let (status, _) = ask(&mesh, "GetKey", &json!({ "path": "vms", "purpose": "signing" })).await;

@@ -304,15 +304,18 @@ mod tests {
         let services: Vec<_> = config.outbound.iter().map(|o| o.service.as_str()).collect();
         assert_eq!(services, ["web", "api"]);
 
-        assert!(config.outbound.iter().all(|o| o.dstack.is_none()), "nothing, unless the document says so");
-        let mut may_ask = measured.section().clone();
-        may_ask.services[1].dstack = Some(section::ServiceDstack {
-            get_key: vec!["api/*".to_owned()],
-            quote: section::ServiceQuote::AppData,
-        });
-        let expected = ServiceDstack { get_key: vec!["api/*".to_owned()], quote: ServiceQuote::AppData };
-        let may_ask = of(&may_ask).unwrap().outbound;
-        assert_eq!((&may_ask[0].dstack, &may_ask[1].dstack), (&None, &Some(expected)));
+        let web = ServiceDstack { get_key: vec!["web/*".to_owned()], quote: ServiceQuote::AppData };
+        assert_eq!((&config.outbound[0].dstack, &config.outbound[1].dstack), (&Some(web), &None));
+        for (measured_as, becomes) in [
+            (section::ServiceQuote::None, ServiceQuote::None),
+            (section::ServiceQuote::Raw, ServiceQuote::Raw),
+        ] {
+            let mut may_ask = measured.section().clone();
+            may_ask.services[1].dstack =
+                Some(section::ServiceDstack { get_key: Vec::new(), quote: measured_as });
+            let expected = ServiceDstack { get_key: Vec::new(), quote: becomes };
+            assert_eq!(of(&may_ask).unwrap().outbound[1].dstack, Some(expected));
+        }
 
         assert_eq!(config.log_readers, [], "nobody, unless the document says so");
         let mut read = measured.section().clone();
