@@ -64,7 +64,7 @@ pub const REQUESTS: usize = CALLERS;
 pub const SERVICE_CONNECTIONS: usize = 144;
 
 /// Calls of services to the guest agent under way, all together, shared among them: one alone gets three; the next one is a 503.
-/// The agent takes 8 of one uid that wait for a quote, and ours has more to ask for: its own certificate above all.
+/// Those for evidence go to it one after the other, so that ours for a certificate waits for one of them at most.
 pub const AGENT_CALLS: usize = 5;
 
 /// A service's whole request to the agent, in bytes, and how long its body may take. That is 32 KiB of data to quote, in hex; a
@@ -77,7 +77,7 @@ pub const AGENT_REQUEST: Duration = Duration::from_secs(10);
 /// takes no more from the kernel), twice that in hex, and 512 events without their data are some 100 KiB.
 pub const AGENT_ANSWER_BYTES: usize = 256 << 10;
 
-/// A service's call to the agent, from connecting to its last byte. Above the 80 s after which the agent ends every connection: what
+/// A service's call to the agent, from connecting to its last byte; and how long it may wait for its turn before. Above the 80 s after which the agent ends every connection: what
 /// we count as under way is all that it has of ours.
 pub const AGENT_CALL: Duration = Duration::from_secs(90);
 

@@ -12,7 +12,8 @@ use hyper::http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::question::Question;
 use super::refusal::Refusal;
@@ -25,6 +26,8 @@ use crate::shares::{Share, Shares};
 pub(crate) struct Agent {
     socket: PathBuf,
     places: Arc<Shares<String>>,
+    /// The one call for evidence that is under way: ours for a certificate waits behind that one at most.
+    evidence: Arc<Semaphore>,
 }
 
 /// One call's place. It is held until the agent's end of the call is over and the answer is sent.
@@ -32,7 +35,7 @@ pub(super) type Place = Arc<Share<String>>;
 
 impl Agent {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket, places: Shares::new(limits::AGENT_CALLS) }
+        Self { socket, places: Shares::new(limits::AGENT_CALLS), evidence: Arc::new(Semaphore::new(1)) }
     }
 
     /// A place for one call of that service, if it may have one more now.
@@ -47,7 +50,17 @@ impl Agent {
         question: Question,
         place: Place,
     ) -> Result<(StatusCode, ResponseBody), Refusal> {
-        let asking = tokio::spawn(call(self.socket.clone(), question, place));
+        let (socket, evidence) = (self.socket.clone(), Arc::clone(&self.evidence));
+        let asking = tokio::spawn(async move {
+            let _turn = if question.is_for_evidence() {
+                let turn = timeout(limits::AGENT_CALL, evidence.acquire_owned()).await;
+                // The semaphore is never closed.
+                Some(turn.map_err(|_| Refusal::Slow)?.map_err(|_| Refusal::Slow)?)
+            } else {
+                None
+            };
+            call(socket, question, place).await
+        });
         // The task does not panic, and nobody aborts it.
         asking.await.map_err(|_| Refusal::Slow)?
     }

@@ -84,6 +84,11 @@ impl Question {
         };
         Ok(Self { method, body: arguments.to_string().into(), tagged })
     }
+
+    /// Whether the agent may have to ask the TEE, which takes its time.
+    pub(super) fn is_for_evidence(&self) -> bool {
+        matches!(self.method, "GetQuote" | "GetTlsKey")
+    }
 }
 
 /// dstack's report data for what an app says (`QuoteContentType::AppData`, dstack `dstack-attest/src/attestation.rs`): SHA-512 of

@@ -289,30 +289,52 @@ async fn no_service_takes_all_of_the_agents_places() {
     let agent = FakeAgent::answering(quoting);
     agent.may_answer.forget_permits(1000);
     let addresses = services(&agent, &[may(ServiceQuote::AppData), may(ServiceQuote::AppData)]).await;
-    let quote = |service| async move { post(service, "/GetQuote", "{}").await.0 };
-    let mut waiting: Vec<_> = (0..3).map(|_| tokio::spawn(quote(addresses[0]))).collect();
+    let key = |service| async move { post(service, "/GetKey", r#"{"path":"web/"}"#).await.0 };
+    let mut waiting: Vec<_> = (0..3).map(|_| tokio::spawn(key(addresses[0]))).collect();
     agent.until_heard(3).await;
     // One alone has what one may have; another still finds a place, and then there is none for the first.
-    let (status, error) = post(addresses[0], "/GetQuote", "{}").await;
+    let (status, error) = post(addresses[0], "/Version", "{}").await;
     assert!(status == 503 && error["error"].as_str().unwrap().contains("too many calls"), "{status} {error}");
-    waiting.push(tokio::spawn(quote(addresses[1])));
+    waiting.push(tokio::spawn(key(addresses[1])));
     agent.until_heard(4).await;
     // Who hangs up gives nothing back while the agent is still at it.
     waiting.remove(0).abort();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(quote(addresses[0]).await, 503);
+    assert_eq!(key(addresses[0]).await, 503);
     agent.may_answer.add_permits(1000);
     for answered in waiting {
         assert_eq!(answered.await.unwrap(), 200);
     }
     tokio::time::timeout(client::PATIENCE, async {
-        while quote(addresses[0]).await != 200 {
+        while key(addresses[0]).await != 200 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await
     .unwrap();
     assert_eq!(agent.heard().len(), 5);
+}
+
+#[tokio::test]
+async fn evidence_is_asked_for_one_by_one() {
+    let agent = FakeAgent::answering(quoting);
+    agent.may_answer.forget_permits(1000);
+    let addresses = services(&agent, &[may(ServiceQuote::AppData), may(ServiceQuote::Raw)]).await;
+    let quote = |service| async move { post(service, "/GetQuote", "{}").await.0 };
+    let first = tokio::spawn(quote(addresses[0]));
+    agent.until_heard(1).await;
+    let second = tokio::spawn(quote(addresses[1]));
+    // Whatever needs no evidence goes past; and who hangs up keeps its turn, since the agent is still at it.
+    let past = tokio::spawn(async move { post(addresses[1], "/GetKey", r#"{"path":"web/"}"#).await.0 });
+    agent.until_heard(2).await;
+    first.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(agent.heard()[1].contains("/GetKey?json"));
+    assert_eq!(agent.heard().len(), 2);
+    agent.may_answer.add_permits(2);
+    agent.until_heard(3).await;
+    agent.may_answer.add_permits(1);
+    assert_eq!((past.await.unwrap(), second.await.unwrap()), (200, 200));
 }
 
 #[tokio::test]
