@@ -77,8 +77,8 @@ pub const AGENT_REQUEST: Duration = Duration::from_secs(10);
 /// takes no more from the kernel), twice that in hex, and 512 events without their data are some 100 KiB.
 pub const AGENT_ANSWER_BYTES: usize = 256 << 10;
 
-/// A service's call to the agent, from connecting to its last byte; and how long it may wait for its turn before. Above the 80 s after which the agent ends every connection: what
-/// we count as under way is all that it has of ours.
+/// A service's call to the agent, from connecting to its last byte; and how long it may wait for its turn before. Above the 80 s
+/// after which the agent ends every connection, so that what we count as under way is all that it has of services.
 pub const AGENT_CALL: Duration = Duration::from_secs(90);
 
 /// Connections to one backend or target that are kept for later.

@@ -44,7 +44,7 @@ impl Agent {
     }
 
     /// Asks. A service that hangs up does not end the call: the agent goes on with a quote that it has begun, or that waits for
-    /// its turn, and a place that were free before that would be one more call than we said.
+    /// its turn, and a place given back before that would let in one call too many.
     pub(super) async fn ask(
         &self,
         question: Question,
