@@ -22,5 +22,6 @@ mod pki;
 mod proxy;
 mod relay;
 mod secrets;
+mod services;
 mod target;
 mod targets;

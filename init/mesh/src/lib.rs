@@ -7,6 +7,7 @@ mod attested;
 mod body;
 mod config;
 mod dial;
+mod dstack;
 mod error;
 mod exchange;
 mod failure;
@@ -33,6 +34,7 @@ mod upstream;
 
 pub use attested::Attested;
 pub use config::{Backend, Caller, Config, ImageRegisters, ImageRule, Outbound, TlsMin, Trust};
+pub use dstack::{ServiceDstack, ServiceQuote};
 pub use error::MeshError;
 pub use header::{APP_ID, COMPOSE_HASH};
 pub use identity::{CertificateKey, IdentitySource, SourceError};

@@ -11,6 +11,7 @@
 mod admission;
 mod backend;
 mod client;
+mod dstack;
 mod failures;
 mod headers;
 mod logs;
