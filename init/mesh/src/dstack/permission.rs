@@ -3,6 +3,9 @@
 use casemate_measure::section;
 use serde::{Deserialize, Serialize};
 
+/// Where the appliance derives keys of its own, such as its identity on the VPN: out of every service's reach.
+const OWN_KEYS: &str = "casemate/";
+
 /// What one service may ask of the guest agent, beside `Version` and `Info`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,8 +31,11 @@ pub enum ServiceQuote {
 }
 
 impl ServiceDstack {
-    /// Whether it may derive the key of that path. Bytes are compared as the agent will see them: it normalises nothing.
+    /// Whether it may derive the key of that path: never one of our own. Bytes are compared as the agent will see them: it normalises nothing.
     pub(super) fn may_derive(&self, path: &str) -> bool {
+        if path.starts_with(OWN_KEYS) {
+            return false;
+        }
         self.get_key.iter().any(|allowed| match allowed.strip_suffix('*') {
             Some(stem) => path.starts_with(stem),
             None => path == allowed,

@@ -1,9 +1,9 @@
 //! What a service asks, judged by its permission; and what the agent is asked instead. Pure.
 
 use bytes::Bytes;
+use casemate_verify::ratls::report_data_for_app;
 use hyper::http::Method;
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha512};
 
 use super::fields::Fields;
 use super::permission::{ServiceDstack, ServiceQuote};
@@ -73,7 +73,7 @@ impl Question {
                 let (report_data, tagged) = match permission.quote {
                     ServiceQuote::None => return Err(Refusal::NoQuote),
                     ServiceQuote::AppData => {
-                        let tagged = app_data(&given);
+                        let tagged = report_data_for_app(&given);
                         (hex::encode(tagged), Some(tagged))
                     }
                     ServiceQuote::Raw => (hex::encode(given), None),
@@ -89,12 +89,6 @@ impl Question {
     pub(super) fn is_for_evidence(&self) -> bool {
         matches!(self.method, "GetQuote" | "GetTlsKey")
     }
-}
-
-/// dstack's report data for what an app says (`QuoteContentType::AppData`, dstack `dstack-attest/src/attestation.rs`): SHA-512 of
-/// the tag, a colon and the content. The certificates' tag is another, and so is that of our challenges.
-pub(super) fn app_data(content: &[u8]) -> [u8; 64] {
-    Sha512::new().chain_update(b"app-data:").chain_update(content).finalize().into()
 }
 
 fn key(fields: Fields, permission: &ServiceDstack) -> Result<Value, Refusal> {

@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use super::agent::say_tag;
 use super::fields::Fields;
 use super::permission::{ServiceDstack, ServiceQuote};
-use super::question::{Asked, Question, app_data, check_form};
+use casemate_verify::ratls::report_data_for_app as app_data;
+
+use super::question::{Asked, Question, check_form};
 use super::refusal::Refusal;
 
 fn may(get_key: &[&str], quote: ServiceQuote) -> ServiceDstack {
@@ -80,6 +82,15 @@ fn app_data_are_hashed_under_dstacks_tag() {
     let long = "ab".repeat(30 << 10);
     let question = post(&permission, "/GetQuote", &format!(r#"{{"report_data":"{long}"}}"#)).unwrap();
     assert_eq!(quoted_data(&question), app_data(&[0xab; 30 << 10]));
+}
+
+#[test]
+fn the_appliances_own_keys_are_nobodys() {
+    for list in [&["*"][..], &["casemate/*"], &["casemate/vpn/x"]] {
+        let permission = may(list, ServiceQuote::Raw);
+        refused(post(&permission, "/GetKey", r#"{"path":"casemate/vpn/x"}"#), 403, "dstack.get_key");
+    }
+    post(&may(&["*"], ServiceQuote::None), "/GetKey", r#"{"path":"casemates"}"#).unwrap();
 }
 
 /// The report data that would speak as the appliance, and what they are the hash of.
