@@ -128,7 +128,8 @@ fn python() -> Result<Vec<PathBuf>, Absence> {
         pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
         run(pip.arg("--target").arg(fresh)).map(drop)
     })?;
-    Ok(vec!["python3".into(), "-I".into(), folder.join("client.py"), place])
+    // Of the packages that the machine has, none: one of the same name would be taken before ours.
+    Ok(vec!["python3".into(), "-IS".into(), folder.join("client.py"), place])
 }
 
 fn javascript() -> Result<Vec<PathBuf>, Absence> {
@@ -141,7 +142,14 @@ fn javascript() -> Result<Vec<PathBuf>, Absence> {
             fs::copy(folder.join(name), fresh.join(name)).unwrap();
         }
         let mut npm = Command::new("npm");
-        npm.args(["ci", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund"]);
+        npm.args([
+            "ci",
+            "--ignore-scripts",
+            "--legacy-peer-deps",
+            "--no-audit",
+            "--no-fund",
+            "--fetch-retries=1",
+        ]);
         run(npm.current_dir(fresh)).map(drop)
     })?;
     // Its own words for a program that is absent.
