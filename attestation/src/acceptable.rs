@@ -6,15 +6,17 @@
 use casemate_measure::section::AcceptableImage;
 use casemate_measure::{LaunchRegisters, Register};
 
-use crate::error::{NotTrusted, Reason};
-use crate::peer::{AuthenticEvidence, Tee};
+use crate::error::{Class, NotTrusted, Reason};
+use crate::peer::{AuthenticEvidence, AuthenticPeer, Tee, VerifiedPeer};
+use crate::policy::{Freshness, TcbRules};
 
 /// One acceptable image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     /// The image of whoever judges, by the registers of its own quote.
     Same(LaunchRegisters),
-    /// These registers; `None` is not compared, and a zero register, here or in the peer, satisfies nothing.
+    /// These registers; a zero register, here or in the peer, satisfies nothing. `None` is not compared: of MRTD and RTMR1 it
+    /// satisfies the simulator only, since a TD's firmware can extend whatever it likes into what follows.
     Explicit {
         /// Firmware.
         mrtd: Option<Register>,
@@ -42,6 +44,33 @@ impl Image {
     }
 }
 
+/// What the mesh accepts: any app without a key provider, on one of these images, on a platform of that TCB.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The images; none given: nobody is accepted.
+    pub images: Vec<Image>,
+    /// The platform's TCB.
+    pub tcb: TcbRules,
+    /// The age of collateral.
+    pub freshness: Freshness,
+}
+
+impl Rules {
+    /// Whether this peer is acceptable.
+    ///
+    /// # Errors
+    /// Every difference that was found.
+    pub fn judge(&self, peer: AuthenticPeer, now: u64) -> Result<VerifiedPeer, NotTrusted> {
+        let mut reasons = judge(&self.images, &peer).err().map_or_else(Vec::new, |NotTrusted(reasons)| reasons);
+        if *peer.key_provider() != crate::ProviderClaim::none() {
+            reasons.push(Reason::new(Class::KeyProvider, "key_provider", "none", peer.key_provider()));
+        }
+        reasons.extend(self.tcb.judge(&peer, now));
+        reasons.extend(self.freshness.judge(&peer, now));
+        if reasons.is_empty() { Ok(VerifiedPeer { peer, tags: Vec::new() }) } else { Err(NotTrusted(reasons)) }
+    }
+}
+
 /// Whether the peer runs one of these images.
 ///
 /// `Same` asks for an equal, non-zero RTMR2, an equal MRTD and RTMR1, and an RTMR0 that is equal or named by an explicit
@@ -66,7 +95,7 @@ pub fn judge(images: &[Image], peer: &AuthenticEvidence) -> Result<(), NotTruste
         );
     }
     if images.is_empty() {
-        reasons.push(Reason::new("images", "at least one acceptable image", "none"));
+        reasons.push(Reason::new(Class::Image, "images", "at least one acceptable image", "none"));
     }
     Err(NotTrusted(reasons))
 }
@@ -79,13 +108,17 @@ const fn registers(launch: &LaunchRegisters) -> [Register; 4] {
 }
 
 fn explicit(expected: [Option<Register>; 4], peer: &AuthenticEvidence) -> Vec<Reason> {
-    let found = registers(&peer.launch());
-    let compared = NAMES.into_iter().zip(expected).zip(found);
-    compared
-        .filter_map(|((name, expected), found)| Some((name, expected?, found)))
-        .filter(|(_, expected, found)| expected != found || found.is_zero())
-        .map(|(name, expected, found)| Reason::new(name, shown(&expected), shown(&found)))
-        .collect()
+    let compared = NAMES.into_iter().zip(expected).zip(registers(&peer.launch()));
+    let judge = |((name, expected), found): ((&str, Option<Register>), Register)| match expected {
+        Some(expected) if expected == found && !found.is_zero() => None,
+        Some(expected) => Some(Reason::new(Class::Image, name, shown(&expected), shown(&found))),
+        None if peer.tee() == Tee::Simulator || name == "rtmr0" => None,
+        None => {
+            let expected = "a value to compare with (a TD's firmware can extend anything)";
+            Some(Reason::new(Class::Image, name, expected, format_args!("null, and {} in the peer", shown(&found))))
+        }
+    };
+    compared.filter_map(judge).collect()
 }
 
 fn same(own: &LaunchRegisters, listed_rtmr0: &[Register], peer: &AuthenticEvidence) -> Vec<Reason> {
@@ -96,7 +129,9 @@ fn same(own: &LaunchRegisters, listed_rtmr0: &[Register], peer: &AuthenticEviden
             let may_be_zero = *name != "rtmr2" && peer.tee() == Tee::Simulator;
             !(own == found || listed) || (found.is_zero() && !may_be_zero)
         })
-        .map(|((name, own), found)| Reason::new(name, format!("our own, {}", shown(&own)), shown(&found)))
+        .map(|((name, own), found)| {
+            Reason::new(Class::Image, name, format!("our own, {}", shown(&own)), shown(&found))
+        })
         .collect()
 }
 
@@ -115,12 +150,8 @@ fn shown(register: &Register) -> String {
 
 #[cfg(test)]
 mod tests {
-    use casemate_measure::{AppId, ComposeHash};
-
     use super::*;
-    use crate::TcbStatus;
-    use crate::peer::AuthenticQuote;
-    use crate::quote::TdReport;
+    use crate::peer::sample;
 
     const A: Register = Register([0xaa; 48]);
     const B: Register = Register([0xbb; 48]);
@@ -130,38 +161,9 @@ mod tests {
     const MEASURED: LaunchRegisters =
         LaunchRegisters { mrtd: A, rtmr0: A, rtmr1: A, rtmr2: A, ..LaunchRegisters::ZERO };
 
-    fn peer(tee: Tee, launch: LaunchRegisters) -> AuthenticEvidence {
-        AuthenticEvidence {
-            quote: AuthenticQuote {
-                tee,
-                report: TdReport {
-                    tee_tcb_svn: [0; 16],
-                    mr_seam: ZERO,
-                    mr_signer_seam: ZERO,
-                    seam_attributes: [0; 8],
-                    td_attributes: [0; 8],
-                    xfam: [0; 8],
-                    mrtd: launch.mrtd,
-                    mr_config_id: launch.mrconfigid,
-                    mr_owner: ZERO,
-                    mr_owner_config: ZERO,
-                    rtmr: [launch.rtmr0, launch.rtmr1, launch.rtmr2, ZERO],
-                    report_data: [0; 64],
-                },
-                tcb_status: TcbStatus::UpToDate,
-                advisory_ids: Vec::new(),
-                collateral_expires: 0,
-            },
-            app_id: AppId([0; 20]),
-            compose_hash: ComposeHash([0; 32]),
-            instance_id: None,
-            key_provider: String::new(),
-        }
-    }
-
     /// The registers that differ, by name.
     fn refused(images: &[Image], tee: Tee, launch: LaunchRegisters) -> Vec<String> {
-        judge(images, &peer(tee, launch))
+        judge(images, &sample::evidence(tee, launch))
             .map_or_else(|NotTrusted(reasons)| reasons.into_iter().map(|r| r.what).collect(), |()| Vec::new())
     }
 
@@ -220,11 +222,20 @@ mod tests {
     #[test]
     fn explicit_compares_what_it_names() {
         assert!(refused(&[explicit_rtmr2(A)], Tee::Simulator, RTMR2_ONLY).is_empty());
-        assert!(refused(&[explicit_rtmr2(B), explicit_rtmr2(A)], Tee::Tdx, MEASURED).is_empty());
-        assert_eq!(refused(&[explicit_rtmr2(B)], Tee::Tdx, MEASURED), ["images[0].rtmr2"]);
+        assert!(refused(&[explicit_rtmr2(B), explicit_rtmr2(A)], Tee::Simulator, RTMR2_ONLY).is_empty());
+        assert_eq!(refused(&[explicit_rtmr2(B)], Tee::Simulator, RTMR2_ONLY), ["images[0].rtmr2"]);
         let all = Image::Explicit { mrtd: Some(A), rtmr0: Some(A), rtmr1: Some(A), rtmr2: A };
         assert!(refused(std::slice::from_ref(&all), Tee::Tdx, MEASURED).is_empty());
         assert_eq!(refused(&[all], Tee::Tdx, LaunchRegisters { rtmr1: B, ..MEASURED }), ["images[0].rtmr1"]);
+    }
+
+    /// Firmware of somebody's own extends what a policy of RTMR2 alone asks for.
+    #[test]
+    fn a_real_td_needs_its_firmware_and_kernel_compared() {
+        let unnamed = ["images[0].mrtd", "images[0].rtmr1"];
+        assert_eq!(refused(&[explicit_rtmr2(A)], Tee::Tdx, MEASURED), unnamed);
+        let without_acpi = Image::Explicit { mrtd: Some(A), rtmr0: None, rtmr1: Some(A), rtmr2: A };
+        assert!(refused(&[without_acpi], Tee::Tdx, MEASURED).is_empty());
     }
 
     #[test]
@@ -239,7 +250,7 @@ mod tests {
     #[test]
     fn reasons_say_what_was_there() {
         let NotTrusted(reasons) =
-            judge(&[Image::Same(MEASURED)], &peer(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED }))
+            judge(&[Image::Same(MEASURED)], &sample::evidence(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED }))
                 .unwrap_err();
         let expected = format!("images[0].mrtd: expected our own, {A}, found zero (not measured)");
         assert_eq!(reasons[0].to_string(), expected);

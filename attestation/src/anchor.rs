@@ -2,10 +2,11 @@
 
 use dcap_qvl::verify::QuoteVerifier;
 
+use crate::collateral::Collateral;
 use crate::peer::Tee;
 
 /// A root of trust.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrustAnchor {
     /// Intel's SGX root CA, as `dcap-qvl` carries it.
     Intel,
@@ -48,6 +49,15 @@ impl TrustAnchor {
                 use sha2::Digest as _;
                 sha2::Sha256::digest(crate::simulator::ROOT_DER).into()
             }
+        }
+    }
+
+    /// Collateral that belongs to the anchor itself: the simulated TEE's never changes.
+    pub(crate) fn built_in_collateral(self) -> Option<Collateral> {
+        match self {
+            Self::Intel => None,
+            #[cfg(feature = "simulator")]
+            Self::Simulator => crate::simulator::collateral(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The event log of a boot, read after its replay held: which events, once each, in which order (dstack reference 4.2).
 
-use casemate_measure::{AppId, ComposeHash, EventLog, InstanceId, KeyProvider, RuntimeEvent};
+use casemate_measure::tdx::aggregated::Hash256;
+use casemate_measure::{AppId, ComposeHash, EventLog, InstanceId, RuntimeEvent};
 
-use crate::error::{VerifyError, printable};
+use crate::error::{Class, Reason, VerifyError, printable};
+use crate::key_provider::ProviderClaim;
 
 /// What a boot's events say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +12,8 @@ pub(crate) struct BootFacts {
     pub(crate) app_id: AppId,
     pub(crate) compose_hash: ComposeHash,
     pub(crate) instance_id: Option<InstanceId>,
-    pub(crate) key_provider: String,
+    pub(crate) key_provider: ProviderClaim,
+    pub(crate) os_image_hash: Option<Hash256>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,8 +90,16 @@ pub(crate) fn read(log: &EventLog) -> Result<BootFacts, VerifyError> {
         }
     }
     let (index, provider) = find(&seen, "key-provider")?;
-    let key_provider = String::from_utf8(provider.payload.clone())
-        .map_err(|_| refuse(index, "key-provider", "UTF-8", "other bytes"))?;
+    let claim = std::str::from_utf8(&provider.payload).ok().and_then(ProviderClaim::of_event);
+    let key_provider = claim.ok_or_else(|| {
+        let found = printable(&String::from_utf8_lossy(&provider.payload));
+        refuse(index, "key-provider", r#"{"name":"…","id":"…"}"#, &found)
+    })?;
+    let os_image_hash = match seen.iter().find(|(_, event)| event.event == "os-image-hash") {
+        // dstack extends what the KMS answered: 32 bytes, or none from a KMS that does not say.
+        Some((_, event)) if !event.payload.is_empty() => Some(Hash256(payload(&seen, "os-image-hash")?)),
+        _ => None,
+    };
     let (_, instance) = find(&seen, "instance-id")?;
     Ok(BootFacts {
         app_id: AppId(payload(&seen, "app-id")?),
@@ -99,23 +110,8 @@ pub(crate) fn read(log: &EventLog) -> Result<BootFacts, VerifyError> {
             Some(InstanceId(payload(&seen, "instance-id")?))
         },
         key_provider,
+        os_image_hash,
     })
-}
-
-impl BootFacts {
-    /// Whether there is no key provider; any other is refused with its name.
-    pub(crate) fn require_no_key_provider(&self) -> Result<(), VerifyError> {
-        if self.key_provider == KeyProvider::None.event_payload() {
-            return Ok(());
-        }
-        #[derive(serde::Deserialize)]
-        struct Provider {
-            name: String,
-        }
-        let provider = serde_json::from_str::<Provider>(&self.key_provider)
-            .map_or_else(|_| printable(&self.key_provider), |provider| printable(&provider.name));
-        Err(VerifyError::KeyProvider { provider })
-    }
 }
 
 fn find<'a>(
@@ -145,11 +141,14 @@ fn out_of_place(
 }
 
 fn refuse(index: usize, name: &str, expected: &str, found: &str) -> VerifyError {
-    VerifyError::BootEvent { index, name: printable(name), expected: expected.into(), found: found.into() }
+    let what = format!("event log: event {index} ({})", printable(name));
+    Reason::new(Class::BootEvent, what, expected, found).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use casemate_measure::KeyProvider;
+
     use super::*;
 
     fn boot() -> Vec<RuntimeEvent> {
@@ -174,7 +173,8 @@ mod tests {
         assert_eq!(facts.app_id, AppId([1; 20]));
         assert_eq!(facts.compose_hash, ComposeHash([1; 32]));
         assert_eq!(facts.instance_id, Some(InstanceId([2; 20])));
-        facts.require_no_key_provider().unwrap();
+        assert_eq!(facts.key_provider, ProviderClaim::none());
+        assert_eq!(facts.os_image_hash, None);
     }
 
     #[test]
@@ -254,10 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn other_key_providers_are_named() {
+    fn a_kms_and_its_image_hash_are_read() {
         let mut events = boot();
         events[5].payload = KeyProvider::Kms(vec![1]).event_payload().into_bytes();
-        let error = read(&EventLog::new(events)).unwrap().require_no_key_provider().unwrap_err();
-        assert!(error.to_string().contains("key-provider kms: not implemented in this version"), "{error}");
+        events.insert(5, RuntimeEvent::new("os-image-hash", [7; 32]));
+        let facts = read(&EventLog::new(events)).unwrap();
+        assert_eq!(facts.key_provider, ProviderClaim { name: "kms".into(), id: "01".into() });
+        assert!(facts.key_provider.is_kms());
+        assert_eq!(facts.os_image_hash, Some(Hash256([7; 32])));
+    }
+
+    #[test]
+    fn a_key_provider_of_another_form_is_refused() {
+        let mut events = boot();
+        events[5].payload = b"none".to_vec();
+        let expected = r#"event log: event 5 (key-provider): expected {"name":"…","id":"…"}, found none"#;
+        assert_eq!(refusal(events), expected);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::platform::PlatformKind;
+
 /// Evidence that cannot be read: nothing was verified yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,9 @@ pub enum EvidenceError {
         /// What is there.
         found: String,
     },
+    /// Nothing that is known as evidence.
+    #[error("expected a TDX quote, an answer of a dstack agent, an attestation, a certificate or an event log")]
+    Unknown,
     /// A form that exists elsewhere, and that this version does not read.
     #[error("not implemented in this version: {what}")]
     NotImplemented {
@@ -65,110 +70,79 @@ pub enum VerifyError {
     /// It cannot be read.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
-    /// The certificate is not valid yet.
-    #[error("certificate: valid from {not_before}, now is {now} (Unix seconds)")]
-    NotYetValid {
-        /// First valid second.
-        not_before: u64,
-        /// The caller's time.
-        now: u64,
-    },
-    /// The certificate is not valid any more.
-    #[error("certificate: valid until {not_after}, now is {now} (Unix seconds)")]
-    Expired {
-        /// Last valid second.
-        not_after: u64,
-        /// The caller's time.
-        now: u64,
-    },
-    /// The evidence was made for another key.
-    #[error(
-        "report data: expected {expected} (SHA-512 of \"ratls-cert:\" and the certificate's key), found {found}"
-    )]
-    ReportDataNotForKey {
-        /// What this key's evidence would carry, hex.
-        expected: String,
-        /// What the evidence carries, hex.
-        found: String,
-    },
-    /// The quote carries other report data than the attestation says.
-    #[error("report data: the attestation says {attestation}, the quote {quote}")]
-    ReportDataNotQuoted {
-        /// In the attestation, hex.
-        attestation: String,
-        /// In the quote, hex.
-        quote: String,
-    },
-    /// The quote's certificate chain ends at a root that this verifier does not know.
-    #[error("quote: certificate chain ends at an unknown root, SHA-256 {fingerprint} ({subject})")]
-    UnknownRoot {
-        /// SHA-256 of the root certificate, hex.
-        fingerprint: String,
-        /// Its subject, as it says of itself.
-        subject: String,
-    },
-    /// The quote's root is known, and this verifier was not told to trust it.
-    #[error("quote: made by {found}, which this verifier was not told to trust")]
-    AnchorNotTrusted {
-        /// Whose root.
-        found: &'static str,
-    },
-    /// The quote's root is trusted, and there is no collateral to judge the platform by.
-    #[error("quote: made by {anchor}: no collateral at hand (TCB info, QE identity, revocation lists)")]
+    /// Read, and refused: the reason.
+    #[error("{0}")]
+    Refused(Reason),
+    /// The quote's root is trusted, and there is no collateral for such a platform. Fetch some and try again.
+    #[error("quote: made by {anchor} on a platform of {platform}: no collateral at hand (TCB info, QE identity, revocation lists)")]
     NoCollateral {
         /// Whose root.
         anchor: &'static str,
-    },
-    /// Signature chain, revocation, TCB or attributes: the reason in the quote verifier's words.
-    #[error("quote: {0}")]
-    Quote(String),
-    /// The event log does not lead to the quote's RTMR3.
-    #[error("event log: replays to RTMR3 {replayed}, the quote says {quoted}")]
-    Rtmr3 {
-        /// In the quote, hex.
-        quoted: String,
-        /// From the log, hex.
-        replayed: String,
-    },
-    /// The log replays, and is not the log of a boot.
-    #[error("event log: event {index} ({name}): expected {expected}, found {found}")]
-    BootEvent {
-        /// Its position, from 0; the length of the log where one is missing.
-        index: usize,
-        /// Its name, or the missing one's.
-        name: String,
-        /// The rule.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// The app's keys come from a provider whose rules are not carried out yet.
-    #[error("event log: key-provider {provider}: not implemented in this version (only \"none\")")]
-    KeyProvider {
-        /// Its name, as the log says it.
-        provider: String,
-    },
-    /// Without a KMS an app id is the start of the compose hash; this one is not.
-    #[error(
-        "app id: expected {expected} (the start of the compose hash, since there is no KMS), found {found}"
-    )]
-    AppIdNotOfDocument {
-        /// From the compose hash, hex.
-        expected: String,
-        /// In the log, hex.
-        found: String,
-    },
-    /// MRCONFIGID was bound to another document.
-    #[error("MRCONFIGID: expected {expected} (from the log's compose hash), found {found}")]
-    ConfigId {
-        /// From the log, hex.
-        expected: String,
-        /// In the quote, hex.
-        found: String,
+        /// What collateral is needed for.
+        platform: PlatformKind,
     },
     /// Authentic, and not acceptable.
     #[error(transparent)]
     NotTrusted(#[from] NotTrusted),
+}
+
+impl VerifyError {
+    /// What is wrong, in the form of a verdict.
+    pub fn into_reasons(self) -> Vec<Reason> {
+        match self {
+            Self::Evidence(error) => vec![error.into()],
+            Self::Refused(reason) => vec![reason],
+            Self::NoCollateral { anchor, platform } => {
+                let expected = format!("collateral for {anchor} on a platform of {platform}");
+                vec![Reason::new(Class::Collateral, "collateral", expected, "none")]
+            }
+            Self::NotTrusted(NotTrusted(reasons)) => reasons,
+        }
+    }
+
+    /// The class of the first reason.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Evidence(error) => error.class(),
+            Self::Refused(reason) => reason.class,
+            Self::NoCollateral { .. } => Class::Collateral,
+            Self::NotTrusted(NotTrusted(reasons)) => reasons.first().map_or(Class::Policy, |reason| reason.class),
+        }
+    }
+}
+
+impl EvidenceError {
+    const fn class(&self) -> Class {
+        match self {
+            Self::NotImplemented { .. } => Class::NotImplemented,
+            _ => Class::Form,
+        }
+    }
+}
+
+impl From<EvidenceError> for Reason {
+    fn from(error: EvidenceError) -> Self {
+        let class = error.class();
+        let text = error.to_string();
+        match error {
+            EvidenceError::Malformed { what, expected, found } => Self { class, what, expected, found },
+            EvidenceError::TooLarge { what, limit, found } => {
+                Self::new(class, what, format_args!("at most {limit} bytes"), found)
+            }
+            EvidenceError::NotImplemented { what } => Self::new(class, "evidence", "a form of this version", what),
+            EvidenceError::NoExtension => Self::new(
+                class,
+                "certificate",
+                "the RA-TLS attestation extension (1.3.6.1.4.1.62397.1.8, or .1 with .2)",
+                "none",
+            ),
+            EvidenceError::NoEventLog => Self::new(class, "certificate", "the event log (.2) beside the quote (.1)", "none"),
+            EvidenceError::DuplicateExtension { oid } => {
+                Self::new(class, format!("certificate: extension {oid}"), "at most one", "more")
+            }
+            EvidenceError::Unknown => Self::new(class, "evidence", "a form that is known", text),
+        }
+    }
 }
 
 /// Authentic evidence of something that the policy does not accept.
@@ -176,9 +150,86 @@ pub enum VerifyError {
 #[error("not trusted: {}", reasons(.0))]
 pub struct NotTrusted(pub Vec<Reason>);
 
+/// What kind of reason it is. The words of the JSON form; later versions may add some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Class {
+    /// It cannot be read.
+    Form,
+    /// It is of a form or TEE that this version does not judge.
+    NotImplemented,
+    /// A certificate is not valid at that time.
+    Validity,
+    /// The evidence is for another key, connection, nonce or report data, or for none.
+    Binding,
+    /// The quote's certificates lead to a root that is not trusted.
+    Root,
+    /// Collateral is missing, not signed, for another platform, expired, or of the future.
+    Collateral,
+    /// A signature of the quote, or a certificate of its chain, does not hold.
+    Signature,
+    /// A certificate, or the platform's TCB, is revoked.
+    Revocation,
+    /// Debug, a service TD, migration, or another attribute that no verifier accepts.
+    Attributes,
+    /// An event log does not lead to the registers of the quote.
+    Log,
+    /// The log leads there, and is not the log of a boot.
+    BootEvent,
+    /// App id, compose hash and MRCONFIGID do not belong together.
+    Identity,
+    /// The image is not acceptable.
+    Image,
+    /// The app is not acceptable.
+    App,
+    /// The key provider is not acceptable.
+    KeyProvider,
+    /// The platform's TCB is not acceptable.
+    Tcb,
+    /// The TDX module is not acceptable.
+    Module,
+    /// The platform itself is not acceptable.
+    Platform,
+    /// The evidence or the collateral is not fresh enough.
+    Freshness,
+    /// The policy accepts nothing.
+    Policy,
+}
+
+impl Class {
+    /// Its word in the JSON form.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::NotImplemented => "not-implemented",
+            Self::Validity => "validity",
+            Self::Binding => "binding",
+            Self::Root => "root",
+            Self::Collateral => "collateral",
+            Self::Signature => "signature",
+            Self::Revocation => "revocation",
+            Self::Attributes => "attributes",
+            Self::Log => "log",
+            Self::BootEvent => "boot-event",
+            Self::Identity => "identity",
+            Self::Image => "image",
+            Self::App => "app",
+            Self::KeyProvider => "key-provider",
+            Self::Tcb => "tcb",
+            Self::Module => "module",
+            Self::Platform => "platform",
+            Self::Freshness => "freshness",
+            Self::Policy => "policy",
+        }
+    }
+}
+
 /// One difference between what is acceptable and what is there.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Reason {
+    /// What kind of reason.
+    pub class: Class,
     /// Which value, such as `images[0].rtmr2`.
     pub what: String,
     /// What would have been accepted.
@@ -189,11 +240,18 @@ pub struct Reason {
 
 impl Reason {
     pub(crate) fn new(
+        class: Class,
         what: impl Into<String>,
         expected: impl fmt::Display,
         found: impl fmt::Display,
     ) -> Self {
-        Self { what: what.into(), expected: expected.to_string(), found: found.to_string() }
+        Self { class, what: what.into(), expected: expected.to_string(), found: found.to_string() }
+    }
+}
+
+impl From<Reason> for VerifyError {
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason)
     }
 }
 

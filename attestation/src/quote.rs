@@ -1,13 +1,15 @@
 //! The TD report inside a TDX quote (Intel TDX DCAP Quoting Library API, quote version 4, appendix A.3). Reading is not
 //! verifying: a [`TdReport`] from [`TdReport::of_quote`] is what somebody claims.
 
+mod diagnosis;
 mod shape;
 
 use casemate_measure::{LaunchRegisters, MrConfigId, Register};
 
 use crate::error::EvidenceError;
 
-pub(crate) use shape::certificate_chain;
+pub(crate) use diagnosis::class as class_of_refusal;
+pub(crate) use shape::{certificate_chain, is_one};
 
 /// Bytes of the quote header.
 pub const HEADER_LEN: usize = 48;

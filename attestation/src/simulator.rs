@@ -1,7 +1,7 @@
 //! The simulated TEE's root and its fixed collateral. Both are made by `examples/simulator_pki`, whose seed, and so every
 //! key, is public: this root proves nothing, and is trusted only where somebody says so.
 
-use dcap_qvl::QuoteCollateralV3;
+use crate::collateral::Collateral;
 
 /// The root certificate, DER.
 pub const ROOT_DER: &[u8] = include_bytes!("simulator/root.der");
@@ -10,6 +10,6 @@ pub const ROOT_DER: &[u8] = include_bytes!("simulator/root.der");
 pub const COLLATERAL_JSON: &str = include_str!("simulator/collateral.json");
 
 /// The collateral; `None` never happens with the committed file, which a test reads.
-pub fn collateral() -> Option<QuoteCollateralV3> {
-    serde_json::from_str(COLLATERAL_JSON).ok()
+pub fn collateral() -> Option<Collateral> {
+    Collateral::from_json(COLLATERAL_JSON.as_bytes()).ok()
 }

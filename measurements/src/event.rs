@@ -21,6 +21,13 @@ pub enum DigestVersion {
     V2,
 }
 
+impl DigestVersion {
+    /// Whether it is the usual one, which is not written down.
+    fn is_v1(&self) -> bool {
+        *self == Self::V1
+    }
+}
+
 /// One runtime event: a name and a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeEvent {
@@ -29,16 +36,24 @@ pub struct RuntimeEvent {
     /// Its payload.
     #[serde(with = "hex::serde")]
     pub payload: Vec<u8>,
+    /// How its digest is made.
+    #[serde(default, skip_serializing_if = "DigestVersion::is_v1")]
+    pub version: DigestVersion,
 }
 
 impl RuntimeEvent {
-    /// An event.
+    /// An event as every dstack release writes it, and we.
     pub fn new(event: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { event: event.into(), payload: payload.into() }
+        Self { event: event.into(), payload: payload.into(), version: DigestVersion::V1 }
     }
 
-    /// Version 1 digest: `SHA384(type_le ‖ ":" ‖ name ‖ ":" ‖ payload)`.
+    /// What the event extends its register with.
     pub fn digest(&self) -> Register {
+        self.digest_of(self.version)
+    }
+
+    /// Version 1: `SHA384(type_le ‖ ":" ‖ name ‖ ":" ‖ payload)`.
+    fn digest_v1(&self) -> Register {
         let digest = Sha384::new()
             .chain_update(RUNTIME_EVENT_TYPE.to_le_bytes())
             .chain_update(b":")
@@ -60,7 +75,7 @@ impl RuntimeEvent {
     /// The digest of that version.
     pub fn digest_of(&self, version: DigestVersion) -> Register {
         match version {
-            DigestVersion::V1 => self.digest(),
+            DigestVersion::V1 => self.digest_v1(),
             DigestVersion::V2 => Register::digest(self.preimage_v2().as_bytes()),
         }
     }

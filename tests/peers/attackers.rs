@@ -40,7 +40,7 @@ async fn refused(own: CertificateKey, reason: &[&str]) {
 
 /// Who the evidence says is there, for a verifier that believes the simulator and has no opinion of images.
 fn authentic(own: &CertificateKey) -> casemate_verify::AuthenticPeer {
-    let verifier = Verifier::new(vec![(TrustAnchor::Simulator, None)]);
+    let verifier = Verifier::new([TrustAnchor::Simulator], Default::default());
     verifier.verify_certificate(&own.chain[0], now()).unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use casemate_measure::AppId;
 use casemate_mesh::CertificateKey;
-use casemate_verify::acceptable::Image;
+use casemate_verify::acceptable::{Image, Rules};
 use casemate_verify::tls::PeerVerifier;
 use casemate_verify::{TrustAnchor, Verifier};
 use rustls::ClientConfig;
@@ -58,8 +58,9 @@ impl Outcome {
 
 /// Verifies who is called, as any relying party does: the good image, under the simulator's root, perhaps one app.
 pub(crate) fn verifier(expected: Option<AppId>) -> Arc<PeerVerifier> {
-    let anchors = Verifier::new(vec![(TrustAnchor::Simulator, None)]);
-    Arc::new(PeerVerifier::new(anchors, Arc::new(now), vec![Image::Same(image())], expected, false))
+    let anchors = Verifier::new([TrustAnchor::Simulator], Default::default());
+    let rules = Rules { images: vec![Image::Same(image())], ..Rules::default() };
+    Arc::new(PeerVerifier::new(Arc::new(anchors), Arc::new(now), rules, expected, false))
 }
 
 /// Calls over TLS, with or without a certificate: sends the whole request at once, without waiting for a verdict, and reads

@@ -1,9 +1,11 @@
 //! Asks a target who it is, and judges the answer.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use casemate_verify::collateral::Collateral;
 use casemate_verify::{
-    AuthenticPeer, NotTrusted, Policy, QuoteCollateralV3, TrustAnchor, Verifier, VerifyError,
+    AuthenticPeer, NotTrusted, Policy, TrustAnchor, Verifier, VerifyError,
 };
 
 use super::arguments::Inspect;
@@ -14,20 +16,29 @@ use super::{Failure, io};
 pub(super) fn run(arguments: &Inspect) -> Result<Exit, Failure> {
     let target = arguments.target.as_deref().unwrap_or_default();
     let policy = arguments.policy.as_deref().map(read_policy).transpose()?;
-    let verifier = Verifier::new(anchors(arguments)?);
+    let verifier = Verifier::new(anchors(arguments), Arc::default());
     let certificate = certificate_of(target)?;
     let now = arguments.at.unwrap_or_else(io::now);
+    if let Some(path) = &arguments.collateral {
+        let collateral = read_collateral(path)?;
+        let quote = casemate_verify::ratls::from_certificate(&certificate).map(|evidence| evidence.attestation.quote);
+        if let Ok(verified) = quote.map_err(VerifyError::from).and_then(|quote| {
+            verifier.verify_collateral(&quote, collateral, now)
+        }) {
+            verifier.store().keep(verified, now);
+        }
+    }
 
-    let verdict = judge(verifier.verify_certificate(&certificate, now), policy.as_ref());
+    let verdict = judge(verifier.verify_certificate(&certificate, now), policy.as_ref(), now);
     let report = Report { target, verdict: &verdict };
     let text = if arguments.json { report.json() } else { report.text() };
     io::files::write(None, text.as_bytes()).map_err(Failure::usage)?;
     Ok(verdict.exit())
 }
 
-fn judge(peer: Result<AuthenticPeer, VerifyError>, policy: Option<&Policy>) -> Verdict {
+fn judge(peer: Result<AuthenticPeer, VerifyError>, policy: Option<&Policy>, now: u64) -> Verdict {
     match (peer, policy) {
-        (Ok(peer), Some(policy)) => match policy.judge(peer.clone()) {
+        (Ok(peer), Some(policy)) => match policy.judge(peer.clone(), now) {
             Ok(verified) => Verdict::Trusted(verified),
             Err(NotTrusted(reasons)) => Verdict::NotTrusted(peer, reasons),
         },
@@ -39,23 +50,24 @@ fn judge(peer: Result<AuthenticPeer, VerifyError>, policy: Option<&Policy>) -> V
 
 fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let bytes = io::files::read(path).map_err(Failure::usage)?;
-    Policy::from_json(&path.display().to_string(), &bytes).map_err(Failure::usage)
+    Policy::from_json(&path.display().to_string(), &bytes, None).map_err(Failure::usage)
 }
 
-fn anchors(arguments: &Inspect) -> Result<Vec<(TrustAnchor, Option<QuoteCollateralV3>)>, Failure> {
-    let collateral = arguments.collateral.as_deref().map(read_collateral).transpose()?;
+fn anchors(arguments: &Inspect) -> Vec<TrustAnchor> {
     #[cfg_attr(not(feature = "simulator"), expect(unused_mut, reason = "only the simulator is ever added"))]
-    let mut anchors = vec![(TrustAnchor::Intel, collateral)];
+    let mut anchors = vec![TrustAnchor::Intel];
     #[cfg(feature = "simulator")]
     if arguments.trust_simulator {
-        anchors.push((TrustAnchor::Simulator, None));
+        anchors.push(TrustAnchor::Simulator);
     }
-    Ok(anchors)
+    #[cfg(not(feature = "simulator"))]
+    let _ = arguments;
+    anchors
 }
 
-fn read_collateral(path: &Path) -> Result<QuoteCollateralV3, Failure> {
+fn read_collateral(path: &Path) -> Result<Collateral, Failure> {
     let bytes = io::files::read(path).map_err(Failure::usage)?;
-    serde_json::from_slice(&bytes).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    Collateral::from_json(&bytes).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// The target's leaf certificate, DER: from a file if there is one of that name, else from the network.
@@ -101,13 +113,5 @@ mod tests {
         for bad in ["localhost", ":443", "host:", "host:70000", "host:-1", ""] {
             assert_eq!(host_and_port(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn an_authentic_quote_without_collateral_is_undecided() {
-        let verdict = judge(Err(VerifyError::NoCollateral { anchor: "an Intel TDX module" }), None);
-        assert_eq!(verdict.exit(), Exit::Undecided);
-        let verdict = judge(Err(VerifyError::Quote("revoked".into())), None);
-        assert_eq!(verdict.exit(), Exit::NotTrusted);
     }
 }

@@ -74,7 +74,7 @@ impl Verdict {
 fn advised(error: &VerifyError) -> String {
     let advice = match error {
         VerifyError::NoCollateral { .. } => "; pass --collateral FILE",
-        VerifyError::AnchorNotTrusted { .. } if cfg!(feature = "simulator") => "; see --trust-simulator",
+        _ if error.class() == casemate_verify::Class::Root && cfg!(feature = "simulator") => "; see --trust-simulator",
         _ => "",
     };
     format!("{error}{advice}")
@@ -118,7 +118,7 @@ impl Report<'_> {
             line("app id", &peer.app_id);
             line("compose hash", &peer.compose_hash);
             line("instance", peer.instance_id.as_deref().unwrap_or("none"));
-            line("key provider", peer.key_provider);
+            line("key provider", &peer.key_provider);
             let registers = [
                 ("mrtd", &peer.registers.mrtd),
                 ("rtmr0", &peer.registers.rtmr0),
@@ -170,7 +170,7 @@ struct JsonPeer<'a> {
     app_id: String,
     compose_hash: String,
     instance_id: Option<String>,
-    key_provider: &'a str,
+    key_provider: String,
     registers: JsonRegisters,
     tags: &'a [String],
     spki_pin: String,
@@ -201,7 +201,7 @@ impl<'a> JsonPeer<'a> {
             app_id: peer.app_id().to_string(),
             compose_hash: peer.compose_hash().to_string(),
             instance_id: peer.instance_id().map(|id| id.to_string()),
-            key_provider: peer.key_provider(),
+            key_provider: peer.key_provider().to_string(),
             registers: JsonRegisters {
                 mrtd: measured(launch.mrtd),
                 rtmr0: measured(launch.rtmr0),
@@ -212,8 +212,8 @@ impl<'a> JsonPeer<'a> {
             },
             tags,
             // As curl's --pinnedpubkey takes it.
-            spki_pin: format!("sha256//{}", STANDARD.encode(peer.spki_sha256())),
-            certificate_not_after: peer.not_after(),
+            spki_pin: peer.key().map_or_else(String::new, |key| format!("sha256//{}", STANDARD.encode(key.spki_sha256))),
+            certificate_not_after: peer.key().map_or(0, |key| key.not_after),
             collateral_expires: peer.collateral_expires(),
         }
     }

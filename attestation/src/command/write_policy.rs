@@ -1,7 +1,7 @@
 //! Writes the policy that accepts one document on one image.
 
 use casemate_measure::{KeyProvider, LaunchRegisters, MeasuredConfig, Platform};
-use casemate_verify::{Policy, PolicyApp, PolicyImage};
+use casemate_verify::{Policy, PolicyApp, PolicyImage, PolicyParts};
 
 use super::arguments::WritePolicy;
 use super::exit::Exit;
@@ -26,11 +26,12 @@ pub(super) fn run(arguments: &WritePolicy) -> Result<Exit, Failure> {
     let app = PolicyApp {
         name: config.name().to_owned(),
         app_id: config.app_id(),
-        compose_hash: config.compose_hash(),
+        compose_hash: Some(config.compose_hash()),
         tags: vec![config.section().egress.mode.tag().to_owned()],
     };
-    let policy =
-        Policy::new(&registers_name, vec![PolicyImage::from(&launch)], vec![app]).map_err(Failure::usage)?;
+    let parts =
+        PolicyParts { images: vec![PolicyImage::from(&launch)], apps: vec![app], ..PolicyParts::default() };
+    let policy = Policy::new(&registers_name, parts).map_err(Failure::usage)?;
     let json = serde_json::to_string_pretty(&policy).map_err(Failure::usage)? + "\n";
     io::files::write(arguments.out.as_deref(), json.as_bytes()).map_err(Failure::usage)?;
     Ok(Exit::Trusted)

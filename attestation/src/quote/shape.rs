@@ -122,6 +122,11 @@ fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
     })
 }
 
+/// Whether bytes begin as a TDX quote does.
+pub(crate) fn is_one(bytes: &[u8]) -> bool {
+    matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..])
+}
+
 /// The TD report and what follows it, after a look at the header.
 fn split(quote: &[u8]) -> Result<(&[u8], Reader<'_>), EvidenceError> {
     if quote.len() > MAX_QUOTE {

@@ -1,10 +1,14 @@
 //! From a certificate to the evidence in it.
 
+use casemate_measure::AppId;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Extension};
 
-use super::{ATTESTATION_OID, Attestation, EVENT_LOG_OID, QUOTE_OID, der, event_json};
+use super::{
+    APP_ID_OID, APP_INFO_OID, ATTESTATION_OID, AppInfo, Attestation, EVENT_LOG_OID, IssuerClaims, QUOTE_OID, USAGE_OID,
+    der, event_log,
+};
 use crate::error::EvidenceError;
 use crate::quote;
 
@@ -19,6 +23,25 @@ pub struct CertificateEvidence {
     pub not_before: u64,
     /// Last valid second, Unix; 0 for anything before 1970.
     pub not_after: u64,
+    /// What the issuer says.
+    pub claims: IssuerClaims,
+    /// The certificate and those that were shown with it, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+}
+
+/// The most certificates of a chain that are kept. dstack's have three.
+const MAX_CHAIN: usize = 8;
+
+/// Reads a chain, leaf first: the leaf as [`from_certificate`] does, the others unread.
+///
+/// # Errors
+/// As [`from_certificate`]; no certificate, or more than eight.
+pub fn from_chain<C: AsRef<[u8]>>(chain: &[C]) -> Result<CertificateEvidence, EvidenceError> {
+    let malformed = || EvidenceError::malformed("certificate chain", "1 to 8 certificates", chain.len());
+    let leaf = chain.first().filter(|_| chain.len() <= MAX_CHAIN).ok_or_else(malformed)?;
+    let mut evidence = from_certificate(leaf.as_ref())?;
+    evidence.chain = chain.iter().map(|der| der.as_ref().to_vec()).collect();
+    Ok(evidence)
 }
 
 /// Reads one DER certificate: the attestation extension if there is one, else the older pair of quote and event log.
@@ -47,6 +70,8 @@ pub fn from_certificate(certificate_der: &[u8]) -> Result<CertificateEvidence, E
         spki_der,
         not_before: seconds(certificate.validity().not_before),
         not_after: seconds(certificate.validity().not_after),
+        claims: claims(&certificate)?,
+        chain: vec![certificate_der.to_vec()],
     })
 }
 
@@ -68,9 +93,27 @@ fn older_form(certificate: &X509Certificate<'_>) -> Result<Attestation, Evidence
     let log = unique(certificate, EVENT_LOG_OID)?.ok_or(EvidenceError::NoEventLog)?;
     Ok(Attestation {
         quote: raw.to_vec(),
-        events: event_json::decode(log)?,
+        events: event_log::runtime(&event_log::read(log)?)?,
         report_data: quote::TdReport::of_quote(raw)?.report_data,
         config: String::new(),
+    })
+}
+
+fn claims(certificate: &X509Certificate<'_>) -> Result<IssuerClaims, EvidenceError> {
+    let app_id = unique(certificate, APP_ID_OID)?.map(|bytes| {
+        let found = format!("{} bytes", bytes.len());
+        bytes.try_into().map(AppId).map_err(|_| EvidenceError::malformed("certificate: app id (.3)", "20 bytes", found))
+    });
+    let usage = unique(certificate, USAGE_OID)?.map(|bytes| {
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| EvidenceError::malformed("certificate: usage (.4)", "UTF-8", error))
+    });
+    let app_info = unique(certificate, APP_INFO_OID)?.map(AppInfo::decode);
+    Ok(IssuerClaims {
+        app_id: app_id.transpose()?,
+        usage: usage.transpose()?,
+        app_info: app_info.transpose()?,
     })
 }
 

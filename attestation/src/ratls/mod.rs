@@ -1,8 +1,10 @@
 //! RA-TLS: evidence inside an X.509 certificate, as dstack writes it (dstack `ra-tls/src/{oids,cert,attestation}.rs`).
 
 mod certificate;
+mod claims;
 mod der;
-mod event_json;
+pub(crate) mod event_log;
+mod msgpack;
 mod scale;
 
 use casemate_measure::EventLog;
@@ -10,7 +12,8 @@ use sha2::{Digest as _, Sha512};
 
 use crate::error::EvidenceError;
 
-pub use certificate::{CertificateEvidence, from_certificate};
+pub use certificate::{CertificateEvidence, from_certificate, from_chain};
+pub use claims::{AppInfo, IssuerClaims};
 
 /// Raw TDX quote (certificates of dstack up to 0.5.8).
 pub const QUOTE_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 62397, 1, 1];
@@ -47,13 +50,36 @@ impl Attestation {
         scale::encode(self)
     }
 
-    /// Reads a versioned attestation of a TDX guest.
+    /// Version 1 (MessagePack): what dstack writes where an event has a version 2 digest, which version 0 cannot say.
     ///
     /// # Errors
-    /// More than [`MAX_ATTESTATION`] bytes, trailing bytes, a malformed encoding; another TEE or version 1 as not
-    /// implemented.
+    /// Never with what [`Attestation::decode`] gave.
+    pub fn encode_v1(&self) -> Result<Vec<u8>, EvidenceError> {
+        msgpack::encode(self)
+    }
+
+    /// Reads a versioned attestation of a TDX guest: version 0 (SCALE) or 1 (MessagePack), told apart by the first byte.
+    ///
+    /// # Errors
+    /// More than [`MAX_ATTESTATION`] bytes, trailing bytes, a malformed encoding; another TEE as not implemented.
     pub fn decode(bytes: &[u8]) -> Result<Self, EvidenceError> {
-        scale::decode(bytes)
+        if bytes.len() > MAX_ATTESTATION {
+            return Err(EvidenceError::TooLarge {
+                what: "attestation",
+                limit: MAX_ATTESTATION,
+                found: bytes.len(),
+            });
+        }
+        match bytes {
+            [0, ..] => scale::decode(bytes),
+            [0x80..=0x8f | 0xde | 0xdf, ..] => msgpack::decode(bytes),
+            [version, ..] => Err(EvidenceError::malformed(
+                "attestation",
+                "version 0 (SCALE) or 1 (MessagePack)",
+                format_args!("byte {version:#04x}"),
+            )),
+            [] => Err(EvidenceError::malformed("attestation", "version 0 (SCALE) or 1 (MessagePack)", "nothing")),
+        }
     }
 }
 
@@ -65,4 +91,9 @@ pub fn extension_value(content: &[u8]) -> Vec<u8> {
 /// `SHA512("ratls-cert:" ‖ SubjectPublicKeyInfo)`: what a quote must carry to speak for that key.
 pub fn report_data_for_key(spki_der: &[u8]) -> [u8; 64] {
     Sha512::new().chain_update(b"ratls-cert:").chain_update(spki_der).finalize().into()
+}
+
+/// `SHA512("app-data:" ‖ data)`: what a quote over an app's own data carries (dstack `QuoteContentType::AppData`).
+pub fn report_data_for_app(data: &[u8]) -> [u8; 64] {
+    Sha512::new().chain_update(b"app-data:").chain_update(data).finalize().into()
 }

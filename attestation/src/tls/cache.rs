@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::peer::VerifiedPeer;
 
-/// Only accepted peers get in, so this bounds memory against many genuine ones. An entry takes a few hundred bytes.
+/// Only accepted peers get in, so this bounds memory against many genuine ones. An entry takes some 4 KiB.
 const CAPACITY: usize = 256;
 /// An identity is decided again after this many seconds, so that newly expired evidence is noticed on old certificates.
 const MAX_AGE: u64 = 3600;
@@ -32,7 +32,7 @@ impl Cache {
 
     /// Keeps an identity. A full cache first drops what has expired, then what would expire first.
     pub(super) fn keep(&self, leaf_der: &[u8], peer: Arc<VerifiedPeer>, now: u64) {
-        let until = now.saturating_add(MAX_AGE).min(peer.not_after()).min(peer.collateral_expires());
+        let until = now.saturating_add(MAX_AGE).min(peer.expires());
         let mut entries = self.entries();
         if entries.len() >= CAPACITY {
             entries.retain(|_, entry| entry.until >= now);
@@ -56,70 +56,45 @@ fn key(leaf_der: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use casemate_measure::{AppId, ComposeHash, Register};
+    use casemate_measure::LaunchRegisters;
 
     use super::*;
-    use crate::TcbStatus;
-    use crate::peer::{AuthenticEvidence, AuthenticPeer, AuthenticQuote, Tee};
-    use crate::quote::TdReport;
+    use crate::peer::{Binding, Key, Tee, sample};
 
-    fn peer(not_after: u64, collateral_expires: u64) -> Arc<VerifiedPeer> {
-        let report = TdReport {
-            tee_tcb_svn: [0; 16],
-            mr_seam: Register::ZERO,
-            mr_signer_seam: Register::ZERO,
-            seam_attributes: [0; 8],
-            td_attributes: [0; 8],
-            xfam: [0; 8],
-            mrtd: Register::ZERO,
-            mr_config_id: casemate_measure::MrConfigId::ZERO,
-            mr_owner: Register::ZERO,
-            mr_owner_config: Register::ZERO,
-            rtmr: [Register::ZERO; 4],
-            report_data: [0; 64],
-        };
-        let quote = AuthenticQuote {
-            tee: Tee::Simulator,
-            report,
-            tcb_status: TcbStatus::UpToDate,
-            advisory_ids: Vec::new(),
-            collateral_expires,
-        };
-        let evidence = AuthenticEvidence {
-            quote,
-            app_id: AppId([0; 20]),
-            compose_hash: ComposeHash([0; 32]),
-            instance_id: None,
-            key_provider: String::new(),
-        };
-        let peer = AuthenticPeer { evidence, spki_sha256: [0; 32], not_after };
+    fn peer(not_after: u64) -> Arc<VerifiedPeer> {
+        let mut peer = sample::peer(Tee::Simulator, LaunchRegisters::ZERO);
+        peer.binding = Binding::Key(Key { spki_sha256: [0; 32], not_after });
         Arc::new(VerifiedPeer { peer, tags: Vec::new() })
     }
 
     #[test]
     fn an_entry_ends_with_the_first_of_certificate_collateral_and_an_hour() {
-        for (not_after, collateral, last) in
-            [(9_000, 9_999, 1_000 + MAX_AGE), (1_500, 9_999, 1_500), (9_999, 1_400, 1_400)]
-        {
+        let now = sample::VALID;
+        let collateral = peer(u64::MAX).collateral_expires();
+        for (decided, not_after, last) in [
+            (now, u64::MAX, now + MAX_AGE),
+            (now, now + 500, now + 500),
+            (collateral - 60, u64::MAX, collateral),
+        ] {
             let cache = Cache::default();
-            cache.keep(b"leaf", peer(not_after, collateral), 1_000);
-            assert!(cache.find(b"leaf", 1_000).is_some());
+            cache.keep(b"leaf", peer(not_after), decided);
+            assert!(cache.find(b"leaf", decided).is_some());
             assert!(cache.find(b"leaf", last).is_some());
             assert!(cache.find(b"leaf", last + 1).is_none());
             // A clock that went back proves nothing about validity then.
-            assert!(cache.find(b"leaf", 999).is_none());
-            assert!(cache.find(b"another", 1_000).is_none());
+            assert!(cache.find(b"leaf", decided - 1).is_none());
+            assert!(cache.find(b"another", decided).is_none());
         }
     }
 
     #[test]
     fn it_stays_bounded_and_drops_what_expires_first() {
-        let cache = Cache::default();
+        let (cache, now) = (Cache::default(), sample::VALID);
         for number in 0..2_000_u64 {
-            cache.keep(&number.to_le_bytes(), peer(10_000 + number, 99_999), 8_000);
+            cache.keep(&number.to_le_bytes(), peer(now + 1_000 + number), now);
         }
         assert_eq!(cache.entries().len(), CAPACITY);
-        assert!(cache.find(&1_999_u64.to_le_bytes(), 8_000).is_some());
-        assert!(cache.find(&0_u64.to_le_bytes(), 8_000).is_none());
+        assert!(cache.find(&1_999_u64.to_le_bytes(), now).is_some());
+        assert!(cache.find(&0_u64.to_le_bytes(), now).is_none());
     }
 }

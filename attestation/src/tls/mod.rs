@@ -13,23 +13,57 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 
 use self::cache::Cache;
-use crate::acceptable::{self, Image};
-use crate::error::{NotTrusted, Reason, VerifyError};
-use crate::peer::VerifiedPeer;
+use crate::acceptable::Rules;
+use crate::error::{Class, NotTrusted, Reason, VerifyError};
+use crate::peer::{AuthenticPeer, VerifiedPeer};
+use crate::policy::Policy;
 use crate::verifier::Verifier;
 
 /// Seconds since 1970, by whatever clock the process trusts.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Who says what is acceptable.
+#[derive(Clone, Debug)]
+pub enum Judge {
+    /// A relying party's policy file.
+    Policy(Box<Policy>),
+    /// The rules of the mesh.
+    Rules(Rules),
+}
+
+impl Judge {
+    fn judge(&self, peer: AuthenticPeer, now: u64) -> Result<VerifiedPeer, NotTrusted> {
+        match self {
+            Self::Policy(policy) => policy.judge(peer, now),
+            Self::Rules(rules) => rules.judge(peer, now),
+        }
+    }
+}
+
+impl From<Policy> for Judge {
+    fn from(policy: Policy) -> Self {
+        Self::Policy(Box::new(policy))
+    }
+}
+
+impl From<Rules> for Judge {
+    fn from(rules: Rules) -> Self {
+        Self::Rules(rules)
+    }
+}
 
 /// The rustls verifier of both sides: a peer is accepted for the evidence in its leaf certificate.
 ///
 /// Names and issuers are not looked at: whoever holds the leaf's key is who the evidence says. rustls asks
 /// [`ServerCertVerifier`] (or [`ClientCertVerifier`]) about the certificate and, by the same leaf, checks the signature that
 /// proves the key.
+///
+/// A handshake cannot wait: collateral comes from the verifier's store alone. Where it has none for such a platform, the
+/// handshake fails with [`VerifyError::NoCollateral`], which names the platform: fetch, store, try again.
 pub struct PeerVerifier {
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     clock: Clock,
-    images: Vec<Image>,
+    judge: Judge,
     expected_app: Option<AppId>,
     client_mandatory: bool,
     algorithms: WebPkiSupportedAlgorithms,
@@ -37,19 +71,19 @@ pub struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    /// A verifier that accepts peers of these images, and of that app only if one is given. `client_mandatory`: whether a
-    /// client must send a certificate; one that is sent must verify in any case.
+    /// A verifier that accepts peers that the judge accepts, and of that app only if one is given. `client_mandatory`: whether
+    /// a client must send a certificate; one that is sent must verify in any case.
     pub fn new(
-        verifier: Verifier,
+        verifier: Arc<Verifier>,
         clock: Clock,
-        images: Vec<Image>,
+        judge: impl Into<Judge>,
         expected_app: Option<AppId>,
         client_mandatory: bool,
     ) -> Self {
         Self {
             verifier,
             clock,
-            images,
+            judge: judge.into(),
             expected_app,
             client_mandatory,
             algorithms: rustls::crypto::ring::default_provider().signature_verification_algorithms,
@@ -58,8 +92,9 @@ impl PeerVerifier {
     }
 
     /// Who that leaf certificate is. After a handshake, ask with the connection's first peer certificate: the answer
-    /// comes from a cache, unless the session was resumed or the entry has expired (with the certificate, with the
-    /// collateral, or after an hour), and then it is verified again.
+    /// comes from a cache, unless the entry has expired (with the certificate, with the collateral, or after an hour), and
+    /// then it is verified again. Ask after a resumed handshake, too: its ticket holds the certificate, and says nothing about
+    /// whether that still counts.
     ///
     /// # Errors
     /// As [`Verifier::verify_certificate`]; an image or app that is not acceptable.
@@ -69,11 +104,11 @@ impl PeerVerifier {
             return Ok(peer);
         }
         let peer = self.verifier.verify_certificate(leaf_der, now)?;
-        acceptable::judge(&self.images, &peer)?;
+        let peer = self.judge.judge(peer, now)?;
         if let Some(expected) = self.expected_app.filter(|expected| *expected != peer.app_id()) {
-            return Err(NotTrusted(vec![Reason::new("app_id", expected, peer.app_id())]).into());
+            return Err(NotTrusted(vec![Reason::new(Class::App, "app_id", expected, peer.app_id())]).into());
         }
-        let peer = Arc::new(VerifiedPeer { peer, tags: Vec::new() });
+        let peer = Arc::new(peer);
         self.cache.keep(leaf_der, Arc::clone(&peer), now);
         Ok(peer)
     }
@@ -89,7 +124,7 @@ impl PeerVerifier {
 impl fmt::Debug for PeerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerVerifier")
-            .field("images", &self.images)
+            .field("judge", &self.judge)
             .field("expected_app", &self.expected_app)
             .field("client_mandatory", &self.client_mandatory)
             .finish_non_exhaustive()

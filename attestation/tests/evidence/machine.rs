@@ -107,7 +107,7 @@ pub(crate) fn boot_events(compose: &ComposeHash) -> Vec<RuntimeEvent> {
 
 /// A verifier that was told, in so many words, to believe the simulated TEE.
 pub(crate) fn trusting_verifier() -> Verifier {
-    Verifier::new(vec![(TrustAnchor::Simulator, None)])
+    Verifier::new([TrustAnchor::Simulator], Default::default())
 }
 
 /// An image as `casemate-image` measures it in this version: RTMR2 only.

@@ -3,7 +3,10 @@
 use casemate_measure::{EventLog, Register, RuntimeEvent};
 use casemate_verify::quote::TdReport;
 use casemate_verify::ratls::Attestation;
-use casemate_verify::{QuoteCollateralV3, TcbStatus, Tee, TrustAnchor, Verifier, VerifyError};
+use casemate_verify::collateral::{Collateral, Kept};
+use casemate_verify::{
+    AuthenticQuote, Ca, Class, PlatformKind, TcbStatus, Tee, TrustAnchor, Verifier, VerifyError,
+};
 
 const QUOTE: &[u8] = include_bytes!("../fixtures/tdx_quote");
 const COLLATERAL: &str = include_str!("../fixtures/tdx_quote_collateral.json");
@@ -15,16 +18,35 @@ const VERSION_5_COLLATERAL: &str = include_str!("../fixtures/tdx_quote_td15ex_co
 /// 2026-10-20T00:00:00Z, when [`VERSION_5_COLLATERAL`] is valid.
 const VERSION_5_VALID: u64 = 1_792_454_400;
 
+/// Of the kind of platform that the dstack report comes from.
+const DSTACK_COLLATERAL: &str = include_str!("../fixtures/tdx_quote_outdated_collateral.json");
+/// 2026-02-25T06:13:20Z, when [`DSTACK_COLLATERAL`] is valid.
+const DSTACK_VALID: u64 = 1_772_000_000;
+
 const DSTACK: &str = include_str!("../fixtures/dstack_quote_report.json");
 
-fn intel(collateral: &str) -> Verifier {
-    let collateral: QuoteCollateralV3 = serde_json::from_str(collateral).unwrap();
-    Verifier::new(vec![(TrustAnchor::Intel, Some(collateral))])
+/// Verifies with that collateral alone.
+fn verify(collateral: &str, quote: &[u8], now: u64) -> Result<AuthenticQuote, VerifyError> {
+    let collateral = Collateral::from_json(collateral.as_bytes()).unwrap();
+    intel().verify_quote_with(quote, &collateral, now)
+}
+
+fn intel() -> Verifier {
+    Verifier::new([TrustAnchor::Intel], Default::default())
+}
+
+/// A verifier that has verified and stored the collateral of the first fixture.
+fn informed() -> Verifier {
+    let verifier = intel();
+    let collateral = Collateral::from_json(COLLATERAL.as_bytes()).unwrap();
+    let verified = verifier.verify_collateral(QUOTE, collateral, VALID).unwrap();
+    assert_eq!(verifier.store().keep(verified, VALID), Kept::Stored);
+    verifier
 }
 
 #[test]
 fn a_quote_verifies_while_its_collateral_is_valid() {
-    let quote = intel(COLLATERAL).verify_quote(QUOTE, VALID).unwrap();
+    let quote = informed().verify_quote(QUOTE, VALID).unwrap();
     assert_eq!(quote.tee(), Tee::Tdx);
     assert_eq!(quote.tcb_status(), TcbStatus::UpToDate);
     assert_eq!(*quote.report(), TdReport::of_quote(QUOTE).unwrap());
@@ -32,13 +54,14 @@ fn a_quote_verifies_while_its_collateral_is_valid() {
     // The earliest next update of all the collateral.
     assert!((VALID..VALID + 31 * 86_400).contains(&quote.collateral_expires()));
 
-    let error = intel(COLLATERAL).verify_quote(QUOTE, VALID + 365 * 86_400).unwrap_err();
-    assert!(matches!(&error, VerifyError::Quote(text) if text.contains("xpired")), "{error}");
+    let error = informed().verify_quote(QUOTE, VALID + 365 * 86_400).unwrap_err();
+    assert_eq!(error.class(), Class::Collateral, "{error}");
+    assert!(error.to_string().contains("xpired"), "{error}");
 }
 
 #[test]
 fn a_version_5_quote_verifies() {
-    let quote = intel(VERSION_5_COLLATERAL).verify_quote(VERSION_5, VERSION_5_VALID).unwrap();
+    let quote = verify(VERSION_5_COLLATERAL, VERSION_5, VERSION_5_VALID).unwrap();
     assert_eq!(quote.tee(), Tee::Tdx);
     assert_eq!(quote.tcb_status(), TcbStatus::UpToDate);
     assert_eq!(*quote.report(), TdReport::of_quote(VERSION_5).unwrap());
@@ -46,30 +69,33 @@ fn a_version_5_quote_verifies() {
 
 #[test]
 fn another_platforms_collateral_does_not_fit() {
-    let error = intel(VERSION_5_COLLATERAL).verify_quote(QUOTE, VERSION_5_VALID).unwrap_err();
-    assert!(matches!(error, VerifyError::Quote(_)), "{error}");
+    let error = verify(DSTACK_COLLATERAL, QUOTE, DSTACK_VALID).unwrap_err();
+    assert_eq!(error.class(), Class::Collateral, "{error}");
 }
 
 #[test]
 fn without_collateral_there_is_no_verdict() {
-    let verifier = Verifier::new(vec![(TrustAnchor::Intel, None)]);
+    let verifier = Verifier::new([TrustAnchor::Intel], Default::default());
     let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
-    assert_eq!(error, VerifyError::NoCollateral { anchor: "an Intel TDX module" });
+    let platform = PlatformKind { fmspc: [0xb0, 0xc0, 0x6f, 0, 0, 0], ca: Ca::Platform };
+    assert_eq!(error, VerifyError::NoCollateral { anchor: "an Intel TDX module", platform });
 }
 
 #[test]
 fn a_verifier_of_the_simulator_alone_refuses_intels() {
-    let verifier = Verifier::new(vec![(TrustAnchor::Simulator, None)]);
+    let verifier = Verifier::new([TrustAnchor::Simulator], Default::default());
     let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
-    assert_eq!(error, VerifyError::AnchorNotTrusted { found: "an Intel TDX module" });
+    assert_eq!(error.class(), Class::Root);
+    assert!(error.to_string().contains("an Intel TDX module, which this verifier was not told to trust"), "{error}");
 }
 
 #[test]
 fn a_changed_register_breaks_the_signature() {
     let mut changed = QUOTE.to_vec();
     changed[casemate_verify::quote::offset::RTMR0 + 2 * 48] ^= 1;
-    let error = intel(COLLATERAL).verify_quote(&changed, VALID).unwrap_err();
-    assert_eq!(error, VerifyError::Quote("ISV enclave report signature is invalid".into()));
+    let error = informed().verify_quote(&changed, VALID).unwrap_err();
+    assert_eq!(error.class(), Class::Signature);
+    assert!(error.to_string().contains("ISV enclave report signature is invalid"), "{error}");
 }
 
 /// The quote of this fixture verifies, and an empty log is not its log: no event was looked at.
@@ -81,8 +107,8 @@ fn a_log_that_does_not_replay_is_refused_before_it_is_read() {
         report_data: TdReport::of_quote(QUOTE).unwrap().report_data,
         config: String::new(),
     };
-    let error = intel(COLLATERAL).verify_attestation(&attestation, VALID).unwrap_err();
-    assert!(matches!(error, VerifyError::Rtmr3 { .. }), "{error}");
+    let error = informed().verify_attestation(&attestation, VALID).unwrap_err();
+    assert_eq!(error.class(), Class::Log, "{error}");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casemate_measure::AppId;
-use casemate_verify::acceptable::Image;
+use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::collateral::Store;
 use casemate_verify::tls::{Clock, PeerVerifier};
 use casemate_verify::{TrustAnchor, VerifiedPeer, Verifier};
 use rustls::client::danger::ServerCertVerifier;
@@ -36,9 +37,11 @@ impl Attested {
         }
         let clock: Clock = Arc::new(unix_seconds);
         let images: Vec<Image> = config.images.iter().map(|rule| image(rule, config)).collect();
+        let rules = Rules { images, ..Rules::default() };
+        let verifier = Arc::new(Verifier::new([anchor(config.trust)], Arc::new(Store::new())));
         let verifier = |app| {
-            let anchors = Verifier::new(vec![(anchor(config.trust), None)]);
-            Arc::new(PeerVerifier::new(anchors, Arc::clone(&clock), images.clone(), app, false))
+            let (verifier, clock) = (Arc::clone(&verifier), Arc::clone(&clock));
+            Arc::new(PeerVerifier::new(verifier, clock, rules.clone(), app, false))
         };
         let targets = config.targets.keys().map(|app| (*app, verifier(Some(*app)))).collect();
         Ok(Self { callers: verifier(None), targets })

@@ -111,7 +111,7 @@ impl Logged {
     /// The runtime event in it, if it is one: then its name and payload make its digest.
     pub fn runtime(&self) -> Option<RuntimeEvent> {
         let name = self.name.as_deref().filter(|_| self.event_type == EventType::DSTACK_RUNTIME)?;
-        Some(RuntimeEvent::new(name, self.payload.as_slice()))
+        Some(RuntimeEvent { version: self.version, ..RuntimeEvent::new(name, self.payload.as_slice()) })
     }
 }
 

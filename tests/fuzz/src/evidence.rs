@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use casemate_agent::tdx;
 use casemate_verify::quote::{HEADER_LEN, TD_REPORT_LEN, TdReport};
 use casemate_verify::ratls::{self, Attestation};
-use casemate_verify::{QuoteCollateralV3, TrustAnchor, Verifier, simulator};
+use casemate_verify::collateral::Collateral;
+use casemate_verify::{TrustAnchor, Verifier, simulator};
 
 use crate::Verdict;
 
@@ -17,7 +18,7 @@ const NOW: u64 = 1_795_435_200;
 
 fn verifier() -> &'static Verifier {
     static VERIFIER: OnceLock<Verifier> = OnceLock::new();
-    VERIFIER.get_or_init(|| Verifier::new(vec![(TrustAnchor::Simulator, None)]))
+    VERIFIER.get_or_init(|| Verifier::new([TrustAnchor::Simulator], Default::default()))
 }
 
 /// The report is the quote's bytes, and nobody but the signer makes one that verifies.
@@ -81,12 +82,12 @@ pub(crate) fn certificate(der: &[u8]) -> Verdict {
 
 /// Collateral is signed: what makes the genuine quote verify says what the genuine collateral says.
 pub(crate) fn collateral(json: &[u8]) -> Verdict {
-    let Ok(collateral) = serde_json::from_slice::<QuoteCollateralV3>(json) else { return Verdict::Refused };
-    let tcb_info = collateral.tcb_info.clone();
-    let verifier = Verifier::new(vec![(TrustAnchor::Simulator, Some(collateral))]);
-    if verifier.verify_quote(GENUINE, NOW).is_ok() {
-        let genuine = simulator::collateral().map(|collateral| collateral.tcb_info);
-        assert_eq!(Some(tcb_info), genuine, "forged collateral was believed");
+    let Ok(collateral) = Collateral::from_json(json) else { return Verdict::Refused };
+    let believed = verifier().verify_quote_with(GENUINE, &collateral, NOW).is_ok();
+    assert_eq!(Collateral::from_json(collateral.to_json().as_bytes()).as_ref(), Ok(&collateral));
+    if believed {
+        let genuine = simulator::collateral().map(|genuine| *genuine.times());
+        assert_eq!(Some(*collateral.times()), genuine, "forged collateral was believed");
     }
     Verdict::Accepted
 }
@@ -104,7 +105,6 @@ mod tests {
         verifier().verify_attestation(&attestation, NOW).unwrap();
         verifier().verify_certificate(include_bytes!("../seeds/certificate/simulated.der"), NOW).unwrap();
         let collateral = simulator::collateral();
-        let given = Verifier::new(vec![(TrustAnchor::Simulator, collateral)]);
-        given.verify_quote(GENUINE, NOW).unwrap();
+        verifier().verify_quote_with(GENUINE, &collateral.unwrap(), NOW).unwrap();
     }
 }

@@ -82,7 +82,7 @@ async fn a_certificate_of_a_simulated_agent_proves_document_and_image() {
     let chain: Vec<Pem> = Pem::iter_from_buffer(&chain).collect::<Result<_, _>>().unwrap();
     assert_eq!(chain.len(), 2);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let peer = Verifier::new(vec![(TrustAnchor::Simulator, None)])
+    let peer = Verifier::new([TrustAnchor::Simulator], Default::default())
         .verify_certificate(&chain[0].contents, now)
         .unwrap();
     assert_eq!(peer.compose_hash(), ComposeHash::of(DOCUMENT.as_bytes()));

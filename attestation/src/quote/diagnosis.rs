@@ -1,0 +1,41 @@
+//! What kind of reason a refusal of `dcap-qvl` is. Labels only: that crate gives its reasons as text, the refusal stands
+//! whatever they say, and a test holds each label to what was done to a real quote.
+
+use crate::error::Class;
+
+/// Parts of its texts, in the order in which they are looked for.
+const TEXTS: &[(&str, Class)] = &[
+    ("CertRevoked", Class::Revocation),
+    ("Revoked", Class::Revocation),
+    ("TCBInfo", Class::Collateral),
+    ("TcbInfo", Class::Collateral),
+    ("TCB Info", Class::Collateral),
+    ("TCB info", Class::Collateral),
+    ("tcb_info", Class::Collateral),
+    ("qe_identity", Class::Collateral),
+    ("QeIdentity", Class::Collateral),
+    ("QEIdentity", Class::Collateral),
+    ("QE Identity", Class::Collateral),
+    ("CRL", Class::Collateral),
+    ("Crl", Class::Collateral),
+    ("UnknownRevocationStatus", Class::Collateral),
+    ("Fmspc mismatch", Class::Collateral),
+    ("ebug", Class::Attributes),
+    ("profiling", Class::Attributes),
+    ("Reserved bits", Class::Attributes),
+    ("migration", Class::Attributes),
+    ("SERVTD_EXT", Class::Attributes),
+    ("SEPT_VE_DISABLE", Class::Attributes),
+    ("service TD", Class::Attributes),
+    ("TDX module", Class::Module),
+    ("No matching TCB level", Class::Tcb),
+    ("ISVSVN", Class::Tcb),
+    ("Failed to decode quote", Class::Form),
+    ("Unsupported DCAP quote version", Class::Form),
+    ("attestation key type", Class::Form),
+];
+
+/// The class of a refusal by its text; what is not known is the signature's.
+pub(crate) fn class(text: &str) -> Class {
+    TEXTS.iter().find(|(part, _)| text.contains(part)).map_or(Class::Signature, |(_, class)| *class)
+}
