@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use casemate_measure::AppId;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -11,6 +12,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -26,7 +28,18 @@ pub(crate) enum Dial {
     /// A service of this appliance, on its veth.
     Service(SocketAddr),
     /// Another app: whoever answers at the address must prove to be it, inside the handshake.
-    App { address: SocketAddr, app: AppId, tls: Arc<ClientConfig>, policy: Arc<dyn PeerPolicy> },
+    App(App),
+}
+
+/// Another app, and how it proves to be it.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    pub(crate) app: AppId,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) policy: Arc<dyn PeerPolicy>,
+    /// Of what it shows for its platform.
+    pub(crate) fetched: Fetched,
 }
 
 /// A connection that is ready for requests.
@@ -41,31 +54,79 @@ impl Dial {
     pub(crate) async fn open(&self) -> Result<Opened, Failure> {
         match self {
             Self::Service(address) => http(connect(*address).await?, None).await,
-            Self::App { address, app, tls: config, policy } => {
-                let stream = connect(*address).await?;
-                let connector = TlsConnector::from(Arc::clone(config));
-                // RA-TLS certificates name an app, not a host; the verifier does not look at this name.
-                let name = ServerName::IpAddress(address.ip().into());
-                let mut stream = timeout(limits::HANDSHAKE, connector.connect(name, stream))
-                    .await
-                    .map_err(|_| Failure::ConnectTimeout)?
-                    .map_err(|error| Failure::Handshake(tls::reason(&error)))?;
-                stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
-                let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let peer = leaf
-                    .ok_or_else(|| "no certificate".to_owned())
-                    .and_then(|leaf| policy.identify(leaf, Some(app)));
-                match peer {
-                    Ok(peer) if peer.app == *app => http(stream, Some(peer)).await,
-                    Ok(peer) => Err(Failure::Handshake(format!("it is app {}, not {app}", peer.app))),
-                    Err(why) => Err(Failure::Handshake(why)),
-                }
-            }
+            Self::App(app) => app.open().await,
         }
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<Idle<TcpStream>, Failure> {
+impl App {
+    /// The handshake's verifier cannot wait, and knows only what is at hand. What is missing is fetched beforehand on a connection
+    /// that carries nothing else, once; then the peer is judged by it as any other.
+    async fn open(&self) -> Result<Opened, Failure> {
+        let before = self.fetched.times();
+        let why = match self.attempt().await {
+            Err(Failure::NoCollateral(why)) => why,
+            other => return other,
+        };
+        let Some(collateral) = self.policy.collateral() else { return Err(Failure::NoCollateral(why)) };
+        let fetched = self.fetched.once(before, || collateral.fetch_from_peer(self.address)).await;
+        fetched.map_err(|error| Failure::NoCollateral(format!("{why}; and there: {error}")))?;
+        self.attempt().await
+    }
+
+    async fn attempt(&self) -> Result<Opened, Failure> {
+        let Self { address, app, tls: config, policy, .. } = self;
+        let stream = connect(*address).await?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        // RA-TLS certificates name an app, not a host; the verifier does not look at this name.
+        let name = ServerName::IpAddress(address.ip().into());
+        let mut stream = timeout(limits::HANDSHAKE, connector.connect(name, stream))
+            .await
+            .map_err(|_| Failure::ConnectTimeout)?
+            .map_err(|error| match (tls::lacks_collateral(&error), tls::reason(&error)) {
+                (true, why) => Failure::NoCollateral(why),
+                (false, why) => Failure::Handshake(why),
+            })?;
+        stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let peer =
+            leaf.ok_or_else(|| "no certificate".to_owned()).and_then(|leaf| policy.identify(leaf, Some(app)));
+        match peer {
+            Ok(peer) if peer.app() == *app => http(stream, Some(peer)).await,
+            Ok(peer) => Err(Failure::Handshake(format!("it is app {}, not {app}", peer.app()))),
+            Err(why) => Err(Failure::Handshake(why)),
+        }
+    }
+}
+
+/// How often something was fetched. Of those who miss it at the same time one fetches it, and the others wait.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    times: AtomicU64,
+    turn: Mutex<()>,
+}
+
+impl Fetched {
+    fn times(&self) -> u64 {
+        self.times.load(Ordering::Acquire)
+    }
+
+    /// Fetches it, unless somebody else did since it had been fetched so many times.
+    async fn once<E, F: Future<Output = Result<(), E>>>(
+        &self,
+        before: u64,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<(), E> {
+        let _turn = self.turn.lock().await;
+        if self.times() == before {
+            fetch().await?;
+            self.times.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> Result<Idle<TcpStream>, Failure> {
     let stream = timeout(limits::CONNECT, TcpStream::connect(address))
         .await
         .map_err(|_| Failure::ConnectTimeout)?
@@ -90,4 +151,36 @@ where
         }
     });
     Ok(Opened { sender, peer, driver })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_those_who_miss_it_one_fetches_it() {
+        let fetched = Fetched::default();
+        let asked = AtomicU64::new(0);
+        let fetch = |fails: bool| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::task::yield_now().await;
+                if fails { Err("no") } else { Ok(()) }
+            }
+        };
+        let before = fetched.times();
+        let all = tokio::join!(
+            fetched.once(before, || fetch(true)),
+            fetched.once(before, || fetch(false)),
+            fetched.once(before, || fetch(false)),
+        );
+        assert_eq!(all, (Err("no"), Ok(()), Ok(())));
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            2,
+            "the first one failed, the second fetched for the third"
+        );
+        fetched.once(fetched.times(), || fetch(false)).await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "it is missed again");
+    }
 }

@@ -41,7 +41,7 @@ impl Exchange {
         };
         let response = loop {
             if let Some(instance) = self.instance
-                && connection.peer.as_ref().and_then(|peer| peer.instance) != Some(instance)
+                && connection.peer.as_ref().and_then(|peer| peer.instance()) != Some(instance)
             {
                 return Err(Failure::OtherInstance);
             }
