@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use casemate_measure::AppId;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::body::RequestBody;
@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) policy: Arc<dyn PeerPolicy>,
     /// Of what it shows for its platform.
     pub(crate) fetched: Fetched,
+    /// Of what it needs to know of ours.
+    pub(crate) introduction: Introduction,
 }
 
 /// A connection that is ready for requests.
@@ -57,18 +59,33 @@ impl Dial {
             Self::App(app) => app.open().await,
         }
     }
+
+    /// A connection that was opened broke before it brought an answer.
+    pub(crate) fn broke(&self) {
+        if let Self::App(app) = self {
+            app.introduction.in_vain();
+        }
+    }
 }
 
 impl App {
     /// The handshake's verifier cannot wait, and knows only what is at hand. What is missing is fetched beforehand on a connection
     /// that carries nothing else, once; then the peer is judged by it as any other.
     async fn open(&self) -> Result<Opened, Failure> {
+        let collateral = self.policy.collateral();
+        if let Some(collateral) = &collateral {
+            self.introduction.make(|| collateral.introduce(self.address)).await;
+        }
         let before = self.fetched.times();
         let why = match self.attempt().await {
             Err(Failure::NoCollateral(why)) => why,
+            Err(Failure::Handshake(why)) => {
+                self.introduction.in_vain();
+                return Err(Failure::Handshake(why));
+            }
             other => return other,
         };
-        let Some(collateral) = self.policy.collateral() else { return Err(Failure::NoCollateral(why)) };
+        let Some(collateral) = collateral else { return Err(Failure::NoCollateral(why)) };
         let fetched = self.fetched.once(before, || collateral.fetch_from_peer(self.address)).await;
         fetched.map_err(|error| Failure::NoCollateral(format!("{why}; and there: {error}")))?;
         self.attempt().await
@@ -123,6 +140,35 @@ impl Fetched {
             self.times.fetch_add(1, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+/// Our collateral is brought to a target before we first call it: its verifier cannot wait either, and who has never heard of our
+/// platform refuses us. Whether it did shows only in that connections break. So after one that did it is brought again, if that
+/// was not done lately: the target may have started anew.
+#[derive(Debug, Default)]
+pub(crate) struct Introduction {
+    made: Mutex<Option<Instant>>,
+    in_vain: AtomicBool,
+}
+
+impl Introduction {
+    /// Makes it if it is due; `introduce` says whether there was something to bring. Who comes meanwhile waits.
+    async fn make<F: Future<Output = bool>>(&self, introduce: impl FnOnce() -> F) {
+        let mut made = self.made.lock().await;
+        let due = match *made {
+            None => true,
+            Some(last) => {
+                last.elapsed() >= limits::INTRODUCTION && self.in_vain.swap(false, Ordering::Relaxed)
+            }
+        };
+        if due && introduce().await {
+            *made = Some(Instant::now());
+        }
+    }
+
+    fn in_vain(&self) {
+        self.in_vain.store(true, Ordering::Relaxed);
     }
 }
 
@@ -182,5 +228,27 @@ mod tests {
         );
         fetched.once(fetched.times(), || fetch(false)).await.unwrap();
         assert_eq!(asked.load(Ordering::Relaxed), 3, "it is missed again");
+    }
+
+    #[tokio::test]
+    async fn an_introduction_is_made_once_there_is_something_to_bring_and_again_in_time() {
+        let introduction = Introduction::default();
+        let made = AtomicU64::new(0);
+        let make = |there_is: bool| {
+            made.fetch_add(1, Ordering::Relaxed);
+            async move { there_is }
+        };
+        introduction.make(|| make(false)).await;
+        tokio::join!(introduction.make(|| make(true)), introduction.make(|| make(true)));
+        assert_eq!(made.load(Ordering::Relaxed), 2, "the other one waited, and found it made");
+        introduction.in_vain();
+        introduction.make(|| make(true)).await;
+        assert_eq!(made.load(Ordering::Relaxed), 2, "it was made just now");
+        *introduction.made.lock().await = Instant::now().checked_sub(limits::INTRODUCTION);
+        introduction.make(|| make(true)).await;
+        assert_eq!(made.load(Ordering::Relaxed), 3);
+        *introduction.made.lock().await = Instant::now().checked_sub(limits::INTRODUCTION);
+        introduction.make(|| make(true)).await;
+        assert_eq!(made.load(Ordering::Relaxed), 3, "nothing has broken since");
     }
 }

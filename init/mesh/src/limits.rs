@@ -137,6 +137,9 @@ pub const OFFERS_OF_APPS: usize = 2;
 /// Peers or servers from which collateral is fetched at a time; the next one waits.
 pub const FETCHES: usize = 2;
 
+/// How long after it was brought to a target our collateral is not brought there again.
+pub const INTRODUCTION: Duration = Duration::from_secs(60);
+
 /// How often our own collateral is fetched anew.
 pub const OWN_COLLATERAL: Duration = Duration::from_secs(24 * 3600);
 

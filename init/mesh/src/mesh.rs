@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::challenge::Challenges;
 use crate::config::Config;
-use crate::dial::{App, Dial, Fetched};
+use crate::dial::{App, Dial, Fetched, Introduction};
 use crate::identity::{self, CurrentCertificate, IdentitySource};
 use crate::inbound::{Inbound, Places};
 use crate::logs::Logs;
@@ -184,8 +184,14 @@ impl Mesh {
             let verifier = self.policy.target(&app);
             let verifier = verifier.ok_or_else(|| MeshError::Policy(format!("target {app}: no verifier")))?;
             let tls = tls::client(self.config.tls_min, verifier, Arc::clone(own))?;
-            let (policy, fetched) = (Arc::clone(&self.policy), Fetched::default());
-            let dial = Dial::App(App { address, app, tls, policy, fetched });
+            let dial = Dial::App(App {
+                address,
+                app,
+                tls,
+                policy: Arc::clone(&self.policy),
+                fetched: Fetched::default(),
+                introduction: Introduction::default(),
+            });
             Ok((app, Upstream::new(dial, all_rested)))
         };
         let upstreams = self.config.targets.iter().map(upstream).collect::<Result<_, MeshError>>()?;

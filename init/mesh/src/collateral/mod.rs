@@ -183,8 +183,7 @@ impl Collateral {
         Ok(there.map_or(0, |there| there.expires().saturating_sub((self.clock)())))
     }
 
-    /// Fetches that of whoever is there, with the quote that it shows; and, since it may know nothing of our platform either,
-    /// brings it ours.
+    /// Fetches that of whoever is there, with the quote that it shows.
     pub(crate) async fn fetch_from_peer(&self, address: SocketAddr) -> Result<(), FetchError> {
         let _turn = self.fetches.acquire().await;
         let fetch = timeout(limits::COLLATERAL, fetch::from_peer(address));
@@ -192,21 +191,41 @@ impl Collateral {
         if self.offer(&quote, fetched)? == Kept::Full {
             return Err(FetchError::Full);
         }
-        if let (Some(own), Some(ours)) = (self.own(), self.ours()) {
-            let offer = Offer::write(&own.quote, &ours.collateral().to_json());
-            let bring = timeout(limits::COLLATERAL, fetch::bring(address, offer));
-            let brought = bring.await.unwrap_or(Err(FetchError::Slow));
-            if let Err(error) = brought {
-                tracing::info!(%address, error = crate::serve::chain(&error), "our collateral was not taken");
-            }
-        }
         Ok(())
     }
 
+    /// Brings ours to whoever is there, if there is ours and not everybody has it. Whether it is taken is for them to say.
+    pub(crate) async fn introduce(&self, address: SocketAddr) -> bool {
+        let (Some(own), Some(ours)) = (self.own(), self.ours()) else { return false };
+        if self.is_built_in() {
+            return true;
+        }
+        let offer = Offer::write(&own.quote, &ours.collateral().to_json());
+        let bring = async {
+            let _turn = self.fetches.acquire().await;
+            fetch::bring(address, offer).await
+        };
+        match timeout(limits::COLLATERAL, bring).await.unwrap_or(Err(FetchError::Slow)) {
+            Ok(()) => tracing::info!(%address, "our collateral was brought"),
+            Err(error) => {
+                tracing::info!(%address, error = crate::serve::chain(&error), "our collateral was not taken");
+            }
+        }
+        true
+    }
+
+    /// Whether everybody who believes our root has our collateral, too.
+    const fn is_built_in(&self) -> bool {
+        !matches!(self.anchor, TrustAnchor::Intel)
+    }
+
     /// Keeps collateral that verifies, and is neither too old nor older than what is there.
+    ///
+    /// What was signed later than our clock says proves that the clock is behind: it is judged at the time that it proves, and
+    /// PID 1, which is told, sets the clock.
     pub(crate) fn offer(&self, quote: &[u8], offered: evidence::Collateral) -> Result<Kept, Refused> {
-        let now = (self.clock)();
         let times = *offered.times();
+        let now = (self.clock)().max(times.newest_issue);
         let verified = self.verifier.verify_collateral(quote, offered, now)?;
         if let Some(max_age) = self.max_age
             && now > times.oldest_issue.saturating_add(max_age)

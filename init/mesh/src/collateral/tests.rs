@@ -45,11 +45,14 @@ fn what_is_ours_is_shown_until_it_expires() {
 
 #[test]
 fn it_proves_when_it_was_signed() {
-    let (collateral, _) = at(NOW);
-    let proven = collateral.proven.subscribe();
-    assert_eq!(*proven.borrow(), 0);
-    collateral.offer(QUOTE, genuine()).unwrap();
-    assert_eq!(*proven.borrow(), genuine().times().newest_issue);
+    // Also to a clock that is a hundred days behind, or has not been set at all.
+    for now in [NOW, NOW - 100 * DAY, 0] {
+        let (collateral, _) = at(now);
+        let proven = collateral.proven.subscribe();
+        assert_eq!(*proven.borrow(), 0);
+        assert_eq!(collateral.offer(QUOTE, genuine()).unwrap(), Kept::Stored);
+        assert_eq!(*proven.borrow(), genuine().times().newest_issue);
+    }
 }
 
 #[test]
@@ -65,7 +68,8 @@ fn what_is_too_old_is_refused_before_it_expires() {
 
 #[test]
 fn what_does_not_verify_is_not_kept() {
-    let (collateral, _) = at(NOW);
+    // What is forged proves nothing, of whatever time it says to be.
+    let (collateral, _) = at(NOW - 100 * DAY);
     let mut parts: casemate_verify::QuoteCollateralV3 = serde_json::from_str(JSON).unwrap();
     parts.tcb_info = parts.tcb_info.replace("OutOfDate", "UpToDate");
     let forged = evidence::Collateral::new(parts).unwrap();
@@ -74,4 +78,49 @@ fn what_does_not_verify_is_not_kept() {
     assert!(matches!(collateral.offer(another, genuine()), Err(Refused::Verify(_))));
     assert!(collateral.verifier.store().find(TrustAnchor::Intel, own().platform).is_none());
     assert_eq!(*collateral.proven.borrow(), 0);
+}
+
+#[tokio::test]
+async fn ours_is_brought_as_it_is_taken() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let made = rcgen::generate_simple_self_signed(vec!["far".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let expected = Offer::write(QUOTE, &genuine().to_json());
+    let length = expected.len();
+    let far = tokio::spawn(async move {
+        let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut read = Vec::new();
+        while !read.windows(4).any(|four| four == b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        stream.write_all(b"HTTP/1.1 204 X\r\n\r\n").await.unwrap();
+        (String::from_utf8(read).unwrap(), String::from_utf8(body).unwrap())
+    });
+    let (collateral, _) = at(NOW);
+    assert!(!collateral.introduce(address).await, "there is none yet");
+    *collateral.own.write().unwrap() = Some(own());
+    collateral.offer(QUOTE, genuine()).unwrap();
+    assert!(collateral.introduce(address).await);
+    let (head, body) = far.await.unwrap();
+    assert!(head.starts_with("POST /.well-known/casemate/collateral HTTP/1.1\r\n"), "{head}");
+    assert_eq!(body, expected);
+    // Whoever it is takes it by the same reading.
+    let (there, _) = at(NOW);
+    let asker = Asker::Stranger(address.ip());
+    let taken = there.take(http_body_util::Full::new(Bytes::from(body)), &asker).await;
+    assert_eq!(taken.status(), StatusCode::NO_CONTENT);
+    assert!(there.verifier.store().find(TrustAnchor::Intel, own().platform).is_some());
 }

@@ -383,8 +383,6 @@ async fn what_is_missed_is_fetched_on_a_connection_of_its_own_and_then_the_peer_
             // Refused within the handshake: not a byte of the request left.
             (false, String::new()),
             (false, line(&format!("GET {PATH}"))),
-            // The other side may know nothing of ours.
-            (false, line(&format!("POST {PATH}"))),
             (true, line("GET /page")),
         ]
     );
