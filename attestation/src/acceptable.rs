@@ -61,13 +61,18 @@ impl Rules {
     /// # Errors
     /// Every difference that was found.
     pub fn judge(&self, peer: AuthenticPeer, now: u64) -> Result<VerifiedPeer, NotTrusted> {
-        let mut reasons = judge(&self.images, &peer).err().map_or_else(Vec::new, |NotTrusted(reasons)| reasons);
+        let mut reasons =
+            judge(&self.images, &peer).err().map_or_else(Vec::new, |NotTrusted(reasons)| reasons);
         if *peer.key_provider() != crate::ProviderClaim::none() {
             reasons.push(Reason::new(Class::KeyProvider, "key_provider", "none", peer.key_provider()));
         }
         reasons.extend(self.tcb.judge(&peer, now));
         reasons.extend(self.freshness.judge(&peer, now));
-        if reasons.is_empty() { Ok(VerifiedPeer { peer, tags: Vec::new() }) } else { Err(NotTrusted(reasons)) }
+        if reasons.is_empty() {
+            Ok(VerifiedPeer { peer, tags: Vec::new() })
+        } else {
+            Err(NotTrusted(reasons))
+        }
     }
 }
 
@@ -115,7 +120,12 @@ fn explicit(expected: [Option<Register>; 4], peer: &AuthenticEvidence) -> Vec<Re
         None if peer.tee() == Tee::Simulator || name == "rtmr0" => None,
         None => {
             let expected = "a value to compare with (a TD's firmware can extend anything)";
-            Some(Reason::new(Class::Image, name, expected, format_args!("null, and {} in the peer", shown(&found))))
+            Some(Reason::new(
+                Class::Image,
+                name,
+                expected,
+                format_args!("null, and {} in the peer", shown(&found)),
+            ))
         }
     };
     compared.filter_map(judge).collect()
@@ -249,9 +259,11 @@ mod tests {
 
     #[test]
     fn reasons_say_what_was_there() {
-        let NotTrusted(reasons) =
-            judge(&[Image::Same(MEASURED)], &sample::evidence(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED }))
-                .unwrap_err();
+        let NotTrusted(reasons) = judge(
+            &[Image::Same(MEASURED)],
+            &sample::evidence(Tee::Tdx, LaunchRegisters { mrtd: ZERO, ..MEASURED }),
+        )
+        .unwrap_err();
         let expected = format!("images[0].mrtd: expected our own, {A}, found zero (not measured)");
         assert_eq!(reasons[0].to_string(), expected);
     }

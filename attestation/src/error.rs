@@ -43,7 +43,9 @@ pub enum EvidenceError {
         found: String,
     },
     /// Nothing that is known as evidence.
-    #[error("expected a TDX quote, an answer of a dstack agent, an attestation, a certificate or an event log")]
+    #[error(
+        "expected a TDX quote, an answer of a dstack agent, an attestation, a certificate or an event log"
+    )]
     Unknown,
     /// A form that exists elsewhere, and that this version does not read.
     #[error("not implemented in this version: {what}")]
@@ -74,7 +76,9 @@ pub enum VerifyError {
     #[error("{0}")]
     Refused(Reason),
     /// The quote's root is trusted, and there is no collateral for such a platform. Fetch some and try again.
-    #[error("quote: made by {anchor} on a platform of {platform}: no collateral at hand (TCB info, QE identity, revocation lists)")]
+    #[error(
+        "quote: made by {anchor} on a platform of {platform}: no collateral at hand (TCB info, QE identity, revocation lists)"
+    )]
     NoCollateral {
         /// Whose root.
         anchor: &'static str,
@@ -106,7 +110,9 @@ impl VerifyError {
             Self::Evidence(error) => error.class(),
             Self::Refused(reason) => reason.class,
             Self::NoCollateral { .. } => Class::Collateral,
-            Self::NotTrusted(NotTrusted(reasons)) => reasons.first().map_or(Class::Policy, |reason| reason.class),
+            Self::NotTrusted(NotTrusted(reasons)) => {
+                reasons.first().map_or(Class::Policy, |reason| reason.class)
+            }
         }
     }
 }
@@ -129,14 +135,18 @@ impl From<EvidenceError> for Reason {
             EvidenceError::TooLarge { what, limit, found } => {
                 Self::new(class, what, format_args!("at most {limit} bytes"), found)
             }
-            EvidenceError::NotImplemented { what } => Self::new(class, "evidence", "a form of this version", what),
+            EvidenceError::NotImplemented { what } => {
+                Self::new(class, "evidence", "a form of this version", what)
+            }
             EvidenceError::NoExtension => Self::new(
                 class,
                 "certificate",
                 "the RA-TLS attestation extension (1.3.6.1.4.1.62397.1.8, or .1 with .2)",
                 "none",
             ),
-            EvidenceError::NoEventLog => Self::new(class, "certificate", "the event log (.2) beside the quote (.1)", "none"),
+            EvidenceError::NoEventLog => {
+                Self::new(class, "certificate", "the event log (.2) beside the quote (.1)", "none")
+            }
             EvidenceError::DuplicateExtension { oid } => {
                 Self::new(class, format!("certificate: extension {oid}"), "at most one", "more")
             }

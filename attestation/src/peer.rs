@@ -16,7 +16,6 @@ use crate::quote::TdReport;
 /// What made the evidence. AMD SEV-SNP has its place beside these, and no code yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum Tee {
     /// An Intel TDX module.
     Tdx,

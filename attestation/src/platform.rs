@@ -38,7 +38,8 @@ impl Ca {
 impl PlatformKind {
     /// As a PCK certificate says, unverified.
     pub(crate) fn of_pck(pck_der: &[u8]) -> Result<Self, EvidenceError> {
-        let malformed = |error| EvidenceError::malformed("quote: PCK certificate", "Intel's extension", error);
+        let malformed =
+            |error| EvidenceError::malformed("quote: PCK certificate", "Intel's extension", error);
         let extension = intel::parse_pck_extension(pck_der).map_err(malformed)?;
         let ca = match intel::pck_ca(pck_der).map_err(malformed)? {
             PckCa::Processor => Ca::Processor,

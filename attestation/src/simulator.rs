@@ -6,7 +6,7 @@ use crate::collateral::Collateral;
 /// The root certificate, DER.
 pub const ROOT_DER: &[u8] = include_bytes!("simulator/root.der");
 
-/// The collateral, in the JSON form of [`QuoteCollateralV3`].
+/// The collateral, in the JSON form of [`QuoteCollateralV3`](crate::QuoteCollateralV3).
 pub const COLLATERAL_JSON: &str = include_str!("simulator/collateral.json");
 
 /// The collateral; `None` never happens with the committed file, which a test reads.

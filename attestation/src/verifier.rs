@@ -57,7 +57,11 @@ impl Verifier {
     ///
     /// # Errors
     /// The first check that does not hold.
-    pub fn authenticate(&self, presented: &Presented<'_>, now_unix: u64) -> Result<AuthenticPeer, VerifyError> {
+    pub fn authenticate(
+        &self,
+        presented: &Presented<'_>,
+        now_unix: u64,
+    ) -> Result<AuthenticPeer, VerifyError> {
         let evidence = match presented.evidence {
             Evidence::Certificate(certificate) => return self.certificate(certificate, now_unix),
             Evidence::Attestation(attestation) => self.verify_attestation(attestation, now_unix)?,
@@ -94,7 +98,11 @@ impl Verifier {
         self.certificate(&ratls::from_certificate(cert_der)?, now_unix)
     }
 
-    fn certificate(&self, certificate: &CertificateEvidence, now_unix: u64) -> Result<AuthenticPeer, VerifyError> {
+    fn certificate(
+        &self,
+        certificate: &CertificateEvidence,
+        now_unix: u64,
+    ) -> Result<AuthenticPeer, VerifyError> {
         check_validity(certificate, now_unix)?;
         let attestation = &certificate.attestation;
         let expected = ratls::report_data_for_key(&certificate.spki_der);
@@ -143,7 +151,8 @@ impl Verifier {
         let quote = self.verify_quote(&attestation.quote, now_unix)?;
         let replayed = attestation.events.replay();
         if replayed != quote.rtmr3() {
-            let expected = format_args!("a log that replays to the quote's RTMR3, {}", quote.rtmr3()).to_string();
+            let expected =
+                format_args!("a log that replays to the quote's RTMR3, {}", quote.rtmr3()).to_string();
             return Err(Reason::new(Class::Log, "event log", expected, replayed).into());
         }
         if *quote.report_data() != attestation.report_data {
@@ -218,8 +227,10 @@ impl Verifier {
         let known = TrustAnchor::KNOWN.iter().find(|anchor| anchor.fingerprint() == fingerprint);
         let found = known.map_or_else(
             || {
-                let subject = x509_parser::parse_x509_certificate(root)
-                    .map_or_else(|_| "unreadable".into(), |(_, certificate)| certificate.subject().to_string());
+                let subject = x509_parser::parse_x509_certificate(root).map_or_else(
+                    |_| "unreadable".into(),
+                    |(_, certificate)| certificate.subject().to_string(),
+                );
                 format!("an unknown root, SHA-256 {} ({})", hex::encode(fingerprint), printable(&subject))
             },
             |known| format!("{}, which this verifier was not told to trust", known.name()),
@@ -229,7 +240,12 @@ impl Verifier {
 }
 
 impl Trusted {
-    fn verify(&self, raw: &[u8], collateral: &Collateral, now_unix: u64) -> Result<AuthenticQuote, VerifyError> {
+    fn verify(
+        &self,
+        raw: &[u8],
+        collateral: &Collateral,
+        now_unix: u64,
+    ) -> Result<AuthenticQuote, VerifyError> {
         // Statuses are the caller's policy to judge; what no policy may accept is refused all the same.
         let any_status = QuotePolicy::claims_only(now_unix);
         let claims = self

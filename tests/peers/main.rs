@@ -23,5 +23,6 @@ mod pki;
 mod proxy;
 mod relay;
 mod secrets;
+mod services;
 mod target;
 mod targets;

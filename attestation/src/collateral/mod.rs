@@ -114,8 +114,9 @@ struct Window {
 }
 
 fn signed_json(what: &str, json: &str) -> Result<(Window, u32), EvidenceError> {
-    let dated: Dated = serde_json::from_str(json)
-        .map_err(|error| EvidenceError::malformed(what, "JSON with its dates and evaluation number", error))?;
+    let dated: Dated = serde_json::from_str(json).map_err(|error| {
+        EvidenceError::malformed(what, "JSON with its dates and evaluation number", error)
+    })?;
     let seconds = |name: &str, text: &str| {
         OffsetDateTime::parse(text, &Rfc3339)
             .ok()

@@ -83,7 +83,8 @@ mod tests {
     fn of(fmspc: u8, change: impl FnOnce(&mut Times)) -> VerifiedCollateral {
         let json = include_str!("../../tests/fixtures/tdx_quote_collateral.json");
         let mut collateral = Collateral::from_json(json.as_bytes()).unwrap();
-        collateral.times = Times { oldest_issue: 100, newest_issue: 200, next_update: 900, evaluation_number: 17 };
+        collateral.times =
+            Times { oldest_issue: 100, newest_issue: 200, next_update: 900, evaluation_number: 17 };
         change(&mut collateral.times);
         let platform = PlatformKind { fmspc: [fmspc; 6], ca: Ca::Platform };
         VerifiedCollateral { anchor: TrustAnchor::Intel, platform, collateral, expires: 900 }

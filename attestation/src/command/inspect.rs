@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_verify::collateral::Collateral;
-use casemate_verify::{
-    AuthenticPeer, NotTrusted, Policy, TrustAnchor, Verifier, VerifyError,
-};
+use casemate_verify::{AuthenticPeer, NotTrusted, Policy, TrustAnchor, Verifier, VerifyError};
 
 use super::arguments::Inspect;
 use super::exit::Exit;
@@ -21,10 +19,12 @@ pub(super) fn run(arguments: &Inspect) -> Result<Exit, Failure> {
     let now = arguments.at.unwrap_or_else(io::now);
     if let Some(path) = &arguments.collateral {
         let collateral = read_collateral(path)?;
-        let quote = casemate_verify::ratls::from_certificate(&certificate).map(|evidence| evidence.attestation.quote);
-        if let Ok(verified) = quote.map_err(VerifyError::from).and_then(|quote| {
-            verifier.verify_collateral(&quote, collateral, now)
-        }) {
+        let quote =
+            casemate_verify::ratls::from_certificate(&certificate).map(|evidence| evidence.attestation.quote);
+        if let Ok(verified) = quote
+            .map_err(VerifyError::from)
+            .and_then(|quote| verifier.verify_collateral(&quote, collateral, now))
+        {
             verifier.store().keep(verified, now);
         }
     }

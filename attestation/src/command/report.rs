@@ -74,7 +74,9 @@ impl Verdict {
 fn advised(error: &VerifyError) -> String {
     let advice = match error {
         VerifyError::NoCollateral { .. } => "; pass --collateral FILE",
-        _ if error.class() == casemate_verify::Class::Root && cfg!(feature = "simulator") => "; see --trust-simulator",
+        _ if error.class() == casemate_verify::Class::Root && cfg!(feature = "simulator") => {
+            "; see --trust-simulator"
+        }
         _ => "",
     };
     format!("{error}{advice}")
@@ -212,7 +214,9 @@ impl<'a> JsonPeer<'a> {
             },
             tags,
             // As curl's --pinnedpubkey takes it.
-            spki_pin: peer.key().map_or_else(String::new, |key| format!("sha256//{}", STANDARD.encode(key.spki_sha256))),
+            spki_pin: peer
+                .key()
+                .map_or_else(String::new, |key| format!("sha256//{}", STANDARD.encode(key.spki_sha256))),
             certificate_not_after: peer.key().map_or(0, |key| key.not_after),
             collateral_expires: peer.collateral_expires(),
         }

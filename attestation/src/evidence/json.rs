@@ -56,9 +56,9 @@ fn report_data(answer: &Answer, quote: &[u8]) -> Result<[u8; 64], EvidenceError>
     let bytes = hex_digits("report_data", digits)?;
     let mut padded = [0; 64];
     let found = bytes.len();
-    let to = padded
-        .get_mut(..found)
-        .ok_or_else(|| EvidenceError::malformed("report_data", "at most 64 bytes", format_args!("{found} bytes")))?;
+    let to = padded.get_mut(..found).ok_or_else(|| {
+        EvidenceError::malformed("report_data", "at most 64 bytes", format_args!("{found} bytes"))
+    })?;
     to.copy_from_slice(&bytes);
     Ok(padded)
 }

@@ -66,7 +66,8 @@ pub fn detect(bytes: &[u8]) -> Result<Detected, EvidenceError> {
         text if text.starts_with(b"-----BEGIN ") => pem(text),
         text if text.len() >= SHORTEST && text.iter().all(u8::is_ascii_hexdigit) => {
             // Digits are checked, only their number can be odd.
-            let binary = hex::decode(text).map_err(|error| EvidenceError::malformed("evidence", "hex digits", error))?;
+            let binary = hex::decode(text)
+                .map_err(|error| EvidenceError::malformed("evidence", "hex digits", error))?;
             binary_form(&binary)
         }
         _ => binary_form(bytes),

@@ -82,13 +82,18 @@ pub(super) fn check(file: &str, parts: PolicyParts) -> Result<Policy, PolicyErro
         freshness,
     } = parts;
     if images.is_empty() && kms.is_empty() {
-        return refuse(file, "images", "expected at least one acceptable image (or a KMS that judges them), found none");
+        return refuse(
+            file,
+            "images",
+            "expected at least one acceptable image (or a KMS that judges them), found none",
+        );
     }
     for (index, image) in images.iter().enumerate() {
         let named = image.named();
         let zero = named.iter().find(|(_, register)| register.is_some_and(|r| r.is_zero()));
         if let Some((name, _)) = zero {
-            let expected = if *name == "rtmr2" { "a measured register" } else { "a measured register or null" };
+            let expected =
+                if *name == "rtmr2" { "a measured register" } else { "a measured register or null" };
             let problem = format!("expected {expected}, found zero (not measured: nothing satisfies it)");
             return refuse(file, format!("images[{index}].{name}"), problem);
         }
@@ -102,14 +107,17 @@ pub(super) fn check(file: &str, parts: PolicyParts) -> Result<Policy, PolicyErro
         key_providers.push(ProviderClaim::none());
     }
     if let Some(index) = key_providers.iter().position(|provider| !provider.is_known()) {
-        let problem = "expected none or tpm without id, kms or local-sgx with one (lower-case hex), found another";
+        let problem =
+            "expected none or tpm without id, kms or local-sgx with one (lower-case hex), found another";
         return refuse(file, format!("key_providers[{index}]"), problem);
     }
     check_apps(file, &apps, key_providers.iter().any(ProviderClaim::is_kms))?;
     if tdx_modules.contains(&Register::ZERO) {
         return refuse(file, "tdx_modules", "expected measured modules, found zero");
     }
-    if let Some(index) = platforms.iter().position(|platform| platform.ppid.is_none() && platform.piid.is_none()) {
+    if let Some(index) =
+        platforms.iter().position(|platform| platform.ppid.is_none() && platform.piid.is_none())
+    {
         return refuse(file, format!("platforms[{index}]"), "expected a ppid or a piid, found neither");
     }
     if let Some((path, problem)) = tcb.contradiction() {
@@ -140,12 +148,14 @@ fn check_apps(file: &str, apps: &[PolicyApp], has_kms: bool) -> Result<(), Polic
                 return refuse(file, format!("apps[{index}].compose_hash"), problem);
             }
             Some(hash) if !has_kms && hash.app_id() != app.app_id => {
-                let problem = format!("expected {} (the start of compose_hash), found {}", hash.app_id(), app.app_id);
+                let problem =
+                    format!("expected {} (the start of compose_hash), found {}", hash.app_id(), app.app_id);
                 return refuse(file, format!("apps[{index}].app_id"), problem);
             }
             _ => {}
         }
-        let same = |earlier: &PolicyApp| (earlier.app_id, earlier.compose_hash) == (app.app_id, app.compose_hash);
+        let same =
+            |earlier: &PolicyApp| (earlier.app_id, earlier.compose_hash) == (app.app_id, app.compose_hash);
         if apps.iter().take(index).any(same) {
             let problem = format!("expected each app once, found {} again", app.app_id);
             return refuse(file, format!("apps[{index}]"), problem);

@@ -48,8 +48,12 @@ impl PolicyImage {
     /// A register of which nobody could say what is extended.
     pub fn of_expected(expected: &Expected) -> Result<Self, String> {
         let pinned = |rtmr: Rtmr| {
-            let refused = || format!("expected every event of {rtmr} with its digest, found one that is not pinned");
-            expected.register(rtmr).ok_or_else(refused).map(|register| (!register.is_zero()).then_some(register))
+            let refused =
+                || format!("expected every event of {rtmr} with its digest, found one that is not pinned");
+            expected
+                .register(rtmr)
+                .ok_or_else(refused)
+                .map(|register| (!register.is_zero()).then_some(register))
         };
         Ok(Self {
             name: None,
@@ -83,7 +87,9 @@ pub(super) fn read(entry: &RawValue, own: Option<&LaunchRegisters>) -> Result<Po
         let word: String = serde_json::from_str(text).map_err(|error| error.to_string())?;
         return match (word.as_str(), own) {
             ("same", Some(own)) => Ok(PolicyImage { name: Some(word), ..PolicyImage::from(own) }),
-            ("same", None) => Err("expected registers (who judges has none of its own here), found \"same\"".into()),
+            ("same", None) => {
+                Err("expected registers (who judges has none of its own here), found \"same\"".into())
+            }
             _ => Err(format!("expected \"same\" or an object, found {text}")),
         };
     }

@@ -15,6 +15,7 @@ use crate::evidence::{Evidence, Presented};
 use crate::key_provider::ProviderClaim;
 use crate::kms::KmsRoot;
 use crate::peer::{AuthenticPeer, Binding, VerifiedPeer};
+use crate::ratls::CertificateEvidence;
 use crate::{Verdict, Verifier, VerifyError, acceptable, kms};
 
 pub use images::PolicyImage;
@@ -112,12 +113,17 @@ impl Policy {
 
     /// The verdict on evidence: authentic, and acceptable, at that time.
     pub fn verdict(&self, verifier: &Verifier, presented: &Presented<'_>, now: u64) -> Verdict {
-        let peer = verifier.authenticate(presented, now);
-        let chain = match presented.evidence {
-            Evidence::Certificate(certificate) => Some(certificate.as_ref()),
-            _ => None,
-        };
-        self.verdict_on(peer.map(|peer| kms::vouched(peer, chain, &self.kms, now)), now)
+        let peer = verifier.authenticate(presented, now).map(|peer| match presented.evidence {
+            Evidence::Certificate(certificate) => self.vouched(peer, certificate, now),
+            _ => peer,
+        });
+        self.verdict_on(peer, now)
+    }
+
+    /// The same peer, with a note if one of this policy's KMS vouches for its image: the certificate's chain leads to its
+    /// root, and the peer speaks for that certificate's key.
+    pub fn vouched(&self, peer: AuthenticPeer, certificate: &CertificateEvidence, now: u64) -> AuthenticPeer {
+        kms::vouched(peer, certificate, &self.kms, now)
     }
 
     /// The verdict on who was authenticated, or why nobody was.
@@ -210,7 +216,10 @@ impl Policy {
     fn app(&self, peer: &AuthenticPeer) -> Result<&PolicyApp, Reason> {
         let is_it = |app: &&PolicyApp| {
             app.app_id == peer.app_id()
-                && app.compose_hash.map_or(peer.key_provider().is_kms(), |hash| hash == peer.compose_hash())
+                && match app.compose_hash {
+                    Some(hash) => hash == peer.compose_hash(),
+                    None => peer.key_provider().is_kms(),
+                }
         };
         self.apps.iter().find(is_it).ok_or_else(|| {
             let shown = |app: &PolicyApp| match app.compose_hash {

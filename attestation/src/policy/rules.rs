@@ -57,7 +57,12 @@ impl TcbRules {
             return Some(Reason::new(Class::Tcb, "tcb.status", expected, found.trim_end()));
         }
         let error = self.as_policy(now).validate(&peer.claims).err()?;
-        Some(Reason::new(Class::Tcb, "tcb", "what the policy's tcb rules allow", printable(&error.to_string())))
+        Some(Reason::new(
+            Class::Tcb,
+            "tcb",
+            "what the policy's tcb rules allow",
+            printable(&error.to_string()),
+        ))
     }
 
     fn as_policy(&self, now: u64) -> QuotePolicy {
@@ -179,7 +184,8 @@ impl Freshness {
         let age = now.saturating_sub(issued);
         (age > limit).then(|| {
             let expected = format!("signed within {} days", self.max_collateral_age_days);
-            let found = format!("{} days old (since {issued}, Unix seconds)", age.checked_div(DAY).unwrap_or(0));
+            let found =
+                format!("{} days old (since {issued}, Unix seconds)", age.checked_div(DAY).unwrap_or(0));
             Reason::new(Class::Freshness, "collateral", expected, found)
         })
     }

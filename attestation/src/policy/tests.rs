@@ -64,13 +64,11 @@ fn each_error_names_file_place_expectation_and_finding() {
             .starts_with("p.json: images[0].rtmr2: expected a measured register, found zero")
     );
     assert!(
-        refusal(|p| p["images"][0]["rtmr2"] = "aa".into())
-            .contains("expected 96 hex digits, found \"aa\"")
+        refusal(|p| p["images"][0]["rtmr2"] = "aa".into()).contains("expected 96 hex digits, found \"aa\"")
     );
     assert!(refusal(|p| p["images"][0] = serde_json::json!({})).contains("missing field `rtmr2`"));
     assert!(
-        refusal(|p| p["apps"][0]["app_id"] = "22".repeat(20).into())
-            .starts_with("p.json: apps[0].app_id")
+        refusal(|p| p["apps"][0]["app_id"] = "22".repeat(20).into()).starts_with("p.json: apps[0].app_id")
     );
     assert!(
         refusal(|p| {
@@ -117,16 +115,32 @@ fn each_rule_refuses_with_its_class_and_nothing_else() {
     let cases: Vec<(Policy, Class, &str)> = vec![
         (policy(|p| p["images"][0]["rtmr2"] = hex48("bb")), Class::Image, "images[0].rtmr2"),
         (policy(|p| p["images"][0]["mrtd"] = serde_json::Value::Null), Class::Image, "images[0].mrtd"),
-        (policy(|p| p["os_image_hashes"] = serde_json::json!(["11".repeat(32)])), Class::Image, "os_image_hash"),
+        (
+            policy(|p| p["os_image_hashes"] = serde_json::json!(["11".repeat(32)])),
+            Class::Image,
+            "os_image_hash",
+        ),
         (
             policy(|p| p["key_providers"] = serde_json::json!([{ "name": "kms", "id": "01" }])),
             Class::KeyProvider,
             "key_provider",
         ),
         (policy(|p| p["tdx_modules"] = serde_json::json!([hex48("bb")])), Class::Module, "mr_seam"),
-        (policy(|p| p["platforms"] = serde_json::json!([{ "ppid": hex16("00") }])), Class::Platform, "platform"),
-        (policy(|p| p["platforms"] = serde_json::json!([{ "piid": hex16("00") }])), Class::Platform, "platform"),
-        (policy(|p| p["tcb"] = serde_json::json!({ "accept": ["SWHardeningNeeded"] })), Class::Tcb, "tcb.status"),
+        (
+            policy(|p| p["platforms"] = serde_json::json!([{ "ppid": hex16("00") }])),
+            Class::Platform,
+            "platform",
+        ),
+        (
+            policy(|p| p["platforms"] = serde_json::json!([{ "piid": hex16("00") }])),
+            Class::Platform,
+            "platform",
+        ),
+        (
+            policy(|p| p["tcb"] = serde_json::json!({ "accept": ["SWHardeningNeeded"] })),
+            Class::Tcb,
+            "tcb.status",
+        ),
         (policy(|p| p["tcb"] = serde_json::json!({ "min_evaluation_number": 18 })), Class::Tcb, "tcb"),
         (policy(|p| p["tcb"] = serde_json::json!({ "allow_smt": false })), Class::Tcb, "tcb"),
         (policy(|p| p["tcb"] = serde_json::json!({ "allow_cached_keys": false })), Class::Tcb, "tcb"),
@@ -207,7 +221,8 @@ fn an_outdated_platform_is_borne_for_its_grace() {
 fn what_speaks_for_nothing_is_refused() {
     let bound = |binding: Binding| AuthenticPeer { binding, ..peer() };
     let key = Key { spki_sha256: [0; 32], not_after: sample::VALID };
-    let (any, challenge) = (policy(|_| ()), policy(|p| p["freshness"] = serde_json::json!({ "challenge": true })));
+    let (any, challenge) =
+        (policy(|_| ()), policy(|p| p["freshness"] = serde_json::json!({ "challenge": true })));
     let accepted = |policy: &Policy, binding: Binding| refused(policy, bound(binding)).is_empty();
     assert!(!accepted(&any, Binding::Nothing));
     assert!(accepted(&any, Binding::ReportData));
@@ -245,13 +260,22 @@ fn images_come_in_three_forms() {
     same["images"] = serde_json::json!(["same"]);
     let same = same.to_string();
     let error = Policy::from_json("p.json", same.as_bytes(), None).unwrap_err().to_string();
-    assert!(error.starts_with("p.json: images[0]: expected registers (who judges has none of its own here)"), "{error}");
+    assert!(
+        error.starts_with("p.json: images[0]: expected registers (who judges has none of its own here)"),
+        "{error}"
+    );
     let read = Policy::from_json("p.json", same.as_bytes(), Some(&own)).unwrap();
     assert_eq!((read.images()[0].mrtd, read.images()[0].rtmr2), (None, own.rtmr2));
 
     // The output of `cargo measure image --json`, as it is.
     let aa = Register([0xaa; 48]);
-    let event = |rtmr, digest| Event { rtmr, event_type: EventType(4), name: "an event".into(), digest, origin: "a test".into() };
+    let event = |rtmr, digest| Event {
+        rtmr,
+        event_type: EventType(4),
+        name: "an event".into(),
+        digest,
+        origin: "a test".into(),
+    };
     let mut expected = Expected {
         mrtd: aa,
         mrconfigid: None,
@@ -266,8 +290,9 @@ fn images_come_in_three_forms() {
         policy["images"] = serde_json::json!([expected]);
         Policy::from_json("p.json", policy.to_string().as_bytes(), None)
     };
-    let register = Some(Register::ZERO.extended(&aa));
-    let image = PolicyImage { name: None, mrtd: Some(aa), rtmr0: register, rtmr1: register, rtmr2: register.unwrap() };
+    let rtmr2 = Register::ZERO.extended(&aa);
+    let register = Some(rtmr2);
+    let image = PolicyImage { name: None, mrtd: Some(aa), rtmr0: register, rtmr1: register, rtmr2 };
     assert_eq!(read(&expected).unwrap().images(), [image]);
     expected.events[0].digest = Digest::Unpinned;
     let error = read(&expected).unwrap_err().to_string();
@@ -280,21 +305,35 @@ fn images_come_in_three_forms() {
 #[test]
 fn contradictions_are_refused() {
     let tcb = |tcb: serde_json::Value| refusal(|p| p["tcb"] = tcb);
-    assert!(tcb(serde_json::json!({ "accept": [] })).starts_with("p.json: tcb.accept: expected at least one status"));
+    assert!(
+        tcb(serde_json::json!({ "accept": [] }))
+            .starts_with("p.json: tcb.accept: expected at least one status")
+    );
     assert!(tcb(serde_json::json!({ "accept": ["Revoked"] })).contains("found Revoked"));
     assert!(tcb(serde_json::json!({ "accept": ["OutOfDate"] })).contains("expected a platform_grace_days"));
     assert!(tcb(serde_json::json!({ "accpt": [] })).contains("unknown field `accpt`"));
-    assert!(refusal(|p| p["platforms"] = serde_json::json!([{ "name": "x" }])).contains("platforms[0]: expected a ppid or a piid"));
-    assert!(refusal(|p| p["platforms"] = serde_json::json!([{ "ppid": "00" }])).contains("expected 32 hex digits"));
+    assert!(
+        refusal(|p| p["platforms"] = serde_json::json!([{ "name": "x" }]))
+            .contains("platforms[0]: expected a ppid or a piid")
+    );
+    assert!(
+        refusal(|p| p["platforms"] = serde_json::json!([{ "ppid": "00" }]))
+            .contains("expected 32 hex digits")
+    );
     assert!(
         refusal(|p| p["key_providers"] = serde_json::json!([{ "name": "none", "id": "01" }]))
             .starts_with("p.json: key_providers[0]: expected none or tpm without id")
     );
-    assert!(refusal(|p| p["apps"][0]["compose_hash"] = serde_json::Value::Null).contains("null is for apps of a KMS"));
+    assert!(
+        refusal(|p| p["apps"][0]["compose_hash"] = serde_json::Value::Null)
+            .contains("null is for apps of a KMS")
+    );
     assert!(
         refusal(|p| p["kms"] = serde_json::json!([{ "name": "k", "certificate": "none" }]))
             .starts_with("p.json: kms[0].certificate: expected one certificate in PEM")
     );
     assert!(refusal(|p| p["tdx_modules"] = serde_json::json!(["00".repeat(48)])).contains("found zero"));
-    assert!(refusal(|p| p["freshness"] = serde_json::json!({ "nonce": true })).contains("unknown field `nonce`"));
+    assert!(
+        refusal(|p| p["freshness"] = serde_json::json!({ "nonce": true })).contains("unknown field `nonce`")
+    );
 }

@@ -7,6 +7,8 @@ use crate::error::Class;
 const TEXTS: &[(&str, Class)] = &[
     ("CertRevoked", Class::Revocation),
     ("Revoked", Class::Revocation),
+    ("CertNotValidYet", Class::Validity),
+    ("CertExpired", Class::Validity),
     ("TCBInfo", Class::Collateral),
     ("TcbInfo", Class::Collateral),
     ("TCB Info", Class::Collateral),

@@ -6,8 +6,8 @@ use rustls::server::ParsedCertificate;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Extension};
 
 use super::{
-    APP_ID_OID, APP_INFO_OID, ATTESTATION_OID, AppInfo, Attestation, EVENT_LOG_OID, IssuerClaims, QUOTE_OID, USAGE_OID,
-    der, event_log,
+    APP_ID_OID, APP_INFO_OID, ATTESTATION_OID, AppInfo, Attestation, EVENT_LOG_OID, IssuerClaims, QUOTE_OID,
+    USAGE_OID, der, event_log,
 };
 use crate::error::EvidenceError;
 use crate::quote;
@@ -102,7 +102,10 @@ fn older_form(certificate: &X509Certificate<'_>) -> Result<Attestation, Evidence
 fn claims(certificate: &X509Certificate<'_>) -> Result<IssuerClaims, EvidenceError> {
     let app_id = unique(certificate, APP_ID_OID)?.map(|bytes| {
         let found = format!("{} bytes", bytes.len());
-        bytes.try_into().map(AppId).map_err(|_| EvidenceError::malformed("certificate: app id (.3)", "20 bytes", found))
+        bytes
+            .try_into()
+            .map(AppId)
+            .map_err(|_| EvidenceError::malformed("certificate: app id (.3)", "20 bytes", found))
     });
     let usage = unique(certificate, USAGE_OID)?.map(|bytes| {
         std::str::from_utf8(bytes)

@@ -77,7 +77,10 @@ impl AppInfo {
 
 fn sized<const N: usize>(what: &str, bytes: Bytes) -> Result<[u8; N], EvidenceError> {
     let found = bytes.0.len();
-    bytes.0.try_into().map_err(|_| EvidenceError::malformed(what, format!("{N} bytes"), format_args!("{found} bytes")))
+    bytes
+        .0
+        .try_into()
+        .map_err(|_| EvidenceError::malformed(what, format!("{N} bytes"), format_args!("{found} bytes")))
 }
 
 #[cfg(test)]
@@ -108,7 +111,10 @@ mod tests {
         let error = |bytes: &[u8]| AppInfo::decode(bytes).unwrap_err().to_string();
         assert!(error(&[0x97]).starts_with("certificate: app info (.9): expected MessagePack"));
         let long = [sample(&[]), vec![0]].concat();
-        assert_eq!(error(&long), "certificate: app info (.9): expected nothing after it, found 1 trailing bytes");
+        assert_eq!(
+            error(&long),
+            "certificate: app info (.9): expected nothing after it, found 1 trailing bytes"
+        );
         let mut short = sample(&[]);
         short.remove(3);
         short[2] = 19;

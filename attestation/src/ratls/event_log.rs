@@ -61,7 +61,9 @@ mod tests {
         assert!(error("5").starts_with("event log: expected a CCEL, or JSON of dstack's, found"));
         let digest = "aa".repeat(48);
         assert_eq!(
-            error(&format!(r#"[{{"imr":3,"event_type":5,"digest":"{digest}","event":"","event_payload":""}}]"#)),
+            error(&format!(
+                r#"[{{"imr":3,"event_type":5,"digest":"{digest}","event":"","event_payload":""}}]"#
+            )),
             "event log: event 0: event_type: expected 134217729, found 5"
         );
         let long = vec![b'['; (8 << 20) + 1];

@@ -78,7 +78,11 @@ impl Attestation {
                 "version 0 (SCALE) or 1 (MessagePack)",
                 format_args!("byte {version:#04x}"),
             )),
-            [] => Err(EvidenceError::malformed("attestation", "version 0 (SCALE) or 1 (MessagePack)", "nothing")),
+            [] => Err(EvidenceError::malformed(
+                "attestation",
+                "version 0 (SCALE) or 1 (MessagePack)",
+                "nothing",
+            )),
         }
     }
 }

@@ -109,7 +109,8 @@ pub(super) fn encode(attestation: &Attestation) -> Result<Vec<u8>, EvidenceError
             },
         },
     };
-    rmp_serde::to_vec_named(&written).map_err(|error| EvidenceError::malformed(WHAT, "one that can be written", error))
+    rmp_serde::to_vec_named(&written)
+        .map_err(|error| EvidenceError::malformed(WHAT, "one that can be written", error))
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Attestation, EvidenceError> {
@@ -131,11 +132,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Attestation, EvidenceError> {
     };
     let V1 { platform: Tagged { data: tdx, .. }, stack: Tagged { data: stack, .. }, .. } = read(WHAT, bytes)?;
     let found = stack.report_data.0.len();
-    let report_data: [u8; 64] = stack
-        .report_data
-        .0
-        .try_into()
-        .map_err(|_| EvidenceError::malformed("attestation: stack.data.report_data", "64 bytes", found))?;
+    let report_data: [u8; 64] =
+        stack.report_data.0.try_into().map_err(|_| {
+            EvidenceError::malformed("attestation: stack.data.report_data", "64 bytes", found)
+        })?;
     if is_pod {
         check_pod(&report_data, stack.report_data_payload.as_deref())?;
     }
@@ -175,7 +175,11 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(what: &str, bytes: &[u8]) -> Re
         .map_err(|error| EvidenceError::malformed(what, "MessagePack, version 1", error))?;
     let rest = (bytes.len() as u64).saturating_sub(cursor.position());
     if rest != 0 {
-        return Err(EvidenceError::malformed(what, "nothing after it", format_args!("{rest} trailing bytes")));
+        return Err(EvidenceError::malformed(
+            what,
+            "nothing after it",
+            format_args!("{rest} trailing bytes"),
+        ));
     }
     Ok(value)
 }

@@ -134,7 +134,8 @@ fn the_simulator_is_refused_by_name_unless_trusted_in_words() {
     assert_eq!((exit, &report["verdict"]), (1, &json!("not-authentic")));
     assert_eq!(
         report["error"],
-        "quote: made by the simulated TEE, which this verifier was not told to trust; see --trust-simulator"
+        "quote: expected made by an Intel TDX module, found the simulated TEE, which this verifier was not told to trust; \
+         see --trust-simulator"
     );
     assert_eq!(report["peer"], Value::Null);
 }

@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "in the helpers of tests a panic is the report")]
 
+mod attack;
 mod certificates;
+mod challenges;
 mod command;
+mod dstack_report;
 #[path = "../../examples/simulator_pki/files.rs"]
 mod files;
 mod handshake;
+mod kms;
 mod machine;
 #[path = "../../examples/simulator_pki/pki.rs"]
 mod pki;

@@ -48,7 +48,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_refused(bytes in vec(any::<u8>(), 0..800)) {
         prop_assert!(ratls::from_certificate(&bytes).is_err());
-        prop_assert!(Policy::from_json("p", &bytes).is_err());
+        prop_assert!(Policy::from_json("p", &bytes, None).is_err());
         prop_assert!(trusting_verifier().verify_quote(&bytes, NOW).is_err());
         // Only what is long enough for header and report, and says it is TDX, reads as a report.
         let long = bytes.len() >= HEADER_LEN + TD_REPORT_LEN;
@@ -64,7 +64,7 @@ proptest! {
         let mut changed = GENUINE.clone();
         changed[index.index(GENUINE.len())] ^= flip;
         if let Ok(peer) = verifier.verify_certificate(&changed, NOW) {
-            prop_assert_eq!((peer.spki_sha256(), peer.app_id()), (genuine.spki_sha256(), genuine.app_id()));
+            prop_assert_eq!((peer.key(), peer.app_id()), (genuine.key(), genuine.app_id()));
             prop_assert_eq!((peer.launch(), peer.rtmr3()), (genuine.launch(), genuine.rtmr3()));
         }
     }

@@ -1,9 +1,9 @@
 //! Quotes from real machines, under Intel's root.
 
-use casemate_measure::{EventLog, Register, RuntimeEvent};
+use casemate_measure::{EventLog, RuntimeEvent};
+use casemate_verify::collateral::{Collateral, Kept};
 use casemate_verify::quote::TdReport;
 use casemate_verify::ratls::Attestation;
-use casemate_verify::collateral::{Collateral, Kept};
 use casemate_verify::{
     AuthenticQuote, Ca, Class, PlatformKind, TcbStatus, Tee, TrustAnchor, Verifier, VerifyError,
 };
@@ -22,8 +22,6 @@ const VERSION_5_VALID: u64 = 1_792_454_400;
 const DSTACK_COLLATERAL: &str = include_str!("../fixtures/tdx_quote_outdated_collateral.json");
 /// 2026-02-25T06:13:20Z, when [`DSTACK_COLLATERAL`] is valid.
 const DSTACK_VALID: u64 = 1_772_000_000;
-
-const DSTACK: &str = include_str!("../fixtures/dstack_quote_report.json");
 
 /// Verifies with that collateral alone.
 fn verify(collateral: &str, quote: &[u8], now: u64) -> Result<AuthenticQuote, VerifyError> {
@@ -86,7 +84,10 @@ fn a_verifier_of_the_simulator_alone_refuses_intels() {
     let verifier = Verifier::new([TrustAnchor::Simulator], Default::default());
     let error = verifier.verify_quote(QUOTE, VALID).unwrap_err();
     assert_eq!(error.class(), Class::Root);
-    assert!(error.to_string().contains("an Intel TDX module, which this verifier was not told to trust"), "{error}");
+    assert!(
+        error.to_string().contains("an Intel TDX module, which this verifier was not told to trust"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -111,31 +112,48 @@ fn a_log_that_does_not_replay_is_refused_before_it_is_read() {
     assert_eq!(error.class(), Class::Log, "{error}");
 }
 
+/// Every TDX sample of the `dcap-qvl` crate and of go-tdx-guest, with every TDX collateral there is, at a date when it is
+/// valid: how far each gets.
 #[test]
-fn a_real_dstack_log_replays_to_its_quotes_rtmr3() {
-    #[derive(serde::Deserialize)]
-    struct Report {
-        #[serde(with = "hex::serde")]
-        quote: Vec<u8>,
-        event_log: Vec<Event>,
+fn every_sample_gets_as_far_as_its_collateral_allows() {
+    let samples: [(&str, &[u8]); 6] = [
+        ("tdx_quote", QUOTE),
+        ("tdx_quote_outdated", include_bytes!("../fixtures/tdx_quote_outdated")),
+        ("tdx_quote_td15ex", VERSION_5),
+        ("tdx-quote.hex", include_bytes!("../fixtures/tdx-quote")),
+        ("quote-from-tappd.hex", include_bytes!("../fixtures/quote-from-tappd")),
+        ("tdx_prod_quote_SPR_E4", include_bytes!("../fixtures/tdx_prod_quote_SPR_E4")),
+    ];
+    let collaterals =
+        [(COLLATERAL, VALID), (DSTACK_COLLATERAL, DSTACK_VALID), (VERSION_5_COLLATERAL, VERSION_5_VALID)];
+    let outcome = |quote: &[u8], (collateral, now): (&str, u64)| match verify(collateral, quote, now) {
+        Ok(quote) => quote.tcb_status().to_string(),
+        Err(error) => error.class().word().to_owned(),
+    };
+    let table: Vec<_> = samples
+        .iter()
+        .map(|(name, quote)| (*name, collaterals.map(|collateral| outcome(quote, collateral))))
+        .collect();
+    let expected = [
+        // The same kind of platform twice, a year apart: what was current is out of date.
+        ("tdx_quote", ["UpToDate", "collateral", "OutOfDate"]),
+        // Below every level of its own collateral.
+        ("tdx_quote_outdated", ["validity", "tcb", "collateral"]),
+        ("tdx_quote_td15ex", ["validity", "validity", "UpToDate"]),
+        // An old module that no level of the collateral knows.
+        ("tdx-quote.hex", ["tcb", "collateral", "tcb"]),
+        ("quote-from-tappd.hex", ["tcb", "collateral", "tcb"]),
+        // Every signature holds, and none of the collateral is for its kind of platform.
+        ("tdx_prod_quote_SPR_E4", ["collateral", "collateral", "collateral"]),
+    ];
+    for ((name, found), (_, expected)) in table.iter().zip(expected) {
+        assert_eq!(found.each_ref().map(String::as_str), expected, "{name}");
     }
-    #[derive(serde::Deserialize)]
-    struct Event {
-        event: String,
-        #[serde(with = "hex::serde")]
-        event_payload: Vec<u8>,
-    }
-    let Report { quote, event_log } = serde_json::from_str(DSTACK).unwrap();
-    let report = TdReport::of_quote(&quote).unwrap();
-    let log =
-        EventLog::new(event_log.into_iter().map(|e| RuntimeEvent::new(e.event, e.event_payload)).collect());
-    assert_eq!(log.replay(), report.rtmr3());
-    let rtmr3 =
-        "0f787c3877f3e95095d5a4d13dd0fe0233803b30120d8469866719dc28f519ce021fe1e53459121e7a5a4443147185a8";
-    assert_eq!(report.rtmr3(), Register::from_hex(rtmr3).unwrap());
-    let mrtd =
-        "b24d3b24e9e3c16012376b52362ca09856c4adecb709d5fac33addf1c47e193da075b125b6c364115771390a5461e217";
-    assert_eq!(report.mrtd, Register::from_hex(mrtd).unwrap());
-    assert_eq!(report.td_attributes, [0, 0, 0, 0x10, 0, 0, 0, 0]);
-    assert_eq!(report.report_data[..3], [0x12, 0x34, 0]);
+}
+
+#[test]
+fn another_tee_of_intels_is_no_td() {
+    let sgx = include_bytes!("../fixtures/sgx_quote");
+    let error = intel().verify_quote(sgx, VALID).unwrap_err();
+    assert_eq!(error.class(), Class::Form, "{error}");
 }

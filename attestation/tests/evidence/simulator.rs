@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use casemate_measure::Register;
+use casemate_verify::collateral::Collateral;
 use casemate_verify::quote::{TdReport, offset};
-use casemate_verify::{TcbStatus, Tee, TrustAnchor, Verifier, VerifyError};
+use casemate_verify::{Class, TcbStatus, Tee, TrustAnchor, Verifier};
 
 use crate::files;
 use crate::machine::{Machine, NOW, image, quote, trusting_verifier};
@@ -26,7 +27,7 @@ fn committed_files_are_what_the_seed_gives() {
         }
     }
     assert_eq!(casemate_verify::simulator::ROOT_DER, pki.root_der);
-    assert_eq!(casemate_verify::simulator::collateral().unwrap(), pki.collateral);
+    assert_eq!(casemate_verify::simulator::collateral().unwrap(), Collateral::new(pki.collateral).unwrap());
 }
 
 #[test]
@@ -46,7 +47,8 @@ fn a_simulated_quote_verifies() {
 #[test]
 fn nobody_trusts_it_by_default() {
     let attestation = Machine::boot(b"{}", image()).attest([0; 64]);
-    let refused = Verifier::new([TrustAnchor::Intel], Default::default()).verify_attestation(&attestation, NOW);
+    let refused =
+        Verifier::new([TrustAnchor::Intel], Default::default()).verify_attestation(&attestation, NOW);
     assert_eq!(refused.unwrap_err().class(), Class::Root);
 }
 
@@ -68,7 +70,7 @@ fn the_right_root_beside_a_foreign_leaf_is_refused() {
     machine.pki.pck_chain_pem = format!("{leaf_and_intermediate}-----BEGIN{root}");
     machine.pki.pck_key = foreign.pck_key;
     let refused = trusting_verifier().verify_attestation(&machine.attest([0; 64]), NOW).unwrap_err();
-    assert_eq!(refused.class(), Class::SIG, "{refused}");
+    assert_eq!(refused.class(), Class::Signature, "{refused}");
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn collateral_has_its_time() {
     let attestation = Machine::boot(b"{}", image()).attest([0; 64]);
     for now in [1_767_225_599, 2_524_608_000] {
         let refused = trusting_verifier().verify_attestation(&attestation, now).unwrap_err();
-        assert_eq!(refused.class(), Class::SIG, "{refused}");
+        assert_eq!(refused.class(), Class::Collateral, "{refused}");
     }
 }
 
@@ -84,15 +86,16 @@ fn collateral_has_its_time() {
 fn tcb_status_is_a_value_and_revocation_a_refusal() {
     let attestation = Machine::boot(b"{}", image()).attest([0; 64]);
     let judged = |variant: Variant<'_>| {
-        let collateral = Pki::generate(&variant).unwrap().collateral;
-        Verifier::new(vec![(TrustAnchor::Simulator, Some(collateral))]).verify_attestation(&attestation, NOW)
+        let collateral = Collateral::new(Pki::generate(&variant).unwrap().collateral).unwrap();
+        trusting_verifier().verify_quote_with(&attestation.quote, &collateral, NOW)
     };
     let out_of_date = judged(Variant { tcb_status: "OutOfDate", ..Variant::default() }).unwrap();
     assert_eq!(out_of_date.tcb_status(), TcbStatus::OutOfDate);
 
     let revoked = judged(Variant { tcb_status: "Revoked", ..Variant::default() }).unwrap_err();
-    assert_eq!(revoked, VerifyError::Quote("TCB status is invalid: Revoked".into()));
+    assert_eq!(revoked.class(), Class::Revocation, "{revoked}");
     let revoked = judged(Variant { pck_revoked: true, ..Variant::default() }).unwrap_err();
+    assert_eq!(revoked.class(), Class::Revocation, "{revoked}");
     assert!(revoked.to_string().contains("CertRevoked"), "{revoked}");
 }
 

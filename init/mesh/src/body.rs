@@ -186,7 +186,7 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-fn kept(bytes: Bytes, keep: Option<Keep>) -> Bytes {
+pub(crate) fn kept(bytes: Bytes, keep: Option<Keep>) -> Bytes {
     match keep {
         Some(keep) => Bytes::from_owner(Kept { bytes, _keep: keep }),
         None => bytes,

@@ -7,7 +7,7 @@ use casemate_measure::section::{self, Section};
 use casemate_measure::{AppId, ComposeHash, LaunchRegisters, Register};
 use serde::{Deserialize, Serialize};
 
-use crate::MeshError;
+use crate::{MeshError, ServiceDstack};
 
 /// Everything the mesh is told. JSON on the way from PID 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +145,8 @@ impl Caller {
 pub struct Outbound {
     /// Its name, for logs.
     pub service: String,
+    /// What it may ask of the guest agent; `None`: nothing.
+    pub dstack: Option<ServiceDstack>,
 }
 
 impl Config {
@@ -186,10 +188,16 @@ impl Config {
             tls_min: mesh.tls_min.into(),
             backends: backends.map(|(i, b)| Backend::of(section, i, b)).collect::<Result<_, _>>()?,
             targets: mesh.targets.clone(),
-            outbound: section.services.iter().map(|s| Outbound { service: s.name.to_string() }).collect(),
+            outbound: section.services.iter().map(Outbound::of).collect(),
             log_readers: section.logs.readers.iter().map(reader).collect::<Result<_, _>>()?,
             logs: Vec::new(),
         })
+    }
+}
+
+impl Outbound {
+    fn of(service: &section::Service) -> Self {
+        Self { service: service.name.to_string(), dstack: service.dstack.as_ref().map(ServiceDstack::from) }
     }
 }
 
@@ -255,6 +263,7 @@ mod tests {
     use casemate_measure::{MeasuredConfig, Platform};
 
     use super::*;
+    use crate::ServiceQuote;
 
     fn config() -> Config {
         let app = AppId([7; 20]);
@@ -287,7 +296,13 @@ mod tests {
                 allow: vec![Caller::Any, Caller::App(app)],
             }],
             targets: BTreeMap::from([(app, SocketAddr::from(([10, 0, 2, 2], 443)))]),
-            outbound: vec![Outbound { service: "web".to_owned() }],
+            outbound: vec![Outbound {
+                service: "web".to_owned(),
+                dstack: Some(ServiceDstack {
+                    get_key: vec!["web/*".to_owned()],
+                    quote: ServiceQuote::AppData,
+                }),
+            }],
             log_readers: vec![app],
             logs: vec!["web".to_owned()],
         }
@@ -337,6 +352,19 @@ mod tests {
             section::Collateral { pccs: Some(section::Pccs { url: url.into(), address }), max_age_days: 7 };
         let rule = CollateralRule { pccs: Some(Pccs { url: url.into(), address }), max_age_days: 7 };
         assert_eq!(of(&fetched).unwrap().collateral, rule);
+
+        let web = ServiceDstack { get_key: vec!["web/*".to_owned()], quote: ServiceQuote::AppData };
+        assert_eq!((&config.outbound[0].dstack, &config.outbound[1].dstack), (&Some(web), &None));
+        for (measured_as, becomes) in [
+            (section::ServiceQuote::None, ServiceQuote::None),
+            (section::ServiceQuote::Raw, ServiceQuote::Raw),
+        ] {
+            let mut may_ask = measured.section().clone();
+            may_ask.services[1].dstack =
+                Some(section::ServiceDstack { get_key: Vec::new(), quote: measured_as });
+            let expected = ServiceDstack { get_key: Vec::new(), quote: becomes };
+            assert_eq!(of(&may_ask).unwrap().outbound[1].dstack, Some(expected));
+        }
 
         assert_eq!(config.log_readers, [], "nobody, unless the document says so");
         let mut read = measured.section().clone();

@@ -9,6 +9,7 @@ mod challenge;
 mod collateral;
 mod config;
 mod dial;
+mod dstack;
 mod error;
 mod exchange;
 mod failure;
@@ -40,6 +41,7 @@ pub use collateral::Collateral;
 pub use config::{
     Backend, Caller, CollateralRule, Config, ImageRegisters, ImageRule, Outbound, Pccs, TlsMin, Trust,
 };
+pub use dstack::{ServiceDstack, ServiceQuote};
 pub use error::MeshError;
 pub use header::{APP_ID, COMPOSE_HASH};
 pub use identity::{CertificateKey, IdentitySource, SourceError};

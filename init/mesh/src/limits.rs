@@ -61,7 +61,25 @@ pub const REQUESTS: usize = CALLERS;
 
 /// Connections of services to the outbound proxy, all together, shared among them; the next one waits in the kernel's queue.
 /// Each has one request under way at most.
-pub const SERVICE_CONNECTIONS: usize = 160;
+pub const SERVICE_CONNECTIONS: usize = 144;
+
+/// Calls of services to the guest agent under way, all together, shared among them: one alone gets three; the next one is a 503.
+/// Those for evidence go to it one after the other, so that ours for a certificate waits for one of them at most.
+pub const AGENT_CALLS: usize = 5;
+
+/// A service's whole request to the agent, in bytes, and how long its body may take. That is 32 KiB of data to quote, in hex; a
+/// hash says as much.
+pub const AGENT_REQUEST_BYTES: usize = 64 << 10;
+/// See [`AGENT_REQUEST_BYTES`].
+pub const AGENT_REQUEST: Duration = Duration::from_secs(10);
+
+/// The answer that we read in order to say in it what was quoted, in bytes: a quote is 64 KiB at most (the agent
+/// takes no more from the kernel), twice that in hex, and 512 events without their data are some 100 KiB.
+pub const AGENT_ANSWER_BYTES: usize = 256 << 10;
+
+/// A service's call to the agent, from connecting to its last byte; and how long it may wait for its turn before. Above the 80 s
+/// after which the agent ends every connection, so that what we count as under way is all that it has of services.
+pub const AGENT_CALL: Duration = Duration::from_secs(90);
 
 /// Connections to one backend or target that are kept for later.
 pub const POOLED: usize = 64;
@@ -172,6 +190,9 @@ const CALLER: usize = CONNECTION_WINDOW as usize + TLS;
 /// back when the last byte of the answer is with rustls.
 const EXCHANGE: usize = 2 * HEADER_BYTES + 2 * (READ_BUFFER + WRITE_BUFFER);
 
+/// What a call to the agent can beside its exchange: the answer that we read, its strings, and what we make of them.
+const AGENT_CALL_BYTES: usize = 3 * AGENT_ANSWER_BYTES;
+
 /// What a stranger's connection can: over HTTP/2 its window is not below 2^16 - 1 bytes (RFC 9113 section 6.9.2), over HTTP/1.1
 /// it is less.
 const STRANGER_BYTES: usize = (64 << 10) + TLS + STRANGER_STREAMS as usize * STRANGER_HEADER_BYTES;
@@ -186,7 +207,7 @@ const OFFER: usize = 4 * COLLATERAL_BYTES;
 /// for the kernel's socket buffers, which count as well.
 const _: () = {
     let callers = CALLERS * CALLER + REQUESTS * EXCHANGE;
-    let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS);
+    let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS) + AGENT_CALLS * AGENT_CALL_BYTES;
     let pooled = ALL_POOLED * (READ_BUFFER + TLS);
     let logs = LOG_ANSWERS * LOG_BYTES * 6;
     let strangers = STRANGERS * STRANGER_BYTES;

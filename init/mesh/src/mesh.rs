@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -10,8 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::challenge::Challenges;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dial::{App, Dial, Fetched, Introduction};
+use crate::dstack::{Agent, Dstack};
 use crate::identity::{self, CurrentCertificate, IdentitySource};
 use crate::inbound::{Inbound, Places};
 use crate::logs::Logs;
@@ -30,6 +32,7 @@ pub struct Mesh {
     inbound: Vec<StdListener>,
     outbound: Vec<StdListener>,
     logs: Arc<Logs>,
+    agent: Option<Arc<Agent>>,
 }
 
 /// Opens the sockets, gets a certificate, calls `ready`, serves for ever. `outbound` is in the order of
@@ -87,7 +90,14 @@ impl Mesh {
             policy,
             outbound,
             logs: Arc::new(logs),
+            agent: None,
         })
+    }
+
+    /// Services whose `dstack` is set ask the guest agent at this socket. Without this, there must be none.
+    #[must_use]
+    pub fn with_agent(self, socket: impl Into<PathBuf>) -> Self {
+        Self { agent: Some(Arc::new(Agent::new(socket.into()))), ..self }
     }
 
     /// The local addresses of the inbound listeners, in the order of `config.backends`.
@@ -102,12 +112,14 @@ impl Mesh {
     /// I/O and time.
     ///
     /// # Errors
-    /// [`MeshError::Tls`], [`MeshError::Listen`], [`MeshError::Handover`] before `ready`, [`MeshError::Ended`] after.
+    /// [`MeshError::NoAgent`], [`MeshError::Tls`], [`MeshError::Listen`], [`MeshError::Handover`] before `ready`,
+    /// [`MeshError::Ended`] after.
     pub async fn run<S: IdentitySource>(
         self,
         identity: S,
         ready: impl FnOnce(),
     ) -> Result<Infallible, MeshError> {
+        let dstack = self.dstack()?;
         let identity = Arc::new(identity);
         let own = identity::first(&*identity).await;
         let server = tls::server(self.config.tls_min, self.policy.callers(), own.current())?;
@@ -152,11 +164,12 @@ impl Mesh {
             });
         }
         let connections = Shares::new(limits::SERVICE_CONNECTIONS);
-        for (listener, service) in self.outbound.into_iter().zip(self.config.outbound) {
+        let services = self.config.outbound.into_iter().zip(dstack);
+        for (listener, (service, dstack)) in self.outbound.into_iter().zip(services) {
             let service = service.service;
             let listener = TcpListener::from_std(listener).map_err(|source| handover(&service, source))?;
             let (targets, connections) = (Arc::clone(&targets), Arc::clone(&connections));
-            let outbound = Arc::new(Outbound { service, targets, connections });
+            let outbound = Arc::new(Outbound { service, targets, connections, dstack });
             tasks.spawn(async move {
                 let name = format!("the outbound listener of service {}", outbound.service);
                 outbound.run(listener).await;
@@ -173,6 +186,19 @@ impl Mesh {
             Some(Err(error)) => format!("a task of the mesh, with {error},"),
             None => "the mesh".to_owned(),
         }))
+    }
+
+    /// Which services may ask the guest agent, in the order of `config.outbound`.
+    fn dstack(&self) -> Result<Vec<Option<Dstack>>, MeshError> {
+        let asking = |service: &config::Outbound| match (service.dstack.clone(), &self.agent) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(MeshError::NoAgent { service: service.service.clone() }),
+            (Some(permission), Some(agent)) => {
+                let (service, agent) = (service.service.clone(), Arc::clone(agent));
+                Ok(Some(Dstack { service, permission, agent }))
+            }
+        };
+        self.config.outbound.iter().map(asking).collect()
     }
 
     fn targets(

@@ -41,7 +41,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
         logs.push(File::from(extra("log ring", name)?));
     }
     let reach = reach(&config);
-    let mesh = Mesh::open(config, listeners, logs)?;
+    let mesh = Mesh::open(config, listeners, logs)?.with_agent(AGENT_SOCKET);
     reach.enter(Kernel::Pinned)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Before the first byte of a peer, not only before it says that it is ready.

@@ -89,11 +89,6 @@ fn keys_of_the_section() {
             json!({"certificates": [{"sha256": "00".repeat(32), "projects": ["p"]}]}),
             "casemate.operators.certificates a list of 1 (implemented: only [])",
         ),
-        (
-            "/casemate/services/0/dstack",
-            json!({}),
-            "casemate.services[0].dstack an object (implemented: only null)",
-        ),
     ] {
         let found = refusal(&changed(&[(pointer, value.clone())]));
         assert_eq!(

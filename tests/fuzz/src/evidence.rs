@@ -4,9 +4,9 @@
 use std::sync::OnceLock;
 
 use casemate_agent::tdx;
+use casemate_verify::collateral::Collateral;
 use casemate_verify::quote::{HEADER_LEN, TD_REPORT_LEN, TdReport};
 use casemate_verify::ratls::{self, Attestation};
-use casemate_verify::collateral::Collateral;
 use casemate_verify::{TrustAnchor, Verifier, simulator};
 
 use crate::Verdict;

@@ -3,7 +3,7 @@
 use casemate_agent::{SimulatedTee, Tee as _, TeeKind, boot_events};
 use casemate_measure::{EventLog, LaunchRegisters, MrConfigId, Register};
 use casemate_verify::ratls::Attestation;
-use casemate_verify::{TrustAnchor, Verifier, VerifyError};
+use casemate_verify::{Class, TrustAnchor, Verifier};
 use serde_json::Value;
 use sha2::{Digest as _, Sha384};
 
@@ -64,7 +64,7 @@ fn quotes_are_authentic_and_no_bit_of_the_signed_part_can_change() {
         let mut forged = quote.clone();
         forged[offset] ^= 1;
         let error = verifier().verify_attestation(&attestation(forged), NOW).unwrap_err();
-        assert_eq!(error.class(), Class::SIG, "{offset}: {error}");
+        assert_eq!(error.class(), Class::Signature, "{offset}: {error}");
     }
 }
 

@@ -13,6 +13,7 @@ mod backend;
 mod challenge;
 mod client;
 mod collateral;
+mod dstack;
 mod failures;
 mod headers;
 mod logs;

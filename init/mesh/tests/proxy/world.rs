@@ -223,7 +223,7 @@ pub(crate) async fn start_judged(
     logs: Vec<std::fs::File>,
     policy: Arc<dyn PeerPolicy>,
 ) -> Running {
-    config.outbound = vec![Outbound { service: "web".to_owned() }];
+    config.outbound = vec![Outbound { service: "web".to_owned(), dstack: None }];
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let outbound = listener.local_addr().unwrap();
     let mesh = Mesh::open_with(config, vec![listener], logs, policy).unwrap();

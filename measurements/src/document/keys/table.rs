@@ -169,8 +169,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("services[].memory_max", text(16, SIZE), Some("\"256M\""), Yes, "its memory, 1M to 1024G"),
     key("services[].pids_max", Integer { min: 1, max: 32_768 }, Some("128"), Yes, "its processes and threads"),
     key("services[].cpu_max", Integer { min: 1, max: 25_600 }, Some("100"), Yes, "its processor time, in percent of one CPU"),
-    key("services[].dstack", Object, NULL, Only(&["null"]), "what it may ask of the guest agent"),
-    key("services[].dstack.get_key", list(0, 64), EMPTY, No, "key paths that it may derive"),
-    key("services[].dstack.get_key[]", text(128, "key path, perhaps with * at its end"), None, No, "one path; a `*` at the end is any rest"),
-    key("services[].dstack.quote", Word(&["none", "app-data", "raw"]), Some("\"none\""), No, "quotes that it may ask for"),
+    key("services[].dstack", Object, NULL, Yes, "what it may ask of the guest agent, through the outbound proxy; null: nothing"),
+    key("services[].dstack.get_key", list(0, 64), EMPTY, Yes, "key paths that it may derive"),
+    key("services[].dstack.get_key[]", text(128, "key path, perhaps with * at its end"), None, Yes, "one path; a `*` at the end is any rest"),
+    key("services[].dstack.quote", Word(&["none", "app-data", "raw"]), Some("\"none\""), Yes, "quotes that it may ask for; with `raw` it can speak as the appliance"),
 ];
