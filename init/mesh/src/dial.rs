@@ -20,7 +20,7 @@ use crate::body::RequestBody;
 use crate::failure::Failure;
 use crate::io::Idle;
 use crate::peer::{PeerIdentity, PeerPolicy};
-use crate::{limits, tls};
+use crate::{limits, serve, tls};
 
 /// How to reach one place.
 #[derive(Debug)]
@@ -87,7 +87,8 @@ impl App {
         };
         let Some(collateral) = collateral else { return Err(Failure::NoCollateral(why)) };
         let fetched = self.fetched.once(before, || collateral.fetch_from_peer(self.address)).await;
-        fetched.map_err(|error| Failure::NoCollateral(format!("{why}; and there: {error}")))?;
+        fetched
+            .map_err(|error| Failure::NoCollateral(format!("{why}; and there: {}", serve::chain(&error))))?;
         self.attempt().await
     }
 
