@@ -11,6 +11,7 @@
 mod attackers;
 mod backend;
 mod callers;
+mod challenge;
 mod client;
 mod command;
 mod evidence;

@@ -78,7 +78,7 @@ async fn tagged_data_make_no_certificate() {
     let (mesh, backend, _demo) = demo().await;
     let (honest, bent) = forged(&machine, &own_mesh).await;
     for (certificate, reason) in
-        [(honest, "report data: expected "), (bent, "report data: the attestation says ")]
+        [(honest, "report data: expected "), (bent, "report data: expected the quote's, ")]
     {
         let mark = log::mark();
         let outcome = call(mesh.inbound, Some(certificate), GET).await;

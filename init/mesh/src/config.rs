@@ -21,6 +21,8 @@ pub struct Config {
     pub own_compose: ComposeHash,
     /// Whose root signs quotes.
     pub trust: Trust,
+    /// How platforms are judged.
+    pub collateral: CollateralRule,
     /// Whose code is acceptable; empty: nobody's.
     pub images: Vec<ImageRule>,
     /// The lowest TLS version.
@@ -46,6 +48,26 @@ pub enum Trust {
     /// The simulated TEE's published one. Not in the production guest.
     #[cfg(feature = "simulator")]
     Simulator,
+}
+
+/// `collateral`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollateralRule {
+    /// Where our own is fetched; none: whoever calls may bring it.
+    pub pccs: Option<Pccs>,
+    /// How long ago it may have been issued, in days.
+    pub max_age_days: u16,
+}
+
+/// `collateral.pccs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pccs {
+    /// Its base URL, `https://HOST[:PORT][/PATH]`, without a slash at its end.
+    pub url: String,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
 /// One entry of `mesh.images`.
@@ -161,6 +183,7 @@ impl Config {
             own_app,
             own_compose,
             trust,
+            collateral: CollateralRule::from(&section.collateral),
             images: mesh.images.iter().map(ImageRule::from).collect(),
             tls_min: mesh.tls_min.into(),
             backends: backends.map(|(i, b)| Backend::of(section, i, b)).collect::<Result<_, _>>()?,
@@ -202,6 +225,16 @@ impl Backend {
     }
 }
 
+impl From<&section::Collateral> for CollateralRule {
+    fn from(rule: &section::Collateral) -> Self {
+        let pccs = rule.pccs.as_ref();
+        Self {
+            pccs: pccs.map(|pccs| Pccs { url: pccs.url.clone(), address: pccs.address }),
+            max_age_days: rule.max_age_days,
+        }
+    }
+}
+
 impl From<&section::AcceptableImage> for ImageRule {
     fn from(image: &section::AcceptableImage) -> Self {
         match image {
@@ -239,6 +272,13 @@ mod tests {
             own_app: app,
             own_compose: ComposeHash([7; 32]),
             trust: Trust::Intel,
+            collateral: CollateralRule {
+                pccs: Some(Pccs {
+                    url: "https://pccs.example".to_owned(),
+                    address: SocketAddr::from(([192, 0, 2, 8], 443)),
+                }),
+                max_age_days: 30,
+            },
             images: vec![
                 ImageRule::Same,
                 ImageRule::Registers(ImageRegisters {
@@ -303,6 +343,15 @@ mod tests {
         assert_eq!(config.targets.values().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.2.2:18443"]);
         let services: Vec<_> = config.outbound.iter().map(|o| o.service.as_str()).collect();
         assert_eq!(services, ["web", "api"]);
+
+        assert_eq!(config.collateral, CollateralRule { pccs: None, max_age_days: 30 });
+        let mut fetched = measured.section().clone();
+        let url = "https://pccs.example:8081/x";
+        let address = SocketAddr::from(([192, 0, 2, 8], 8081));
+        fetched.collateral =
+            section::Collateral { pccs: Some(section::Pccs { url: url.into(), address }), max_age_days: 7 };
+        let rule = CollateralRule { pccs: Some(Pccs { url: url.into(), address }), max_age_days: 7 };
+        assert_eq!(of(&fetched).unwrap().collateral, rule);
 
         let web = ServiceDstack { get_key: vec!["web/*".to_owned()], quote: ServiceQuote::AppData };
         assert_eq!((&config.outbound[0].dstack, &config.outbound[1].dstack), (&Some(web), &None));

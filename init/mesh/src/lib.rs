@@ -5,6 +5,8 @@
 mod answer;
 mod attested;
 mod body;
+mod challenge;
+mod collateral;
 mod config;
 mod dial;
 mod dstack;
@@ -22,6 +24,8 @@ mod logs;
 mod mesh;
 mod message;
 mod outbound;
+mod own_paths;
+mod patience;
 mod peer;
 pub mod ring;
 mod serve;
@@ -33,7 +37,10 @@ mod tunnel;
 mod upstream;
 
 pub use attested::Attested;
-pub use config::{Backend, Caller, Config, ImageRegisters, ImageRule, Outbound, TlsMin, Trust};
+pub use collateral::Collateral;
+pub use config::{
+    Backend, Caller, CollateralRule, Config, ImageRegisters, ImageRule, Outbound, Pccs, TlsMin, Trust,
+};
 pub use dstack::{ServiceDstack, ServiceQuote};
 pub use error::MeshError;
 pub use header::{APP_ID, COMPOSE_HASH};

@@ -10,13 +10,15 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::challenge::Challenges;
 use crate::config::{self, Config};
-use crate::dial::Dial;
+use crate::dial::{App, Dial, Fetched, Introduction};
 use crate::dstack::{Agent, Dstack};
 use crate::identity::{self, CurrentCertificate, IdentitySource};
 use crate::inbound::{Inbound, Places};
 use crate::logs::Logs;
 use crate::outbound::{Outbound, Targets};
+use crate::own_paths::OwnPaths;
 use crate::peer::PeerPolicy;
 use crate::shares::Shares;
 use crate::upstream::Upstream;
@@ -118,12 +120,28 @@ impl Mesh {
         ready: impl FnOnce(),
     ) -> Result<Infallible, MeshError> {
         let dstack = self.dstack()?;
-        let own = identity::first(&identity).await;
-        let server = tls::server(self.config.tls_min, self.policy.callers(), Arc::clone(&own))?;
+        let identity = Arc::new(identity);
+        let own = identity::first(&*identity).await;
+        let server = tls::server(self.config.tls_min, self.policy.callers(), own.current())?;
         let all_rested = Arc::new(Semaphore::new(limits::ALL_POOLED));
         let targets = self.targets(&own, &all_rested)?;
         let places = Places::new();
+        let collateral = self.policy.collateral();
+        let own_paths = Arc::new(OwnPaths {
+            logs: Arc::clone(&self.logs),
+            collateral: collateral.clone(),
+            challenges: Challenges::new(Arc::<S>::clone(&identity) as _),
+        });
         let mut tasks = JoinSet::new();
+        if let Some(collateral) = collateral {
+            collateral.speak_for(&own.current());
+            let (identity, own) = (Arc::clone(&identity), Arc::clone(&own));
+            let pccs = self.config.collateral.pccs.clone();
+            tasks.spawn(async move {
+                collateral.run(own, pccs, |time| identity.it_is_at_least(time)).await;
+                "the care for collateral".to_owned()
+            });
+        }
 
         for (listener, backend) in self.inbound.into_iter().zip(self.config.backends) {
             let address = SocketAddr::from(([0; 16], backend.listen));
@@ -134,7 +152,8 @@ impl Mesh {
                 allow: backend.allow,
                 tls: Arc::clone(&server),
                 policy: Arc::clone(&self.policy),
-                logs: Arc::clone(&self.logs),
+                own: Arc::clone(&own),
+                own_paths: Arc::clone(&own_paths),
                 backend: Upstream::new(Dial::Service(backend.to), &all_rested),
                 places: places.clone(),
             });
@@ -191,7 +210,14 @@ impl Mesh {
             let verifier = self.policy.target(&app);
             let verifier = verifier.ok_or_else(|| MeshError::Policy(format!("target {app}: no verifier")))?;
             let tls = tls::client(self.config.tls_min, verifier, Arc::clone(own))?;
-            let dial = Dial::App { address, app, tls, policy: Arc::clone(&self.policy) };
+            let dial = Dial::App(App {
+                address,
+                app,
+                tls,
+                policy: Arc::clone(&self.policy),
+                fetched: Fetched::default(),
+                introduction: Introduction::default(),
+            });
             Ok((app, Upstream::new(dial, all_rested)))
         };
         let upstreams = self.config.targets.iter().map(upstream).collect::<Result<_, MeshError>>()?;

@@ -78,6 +78,7 @@ pub const TARGETS: &[Target] = &[
     target("certificate", "a peer", 32 << 10, evidence::certificate),
     target("collateral", "a peer, or a cache", 32 << 10, evidence::collateral)
         .seeded(&["attestation/src/simulator"]),
+    target("pccs", "whoever answers as the PCCS", 16 << 10, evidence::pccs),
 ];
 
 /// Not one of [`TARGETS`]: its bug is found by whoever compares, and next to never by chance. A smoke run that does not
