@@ -111,7 +111,7 @@ async fn every_exit_status_against_a_live_mesh() {
 
     for (name, document, launch, what) in [
         ("image.json", DEMO, another_image(), "images[0].rtmr2"),
-        ("app.json", CALLER, image(), "compose_hash"),
+        ("app.json", CALLER, image(), "app"),
     ] {
         let policy = desk.policy(name, document, launch).await;
         let said = desk.verify(mesh.inbound, &["--policy", &policy, TRUST]).await;
