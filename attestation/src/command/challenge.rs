@@ -8,9 +8,9 @@ use casemate_verify::ratls::Attestation;
 use casemate_verify::{EvidenceError, Reason};
 use serde::Deserialize;
 
+use super::Stop;
 use super::io::{random, tls};
 use super::verdict::Verdict;
-use super::{Failure, Stop};
 
 /// Where an appliance answers.
 const PATH: &str = "/.well-known/casemate/attestation?nonce=";
@@ -38,7 +38,7 @@ struct Answer {
 
 /// Challenges a server.
 pub(super) fn ask(host: &str, port: u16) -> Result<Exchange, Stop> {
-    let nonce: Nonce = random().map_err(Failure::undecided)?;
+    let nonce: Nonce = random().map_err(|error| Verdict::Undecided(error, Vec::new()))?;
     let no_answer = |error: io::Error| {
         Stop::from(Verdict::Undecided(format!("{host}:{port}: challenge: {error}"), Vec::new()))
     };

@@ -35,25 +35,19 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("[casemate-verify error]: {}", failure.text);
-        failure.exit
+        Exit::Usage
     })
 }
 
-/// Why there is no verdict.
+/// Why there is no verdict: the caller's mistake.
 struct Failure {
-    exit: Exit,
     text: String,
 }
 
 impl Failure {
     /// The caller's mistake, a file of theirs included.
     fn usage(error: impl std::fmt::Display) -> Self {
-        Self { exit: Exit::Usage, text: error.to_string() }
-    }
-
-    /// Nobody's mistake: there was nothing to judge.
-    fn undecided(error: impl std::fmt::Display) -> Self {
-        Self { exit: Exit::Undecided, text: error.to_string() }
+        Self { text: error.to_string() }
     }
 }
 

@@ -50,7 +50,7 @@ impl Target {
 
 /// The evidence in a file.
 pub(super) fn file(path: &Path) -> Result<Shown, Stop> {
-    let bytes = files::read_evidence(path).map_err(Failure::undecided)?;
+    let bytes = files::read_evidence(path).map_err(Failure::usage)?;
     match detect(&bytes).map_err(unreadable)? {
         Detected::Evidence(evidence, firmware_log) => Ok(Shown { evidence, firmware_log, collateral: None }),
         Detected::Log(_) => {
@@ -136,7 +136,7 @@ pub(super) fn directory(directory: &Path) -> Result<Shown, Stop> {
 
 /// Adds a log to the evidence: RTMR3's events to a quote, the firmware's beside it.
 fn add_log(shown: &mut Shown, evidence: &Path, path: &Path) -> Result<(), Stop> {
-    let bytes = files::read_evidence(path).map_err(Failure::undecided)?;
+    let bytes = files::read_evidence(path).map_err(Failure::usage)?;
     let name = path.display();
     let Detected::Log(mut log) = detect(&bytes).map_err(unreadable)? else {
         return Err(Failure::usage(format!("{name}: expected an event log, found evidence")).into());

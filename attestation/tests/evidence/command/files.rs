@@ -322,6 +322,14 @@ fn collateral_is_found_by_its_platform_and_never_ignored() {
     let empty = directory(&desk, "empty", &[("a.json", b"{}")]);
     assert_eq!(with(&empty).0, 64);
 
+    // One that holds is enough, whatever lies beside it for the same platform; forged alone it is a reason.
+    let forged = COLLATERAL.replacen("UpToDate", "OutOfDate", 1);
+    let both = directory(&desk, "both", &[("a.json", forged.as_bytes()), ("b.json", COLLATERAL.as_bytes())]);
+    assert_eq!(with(&both).1["verdict"], "not-judged");
+    std::fs::remove_file(both.join("b.json")).unwrap();
+    let (exit, report) = with(&both);
+    assert_eq!((exit, classes(&report)), (1, vec!["collateral"]), "{report}");
+
     // Nor is it ignored where the verdict does not need it.
     let certificate = desk.file("leaf.der", machine().certificate().1);
     let policy = desk.policy(image());
