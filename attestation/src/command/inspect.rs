@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_verify::evidence::Presented;
-use casemate_verify::{Class, Evidence, Policy, Reason, TrustAnchor, Verifier, ratls};
+use casemate_verify::{Evidence, Policy, Reason, TrustAnchor, Verifier, ratls};
 
 use super::arguments::Inspect;
 use super::challenge::{self, Exchange};
@@ -134,24 +134,10 @@ impl Inspection {
     }
 
     fn presented(&self, presented: &Presented<'_>) -> Verdict {
-        if let Some(reasons) = self.firmware_log_of_certificate(presented) {
-            return Verdict::NotAuthentic(reasons);
-        }
         match &self.policy {
             Some(policy) => policy.verdict(&self.verifier, presented, self.now).into(),
             None => self.verifier.authenticate(presented, self.now).into(),
         }
-    }
-
-    /// What is wrong with the firmware's log beside a certificate: the library judges such a log beside an attestation alone.
-    fn firmware_log_of_certificate(&self, presented: &Presented<'_>) -> Option<Vec<Reason>> {
-        let Evidence::Certificate(certificate) = presented.evidence else { return None };
-        presented.firmware_log?;
-        let evidence = Evidence::Attestation(certificate.attestation.clone());
-        let error =
-            self.verifier.authenticate(&Presented { evidence: &evidence, ..*presented }, self.now).err()?;
-        // Everything else is found again, in the certificate's own order.
-        (error.class() == Class::Log).then(|| error.into_reasons())
     }
 
     fn answer(&self, exchange: &Exchange) -> Verdict {
@@ -159,7 +145,13 @@ impl Inspection {
         let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
         let peer = self.verifier.verify_challenge(leaf, answer, nonce, exporter, self.now);
         match &self.policy {
-            Some(policy) => policy.verdict_on(peer, self.now).into(),
+            Some(policy) => {
+                let vouched = peer.and_then(|peer| {
+                    let certificate = ratls::from_chain(chain)?;
+                    Ok(policy.vouched(peer, &certificate, self.now))
+                });
+                policy.verdict_on(vouched, self.now).into()
+            }
             None => peer.into(),
         }
     }

@@ -106,6 +106,16 @@ impl Policy {
         &self.images
     }
 
+    /// The acceptable TDX modules (MRSEAM); empty: whatever Intel signs.
+    pub const fn tdx_modules(&self) -> &BTreeSet<Register> {
+        &self.tdx_modules
+    }
+
+    /// The acceptable machines; empty: any.
+    pub fn platforms(&self) -> &[Platform] {
+        &self.platforms
+    }
+
     /// Whether evidence must be an answer to a challenge.
     pub const fn demands_challenge(&self) -> bool {
         self.freshness.challenge

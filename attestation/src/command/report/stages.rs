@@ -2,7 +2,6 @@
 
 use casemate_measure::Register;
 use casemate_verify::{AuthenticPeer, Binding, Class, Policy, Reason, Tee};
-use serde_json::Value;
 
 use super::{Kind, Report, rfc3339};
 use crate::command::verdict::Verdict;
@@ -217,12 +216,11 @@ fn held(stage: Stage, report: &Report<'_>) -> (Mark, String) {
     (mark, text)
 }
 
-/// Whether a policy has a rule for it, by its own JSON form: what is left out there is not judged.
+/// Whether a policy has a rule for it.
 fn has_rule(policy: &Policy, stage: Stage, report: &Report<'_>) -> bool {
-    let has = |key: &str| serde_json::to_value(policy).is_ok_and(|policy: Value| policy.get(key).is_some());
     match stage {
-        Module => has("tdx_modules"),
-        Platform => has("platforms"),
+        Module => !policy.tdx_modules().is_empty(),
+        Platform => !policy.platforms().is_empty(),
         // The simulator's collateral is fixed.
         Freshness => {
             policy.demands_challenge() || report.verdict.peer().is_some_and(|peer| peer.tee() == Tee::Tdx)
