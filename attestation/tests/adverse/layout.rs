@@ -4,7 +4,7 @@ use casemate_verify::Class;
 
 use crate::flips::{Pass, Region};
 
-use Class::{Binding, Form, NotImplemented, Root, Signature};
+use Class::{Form, NotImplemented, Root, Signature};
 
 /// Regions one after the other.
 pub(crate) struct Layout<'a> {
@@ -109,9 +109,6 @@ pub(crate) fn quote(item: &[u8]) -> Vec<Region> {
     layout.quote(&[Signature]);
     layout.rest("padding", &[Form], Pass::Never)
 }
-
-/// For a quote that is the only thing that says what its report data are.
-pub(crate) const REPORT_DATA_OF_A_KEY: &[Class] = &[Binding];
 
 /// Where those bytes stand, once.
 pub(crate) fn find(item: &[u8], part: &[u8]) -> usize {

@@ -15,6 +15,7 @@ mod logs;
 mod machine;
 mod named;
 #[path = "../../examples/simulator_pki/pki.rs"]
+#[expect(dead_code, reason = "the example writes more of it to files")]
 mod pki;
 mod quotes;
 mod real;
