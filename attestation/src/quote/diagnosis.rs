@@ -38,7 +38,8 @@ const TEXTS: &[(&str, Class)] = &[
 /// Whether a text says that a chain is bad and not which: the quote's own or one of the collateral's.
 pub(crate) fn is_of_some_chain(text: &str) -> bool {
     class(text) == Class::Signature
-        && (text.starts_with("Failed to verify certificate chain") || text.starts_with("Failed to parse certs"))
+        && (text.starts_with("Failed to verify certificate chain")
+            || text.starts_with("Failed to parse certs"))
 }
 
 /// What is said of a quote without a chain, after everything of the collateral held.

@@ -143,7 +143,10 @@ fn check_unique(certificate: &X509Certificate<'_>, oid: &[u64]) -> Result<(), Ev
 }
 
 /// The content of the extension with that identifier.
-fn content<'a>(certificate: &'a X509Certificate<'_>, oid: &'a [u64]) -> Result<Option<&'a [u8]>, EvidenceError> {
+fn content<'a>(
+    certificate: &'a X509Certificate<'_>,
+    oid: &'a [u64],
+) -> Result<Option<&'a [u8]>, EvidenceError> {
     let Some(extension) = with_oid(certificate, oid).next() else { return Ok(None) };
     let content = der::read_octet_string(extension.value).ok_or_else(|| {
         let place = format!("certificate: extension {}", dotted(oid));

@@ -133,8 +133,7 @@ fn certificate_of_the_older_form() {
     let key = key();
     let attestation = attestation(&key);
     let log = older_log(&attestation);
-    let der =
-        certificate(&key, &[(ratls::QUOTE_OID, &attestation.quote), (ratls::EVENT_LOG_OID, &log)]);
+    let der = certificate(&key, &[(ratls::QUOTE_OID, &attestation.quote), (ratls::EVENT_LOG_OID, &log)]);
     let regions = around(&der, find(&der, &attestation.quote), |layout| {
         // Nothing else says what the quote's report data are: first of all they are not the key's.
         layout.quote(&[Binding]);

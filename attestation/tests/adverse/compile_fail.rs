@@ -11,7 +11,8 @@ use std::time::SystemTime;
 /// whenever it makes its library again; there may be others, of other features or of former times.
 fn library() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
-    let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let changed =
+        |path: &Path| path.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let limit = changed(&executable);
     let entries = std::fs::read_dir(executable.parent().unwrap()).unwrap();
     let is_one = |path: &PathBuf| {
@@ -19,13 +20,25 @@ fn library() -> PathBuf {
         name.starts_with("libcasemate_verify-") && name.ends_with(".rlib") && changed(path) <= limit
     };
     let libraries = entries.map(|entry| entry.unwrap().path()).filter(is_one);
-    libraries.max_by_key(|path| changed(path)).expect("the library beside this executable")
+    libraries
+        .max_by_key(|path| changed(path))
+        .unwrap_or_else(|| panic!("no library beside {}", executable.display()))
 }
 
 /// The errors, without their places.
 fn errors(case: &Path, library: &Path) -> Vec<String> {
     let compiled = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata", "--error-format", "short", "--out-dir"])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "lib",
+            "--emit",
+            "metadata",
+            "--error-format",
+            "short",
+            "--out-dir",
+        ])
         .arg(env!("CARGO_TARGET_TMPDIR"))
         .arg("-L")
         .arg(format!("dependency={}", library.parent().unwrap().display()))
@@ -37,8 +50,10 @@ fn errors(case: &Path, library: &Path) -> Vec<String> {
         .unwrap();
     let text = String::from_utf8(compiled.stderr).unwrap();
     // "FILE:LINE:COLUMN: error[CODE]: …"; the summary has no place.
-    let errors =
-        text.lines().filter_map(|line| Some(line.split_once(": ")?.1)).filter(|text| text.starts_with("error"));
+    let errors = text
+        .lines()
+        .filter_map(|line| Some(line.split_once(": ")?.1))
+        .filter(|text| text.starts_with("error"));
     let errors: Vec<_> = errors.map(str::to_owned).collect();
     assert_eq!(compiled.status.success(), errors.is_empty(), "{}: {text}", case.display());
     errors

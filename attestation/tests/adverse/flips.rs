@@ -50,7 +50,8 @@ pub(crate) fn every_byte<T: PartialEq + Debug>(
 ) -> Tally {
     let begin = std::time::Instant::now();
     check_cover(item, genuine.len(), regions);
-    let expected = judge(genuine).unwrap_or_else(|error| panic!("{item}: the genuine one is refused: {error}"));
+    let expected =
+        judge(genuine).unwrap_or_else(|error| panic!("{item}: the genuine one is refused: {error}"));
     assert!(bare(genuine), "{item}: the genuine one is refused by the plain verifier");
     let mut tally = Tally::default();
     let mut changed = genuine.to_vec();
@@ -77,7 +78,13 @@ pub(crate) fn every_byte<T: PartialEq + Debug>(
             changed[index] ^= 1 << bit;
         }
     }
-    println!("{item}: {} flips, {} accepted, {:?}, {:.1?}", tally.flips, tally.accepted, tally.refused, begin.elapsed());
+    println!(
+        "{item}: {} flips, {} accepted, {:?}, {:.1?}",
+        tally.flips,
+        tally.accepted,
+        tally.refused,
+        begin.elapsed()
+    );
     tally
 }
 
@@ -85,7 +92,11 @@ pub(crate) fn every_byte<T: PartialEq + Debug>(
 fn check_cover(item: &str, len: usize, regions: &[Region]) {
     let mut end = 0;
     for region in regions {
-        assert_eq!(region.bytes.start, end, "{item}: {} does not begin where the region before it ends", region.name);
+        assert_eq!(
+            region.bytes.start, end,
+            "{item}: {} does not begin where the region before it ends",
+            region.name
+        );
         assert!(region.bytes.end >= end, "{item}: {}", region.name);
         end = region.bytes.end;
     }

@@ -75,7 +75,9 @@ fn of_a_real_answer() {
     let known = present(&Evidence::Attestation(genuine.clone()), Some(&firmware)).unwrap();
     let judge = |answer: &[u8]| -> Judgement<AuthenticPeer> {
         match detect(answer)? {
-            Detected::Evidence(Evidence::Attestation(read), Some(log)) if read == genuine && log == firmware => {
+            Detected::Evidence(Evidence::Attestation(read), Some(log))
+                if read == genuine && log == firmware =>
+            {
                 Ok(known.clone())
             }
             Detected::Evidence(evidence, log) => {
@@ -107,7 +109,8 @@ fn of_firmware() {
     };
     let genuine = read(CCEL).unwrap();
     let [rtmr0, rtmr1, rtmr2] = registers(&genuine);
-    let machine = Machine::boot(DOCUMENT, casemate_measure::LaunchRegisters { rtmr0, rtmr1, rtmr2, ..image() });
+    let machine =
+        Machine::boot(DOCUMENT, casemate_measure::LaunchRegisters { rtmr0, rtmr1, rtmr2, ..image() });
     let evidence = Evidence::Attestation(machine.attest([5; 64]));
     let verifier = trusting_verifier();
     let judge = |bytes: &[u8]| -> Judgement<AuthenticPeer> {
@@ -121,7 +124,8 @@ fn of_firmware() {
     };
     let plain = |bytes: &[u8]| read(bytes).is_ok_and(|log| registers(&log) == [rtmr0, rtmr1, rtmr2]);
     // Data of events, and digests of other algorithms, are covered by nothing.
-    let region = Region { name: "CCEL".into(), bytes: 0..CCEL.len(), classes: vec![Form, Log], pass: Pass::Unread };
+    let region =
+        Region { name: "CCEL".into(), bytes: 0..CCEL.len(), classes: vec![Form, Log], pass: Pass::Unread };
     let tally = every_byte("CCEL", CCEL, &[region], judge, plain);
     assert!(tally.refused[&Log] > 200, "{tally:?}");
 }

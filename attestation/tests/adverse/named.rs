@@ -89,10 +89,7 @@ fn relayed_challenges() {
     let judged = trusting_verifier().verify_challenge(&leaf(&key), &plain, &NONCE, &ours, NOW);
     assert_eq!(judged.unwrap_err().class(), Class::Binding);
     let answer = machine.attest(challenge::report_data(&NONCE, &ours, &key.subject_public_key_info()));
-    assert_eq!(
-        refusal(&certificate(&key, &[(ratls::ATTESTATION_OID, &answer.encode_v0())])),
-        Class::Binding
-    );
+    assert_eq!(refusal(&certificate(&key, &[(ratls::ATTESTATION_OID, &answer.encode_v0())])), Class::Binding);
 }
 
 #[test]
@@ -203,7 +200,8 @@ fn collateral_that_brings_a_platforms_chain() {
     parts.pck_certificate_chain = Some(machine.pki.pck_chain_pem.clone());
     let collateral = Collateral::new(parts).unwrap();
     let judge = |machine: &Machine| {
-        let verified = trusting_verifier().verify_quote_with(&machine.attest([0; 64]).quote, &collateral, NOW);
+        let verified =
+            trusting_verifier().verify_quote_with(&machine.attest([0; 64]).quote, &collateral, NOW);
         verified.map(drop).map_err(|error| error.class())
     };
     assert_eq!(judge(&machine), Ok(()));

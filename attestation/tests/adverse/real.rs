@@ -46,7 +46,11 @@ impl Real {
         Collateral::from_json(self.collateral).unwrap()
     }
 
-    pub(crate) fn verify(&self, quote: &[u8], collateral: &Collateral) -> Result<AuthenticQuote, VerifyError> {
+    pub(crate) fn verify(
+        &self,
+        quote: &[u8],
+        collateral: &Collateral,
+    ) -> Result<AuthenticQuote, VerifyError> {
         intel().verify_quote_with(quote, collateral, self.valid)
     }
 }

@@ -16,10 +16,8 @@ fn certificate(extensions: &Extensions) -> Vec<u8> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.not_before = datetime!(2026-11-21 00:00:00 UTC);
     params.not_after = datetime!(2026-11-29 00:00:00 UTC);
-    params.custom_extensions = extensions
-        .iter()
-        .map(|(oid, value)| CustomExtension::from_oid_content(oid, value.clone()))
-        .collect();
+    params.custom_extensions =
+        extensions.iter().map(|(oid, value)| CustomExtension::from_oid_content(oid, value.clone())).collect();
     params.self_signed(&key()).unwrap().der().to_vec()
 }
 
@@ -30,7 +28,8 @@ fn judge(extensions: &Extensions) -> Result<AuthenticPeer, VerifyError> {
 /// `.9`: eight times `bin`.
 fn app_info() -> Vec<u8> {
     let lengths = [20, 32, 20, 32, 32, 32, 32, 26];
-    let fields = lengths.into_iter().flat_map(|len: u8| [vec![0xc4, len], vec![1; usize::from(len)]].concat());
+    let fields =
+        lengths.into_iter().flat_map(|len: u8| [vec![0xc4, len], vec![1; usize::from(len)]].concat());
     [0x98].into_iter().chain(fields).collect()
 }
 
@@ -104,7 +103,11 @@ fn wrong_wrappings() {
         let wrong = [
             ("no OCTET STRING inside", content.clone()),
             ("a second one inside", ratls::extension_value(&right)),
-            ("BIT STRING", [&[0x03], ratls::extension_value(&[&[0], content.as_slice()].concat())[1..].as_ref()].concat()),
+            (
+                "BIT STRING",
+                [&[0x03], ratls::extension_value(&[&[0], content.as_slice()].concat())[1..].as_ref()]
+                    .concat(),
+            ),
             ("UTF8String", retagged(0x0c)),
             ("SEQUENCE", retagged(0x30)),
             ("context tag", retagged(0x80)),
