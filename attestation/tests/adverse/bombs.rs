@@ -138,8 +138,11 @@ fn attestations() -> Vec<(String, Vec<u8>)> {
     bombs
 }
 
+/// A name, and what makes it.
+type Made = (&'static str, fn() -> Vec<u8>);
+
 /// Logs of 16 MiB, twice what is read of one, and a firmware's whose first event says to have 4 GiB. Made one at a time.
-const LOGS: &[(&str, fn() -> Vec<u8>)] = &[
+const LOGS: &[Made] = &[
     ("a list of events", || many().into_bytes()),
     ("one event", || format!("[{}]", EVENT.replace("00", &"00".repeat(LENGTH / 2))).into_bytes()),
     ("an answer", || format!(r#"{{"quote":"{}","event_log":{}}}"#, quote(), many()).into_bytes()),

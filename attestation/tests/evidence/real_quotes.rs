@@ -1,6 +1,6 @@
 //! Quotes from real machines, under Intel's root.
 
-use casemate_measure::{EventLog, Register, RuntimeEvent};
+use casemate_measure::{EventLog, RuntimeEvent};
 use casemate_verify::collateral::{Collateral, Kept};
 use casemate_verify::quote::TdReport;
 use casemate_verify::ratls::Attestation;
