@@ -6,7 +6,7 @@ use casemate_verify::ratls::{self, Attestation, from_certificate};
 use casemate_verify::{Evidence, Policy};
 
 use crate::Verdict;
-use crate::measured::check_refusal;
+use crate::measured::check_printable;
 
 /// Fewer hex digits than this are no binary form.
 const SHORTEST: usize = 256;
@@ -16,7 +16,7 @@ pub(crate) fn evidence(bytes: &[u8]) -> Verdict {
     let detected = match detect(bytes) {
         Ok(detected) => detected,
         Err(error) => {
-            check_refusal(&error.to_string());
+            check_printable(&error.to_string());
             return Verdict::Refused;
         }
     };
@@ -53,7 +53,7 @@ pub(crate) fn msgpack(bytes: &[u8]) -> Verdict {
             Verdict::Accepted
         }
         Err(error) => {
-            check_refusal(&error.to_string());
+            check_printable(&error.to_string());
             Verdict::Refused
         }
     }
@@ -77,7 +77,7 @@ pub(crate) fn app_info(content: &[u8]) -> Verdict {
     let evidence = match from_certificate(&certificate(content)) {
         Ok(evidence) => evidence,
         Err(error) => {
-            check_refusal(&error.to_string());
+            check_printable(&error.to_string());
             return Verdict::Refused;
         }
     };
