@@ -8,7 +8,7 @@ use casemate_measure::{LaunchRegisters, MrConfigId, Register};
 
 use crate::error::EvidenceError;
 
-pub(crate) use diagnosis::class as class_of_refusal;
+pub(crate) use diagnosis::{NO_CHAIN, class as class_of_refusal, is_of_some_chain};
 pub(crate) use shape::{certificate_chain, is_one};
 
 /// Bytes of the quote header.

@@ -7,7 +7,7 @@ use casemate_measure::log::{Log, replay};
 use casemate_measure::tdx::Rtmr;
 use casemate_measure::{KeyProvider, MrConfigId};
 use dcap_qvl::verify::QuoteVerifier;
-use dcap_qvl::{QuoteClaims, QuotePolicy};
+use dcap_qvl::{QuoteClaims, QuoteCollateralV3, QuotePolicy};
 use sha2::{Digest as _, Sha256};
 
 use crate::anchor::TrustAnchor;
@@ -260,13 +260,29 @@ impl Trusted {
         let claims = self
             .verifier
             .verify_with_policy(raw, collateral.parts(), now_unix, &any_status)
-            .map_err(|error| refusal(&format!("{error:#}")))?;
+            .map_err(|error| self.refusal(raw, collateral, now_unix, &format!("{error:#}")))?;
         Ok(AuthenticQuote {
             tee: self.anchor.tee(),
             report: signed_report(&claims)?,
             claims: Arc::new(claims),
             collateral_times: *collateral.times(),
         })
+    }
+
+    /// A refusal that says which chain was bad: only with good collateral does `dcap-qvl` get as far as the quote's own.
+    fn refusal(&self, raw: &[u8], collateral: &Collateral, now_unix: u64, text: &str) -> VerifyError {
+        if quote::is_of_some_chain(text) {
+            let without = QuoteCollateralV3 {
+                pck_certificate_chain: Some(String::new()),
+                ..collateral.parts().clone()
+            };
+            let found = self.verifier.verify(raw, &without, now_unix).err();
+            if !found.is_some_and(|error| format!("{error:#}").contains(quote::NO_CHAIN)) {
+                let what = "collateral that dcap-qvl verifies";
+                return Reason::new(Class::Collateral, "collateral", what, printable(text)).into();
+            }
+        }
+        refusal(text)
     }
 }
 

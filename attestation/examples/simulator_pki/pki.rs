@@ -45,11 +45,13 @@ pub(crate) struct Variant<'a> {
     pub(crate) seed: &'a str,
     pub(crate) tcb_status: &'a str,
     pub(crate) pck_revoked: bool,
+    /// Serial number of a certificate that the root revokes.
+    pub(crate) root_revokes: Option<u64>,
 }
 
 impl Default for Variant<'_> {
     fn default() -> Self {
-        Self { seed: SEED, tcb_status: "UpToDate", pck_revoked: false }
+        Self { seed: SEED, tcb_status: "UpToDate", pck_revoked: false, root_revokes: None }
     }
 }
 
@@ -77,7 +79,7 @@ impl Pki {
         let root_pem = root_params.self_signed(&root_key)?;
         let root = Issuer::new(root_params, &root_key);
 
-        let ca_params = authority("PCK Platform CA", 2, 0);
+        let ca_params = authority("PCK Platform CA", CA_SERIAL, 0);
         let ca_pem = ca_params.signed_by(&ca_key, &root)?.pem();
         let ca = Issuer::new(ca_params, &ca_key);
 
@@ -94,14 +96,14 @@ impl Pki {
         )];
         let pck_pem = pck_params.signed_by(&pck_key, &ca)?.pem();
 
-        let signing_pem = end_entity("TCB Signing", 4).signed_by(&signing_key, &root)?.pem();
+        let signing_pem = end_entity("TCB Signing", SIGNING_SERIAL).signed_by(&signing_key, &root)?.pem();
         let tcb_info = tcb_info(variant.tcb_status);
         let qe_mrsigner = digest(seed, "quoting enclave signer");
         let qe_identity = qe_identity(&qe_mrsigner);
         let issuer_chain = [signing_pem, root_pem.pem()].concat();
         let collateral = QuoteCollateralV3 {
             pck_crl_issuer_chain: [ca_pem.as_str(), &root_pem.pem()].concat(),
-            root_ca_crl: revocation_list(&root, 1, Vec::new())?,
+            root_ca_crl: revocation_list(&root, 1, variant.root_revokes.map(revoked).into_iter().collect())?,
             pck_crl: revocation_list(
                 &ca,
                 1,
@@ -128,6 +130,10 @@ impl Pki {
 
 /// Serial number of the PCK certificate, which a test revokes.
 const PCK_SERIAL: u64 = 3;
+/// Serial number of the intermediate, which a test revokes.
+pub(crate) const CA_SERIAL: u64 = 2;
+/// Serial number of the certificate that signs TCB info and QE identity, which a test revokes.
+pub(crate) const SIGNING_SERIAL: u64 = 4;
 
 /// A P-256 key whose signatures are deterministic.
 struct Key {

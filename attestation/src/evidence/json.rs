@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Detected, Evidence};
 use crate::error::EvidenceError;
-use crate::quote::TdReport;
+use crate::quote::{self, TdReport};
 use crate::ratls::{Attestation, event_log};
 
 /// The fields of all forms. Others are ignored, as by dstack; one that is given twice is refused.
@@ -36,6 +36,8 @@ pub(super) fn detect(bytes: &[u8]) -> Result<Detected, EvidenceError> {
     };
     let quote = hex_digits("quote", digits)?;
     if answer.event_log.is_none() {
+        // As in the binary form: what is no quote should not be called one.
+        quote::certificate_chain(&quote)?;
         return Ok(Detected::Evidence(Evidence::Quote(quote), None));
     }
     let log = event_log::read(bytes)?;

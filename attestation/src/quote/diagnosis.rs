@@ -6,7 +6,7 @@ use crate::error::Class;
 /// Parts of its texts, in the order in which they are looked for.
 const TEXTS: &[(&str, Class)] = &[
     ("CertRevoked", Class::Revocation),
-    ("Revoked", Class::Revocation),
+    ("TCB status is invalid: Revoked", Class::Revocation),
     ("CertNotValidYet", Class::Validity),
     ("CertExpired", Class::Validity),
     ("TCBInfo", Class::Collateral),
@@ -36,6 +36,16 @@ const TEXTS: &[(&str, Class)] = &[
     ("Unsupported DCAP quote version", Class::Form),
     ("attestation key type", Class::Form),
 ];
+
+/// Whether a text says that a chain is bad and not which: the quote's own or one of the collateral's.
+pub(crate) fn is_of_some_chain(text: &str) -> bool {
+    class(text) == Class::Signature
+        && (text.starts_with("Failed to verify certificate chain")
+            || text.starts_with("Failed to parse certs"))
+}
+
+/// What is said of a quote without a chain, after everything of the collateral held.
+pub(crate) const NO_CHAIN: &str = "Certificate chain is too short in quote";
 
 /// The class of a refusal by its text; what is not known is the signature's.
 pub(crate) fn class(text: &str) -> Class {

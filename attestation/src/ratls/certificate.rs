@@ -58,7 +58,11 @@ pub fn from_certificate(certificate_der: &[u8]) -> Result<CertificateEvidence, E
             format_args!("{} trailing bytes", rest.len()),
         ));
     }
-    let attestation = match unique(&certificate, ATTESTATION_OID)? {
+    // Also those that are not read beside others: two instances are no certificate (RFC 5280, section 4.2).
+    for oid in [QUOTE_OID, EVENT_LOG_OID, APP_ID_OID, USAGE_OID, ATTESTATION_OID, APP_INFO_OID] {
+        check_unique(&certificate, oid)?;
+    }
+    let attestation = match content(&certificate, ATTESTATION_OID)? {
         Some(content) => Attestation::decode(content)?,
         None => older_form(&certificate)?,
     };
@@ -89,8 +93,8 @@ fn check_same_key(certificate_der: &[u8], spki_der: &[u8]) -> Result<(), Evidenc
 
 /// The pair that dstack wrote up to 0.5.8. It says nothing about the report data but what the quote itself says.
 fn older_form(certificate: &X509Certificate<'_>) -> Result<Attestation, EvidenceError> {
-    let raw = unique(certificate, QUOTE_OID)?.ok_or(EvidenceError::NoExtension)?;
-    let log = unique(certificate, EVENT_LOG_OID)?.ok_or(EvidenceError::NoEventLog)?;
+    let raw = content(certificate, QUOTE_OID)?.ok_or(EvidenceError::NoExtension)?;
+    let log = content(certificate, EVENT_LOG_OID)?.ok_or(EvidenceError::NoEventLog)?;
     Ok(Attestation {
         quote: raw.to_vec(),
         events: event_log::runtime(&event_log::read(log)?)?,
@@ -100,19 +104,19 @@ fn older_form(certificate: &X509Certificate<'_>) -> Result<Attestation, Evidence
 }
 
 fn claims(certificate: &X509Certificate<'_>) -> Result<IssuerClaims, EvidenceError> {
-    let app_id = unique(certificate, APP_ID_OID)?.map(|bytes| {
+    let app_id = content(certificate, APP_ID_OID)?.map(|bytes| {
         let found = format!("{} bytes", bytes.len());
         bytes
             .try_into()
             .map(AppId)
             .map_err(|_| EvidenceError::malformed("certificate: app id (.3)", "20 bytes", found))
     });
-    let usage = unique(certificate, USAGE_OID)?.map(|bytes| {
+    let usage = content(certificate, USAGE_OID)?.map(|bytes| {
         std::str::from_utf8(bytes)
             .map(str::to_owned)
             .map_err(|error| EvidenceError::malformed("certificate: usage (.4)", "UTF-8", error))
     });
-    let app_info = unique(certificate, APP_INFO_OID)?.map(AppInfo::decode);
+    let app_info = content(certificate, APP_INFO_OID)?.map(AppInfo::decode);
     Ok(IssuerClaims {
         app_id: app_id.transpose()?,
         usage: usage.transpose()?,
@@ -120,23 +124,37 @@ fn claims(certificate: &X509Certificate<'_>) -> Result<IssuerClaims, EvidenceErr
     })
 }
 
-/// The content of the only extension with that identifier.
-fn unique<'a>(certificate: &'a X509Certificate<'_>, oid: &[u64]) -> Result<Option<&'a [u8]>, EvidenceError> {
-    let is_it = |extension: &&X509Extension<'_>| {
+/// The extensions with that identifier.
+fn with_oid<'a, 'c>(
+    certificate: &'a X509Certificate<'c>,
+    oid: &'a [u64],
+) -> impl Iterator<Item = &'a X509Extension<'c>> {
+    let is_it = move |extension: &&X509Extension<'_>| {
         extension.oid.iter().is_some_and(|arcs| arcs.eq(oid.iter().copied()))
     };
-    let dotted = || oid.iter().map(u64::to_string).collect::<Vec<_>>().join(".");
-    let mut found = certificate.extensions().iter().filter(is_it);
-    let Some(extension) = found.next() else { return Ok(None) };
-    if found.next().is_some() {
-        return Err(EvidenceError::DuplicateExtension { oid: dotted() });
+    certificate.extensions().iter().filter(is_it)
+}
+
+fn check_unique(certificate: &X509Certificate<'_>, oid: &[u64]) -> Result<(), EvidenceError> {
+    match with_oid(certificate, oid).nth(1) {
+        Some(_) => Err(EvidenceError::DuplicateExtension { oid: dotted(oid) }),
+        None => Ok(()),
     }
+}
+
+/// The content of the extension with that identifier.
+fn content<'a>(
+    certificate: &'a X509Certificate<'_>,
+    oid: &'a [u64],
+) -> Result<Option<&'a [u8]>, EvidenceError> {
+    let Some(extension) = with_oid(certificate, oid).next() else { return Ok(None) };
     let content = der::read_octet_string(extension.value).ok_or_else(|| {
-        EvidenceError::malformed(
-            format!("certificate: extension {}", dotted()),
-            "a DER OCTET STRING",
-            "something else",
-        )
+        let place = format!("certificate: extension {}", dotted(oid));
+        EvidenceError::malformed(place, "a DER OCTET STRING", "something else")
     })?;
     Ok(Some(content))
+}
+
+fn dotted(oid: &[u64]) -> String {
+    oid.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
 }

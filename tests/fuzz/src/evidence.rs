@@ -10,8 +10,8 @@ use casemate_verify::quote::{HEADER_LEN, TD_REPORT_LEN, TdReport};
 use casemate_verify::ratls::{self, Attestation};
 use casemate_verify::{TrustAnchor, Verifier, simulator};
 
-use crate::Verdict;
 use crate::measured::check_printable;
+use crate::{Verdict, detected};
 
 /// A quote of the simulated TEE that verifies.
 const GENUINE: &[u8] = include_bytes!("../seeds/quote/simulated");
@@ -52,7 +52,7 @@ pub(crate) fn attestation(bytes: &[u8]) -> Verdict {
 }
 
 fn check_attestation(attestation: &Attestation) {
-    let written = attestation.encode_v0();
+    let written = detected::encoding(attestation);
     if written.len() <= ratls::MAX_ATTESTATION {
         assert_eq!(Attestation::decode(&written).as_ref(), Ok(attestation));
     }
@@ -87,9 +87,12 @@ pub(crate) fn collateral(json: &[u8]) -> Verdict {
     let Ok(collateral) = Collateral::from_json(json) else { return Verdict::Refused };
     let believed = verifier().verify_quote_with(GENUINE, &collateral, NOW).is_ok();
     assert_eq!(Collateral::from_json(collateral.to_json().as_bytes()).as_ref(), Ok(&collateral));
+    let times = collateral.times();
+    assert!(times.oldest_issue <= times.newest_issue, "{times:?}");
     if believed {
+        assert!(times.oldest_issue <= NOW && NOW <= times.next_update, "{times:?}");
         let genuine = simulator::collateral().map(|genuine| *genuine.times());
-        assert_eq!(Some(*collateral.times()), genuine, "forged collateral was believed");
+        assert_eq!(Some(*times), genuine, "forged collateral was believed");
     }
     Verdict::Accepted
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod detected;
 mod evidence;
 mod guest;
 mod host;
@@ -79,6 +80,17 @@ pub const TARGETS: &[Target] = &[
     target("collateral", "a peer, or a cache", 32 << 10, evidence::collateral)
         .seeded(&["attestation/src/simulator"]),
     target("pccs", "whoever answers as the PCCS", 16 << 10, evidence::pccs),
+    target("evidence", "a peer, or whoever passed its evidence on", 32 << 10, detected::evidence).seeded(&[
+        "attestation/tests/fixtures",
+        "tests/fuzz/seeds/attestation",
+        "tests/fuzz/seeds/attestation-v1",
+        "tests/fuzz/seeds/certificate",
+        "tests/fuzz/seeds/ccel",
+        "tests/fuzz/seeds/event-log",
+    ]),
+    target("attestation-v1", "a peer", 16 << 10, detected::msgpack),
+    target("app-info", "whoever issued a peer's certificate", 2 << 10, detected::app_info),
+    target("policy", "whoever wrote the policy", 16 << 10, detected::policy),
 ];
 
 /// Not one of [`TARGETS`]: its bug is found by whoever compares, and next to never by chance. A smoke run that does not
