@@ -6,6 +6,7 @@ use casemate_measure::AppId;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::peer::AuthenticPeer;
@@ -43,15 +44,18 @@ impl KmsRoot {
 /// also its key provider and says the same app id.
 pub(crate) fn vouched(
     mut peer: AuthenticPeer,
-    certificate: Option<&CertificateEvidence>,
+    certificate: &CertificateEvidence,
     roots: &[KmsRoot],
     now: u64,
 ) -> AuthenticPeer {
-    peer.kms_root = certificate.and_then(|certificate| {
-        let found = roots.iter().find_map(|root| root_of(certificate, root, peer.app_id(), now))?;
-        let provider = peer.key_provider();
-        (provider.is_kms() && provider.id == hex::encode(&found)).then(|| Arc::from(found))
-    });
+    let spki_sha256: [u8; 32] = Sha256::digest(&certificate.spki_der).into();
+    if peer.key().is_none_or(|key| key.spki_sha256 != spki_sha256) {
+        return peer;
+    }
+    let found = roots.iter().find_map(|root| root_of(certificate, root, peer.app_id(), now));
+    let provider = peer.key_provider();
+    let same = |root: &Vec<u8>| provider.is_kms() && provider.id == hex::encode(root);
+    peer.kms_root = found.filter(same).map(Arc::from);
     peer
 }
 

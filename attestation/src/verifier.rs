@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use casemate_measure::log::replay;
+use casemate_measure::log::{Log, replay};
 use casemate_measure::tdx::Rtmr;
 use casemate_measure::{KeyProvider, MrConfigId};
 use dcap_qvl::verify::QuoteVerifier;
@@ -63,7 +63,18 @@ impl Verifier {
         now_unix: u64,
     ) -> Result<AuthenticPeer, VerifyError> {
         let evidence = match presented.evidence {
-            Evidence::Certificate(certificate) => return self.certificate(certificate, now_unix),
+            Evidence::Certificate(certificate) => {
+                let peer = self.certificate(certificate, now_unix)?;
+                check_firmware_log(presented.firmware_log, peer.report())?;
+                return match presented.report_data {
+                    None => Ok(peer),
+                    Some(_) => {
+                        let found = "a certificate, whose evidence speaks for its key";
+                        Err(Reason::new(Class::Binding, "report data", "evidence for those asked for", found)
+                            .into())
+                    }
+                };
+            }
             Evidence::Attestation(attestation) => self.verify_attestation(attestation, now_unix)?,
             Evidence::Quote(raw) => {
                 self.verify_quote(raw, now_unix)?;
@@ -74,9 +85,7 @@ impl Verifier {
                 return Err(EvidenceError::NotImplemented { what: "AMD SEV-SNP".into() }.into());
             }
         };
-        if let Some(log) = presented.firmware_log {
-            check_firmware_log(log, evidence.report())?;
-        }
+        check_firmware_log(presented.firmware_log, evidence.report())?;
         let binding = match presented.report_data {
             None => Binding::Nothing,
             Some(expected) if expected == evidence.report_data() => Binding::ReportData,
@@ -314,8 +323,9 @@ fn not_for_key(tag: &str, expected: &[u8; 64], found: &[u8; 64]) -> VerifyError 
     Reason::new(Class::Binding, "report data", expected, hex::encode(found)).into()
 }
 
-/// What the firmware logged must lead to the quote's RTMR0 to RTMR2. Nothing in it is read for a verdict.
-fn check_firmware_log(log: &casemate_measure::log::Log, report: &TdReport) -> Result<(), VerifyError> {
+/// What the firmware logged, if that was shown, must lead to the quote's RTMR0 to RTMR2. Nothing in it is read for a verdict.
+fn check_firmware_log(log: Option<&Log>, report: &TdReport) -> Result<(), VerifyError> {
+    let Some(log) = log else { return Ok(()) };
     let replayed = replay(log);
     for (rtmr, quoted) in [Rtmr::Rtmr0, Rtmr::Rtmr1, Rtmr::Rtmr2].into_iter().zip(report.rtmr) {
         let register = replayed.register(rtmr).map(|replayed| replayed.register);

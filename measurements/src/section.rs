@@ -154,10 +154,19 @@ pub struct NtsServer {
 /// `collateral`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collateral {
-    /// A PCCS address.
-    pub pccs: Option<String>,
-    /// How old collateral may be, in days.
+    /// A server to fetch our own from; none: whoever calls us may bring it.
+    pub pccs: Option<Pccs>,
+    /// How long ago it may have been issued, in days.
     pub max_age_days: u16,
+}
+
+/// `collateral.pccs`: a cache of Intel's provisioning certification service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pccs {
+    /// Its base URL, `https://HOST[:PORT][/PATH]`, without a slash at its end.
+    pub url: String,
+    /// Where it listens, on the URL's port: nothing resolves the URL's host.
+    pub address: SocketAddr,
 }
 
 /// `gateway`.

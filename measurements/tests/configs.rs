@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_measure::section::{AcceptableImage, EgressMode, Network, Restart, VpnMode};
+use casemate_measure::section::{AcceptableImage, EgressMode, Network, Restart, ServiceQuote, VpnMode};
 use casemate_measure::{MeasuredConfig, Platform};
 
 /// The documents in a folder and below it.
@@ -61,6 +61,8 @@ fn the_example_becomes_what_it_says() {
     assert_eq!(section.mesh.images[0], AcceptableImage::Same);
     let [web, api] = section.services.as_slice() else { panic!("expected two services") };
     assert_eq!((web.tmpfs["/tmp"], web.memory_max, web.cpu_max), (16 << 20, 64 << 20, 50));
+    let dstack = web.dstack.as_ref().unwrap();
+    assert_eq!((dstack.get_key.as_slice(), dstack.quote), (&["web/*".to_owned()][..], ServiceQuote::AppData));
     // What is left out has the defaults of the table.
     assert_eq!(
         (api.memory_max, api.pids_max, api.cpu_max, api.restart),

@@ -65,7 +65,7 @@ async fn with_quote(key: &KeyPair, quote: impl FnOnce(&[u8]) -> Vec<u8>) -> Atte
 async fn a_genuine_quote_of_intels_under_a_key_of_ones_own() {
     let key = KeyPair::generate().unwrap();
     let evidence = with_quote(&key, |_| INTEL_QUOTE.to_vec()).await;
-    let reason = "made by an Intel TDX module, which this verifier was not told to trust";
+    let reason = "found an Intel TDX module, which this verifier was not told to trust";
     refused(certificate(&key, Some(&evidence)), &[reason]).await;
 }
 
@@ -79,7 +79,7 @@ async fn a_quote_signed_under_another_root() {
     let verifier = QuoteVerifier::new(pki.root_der.clone());
     verifier.verify(&evidence.quote, &pki.collateral, now()).unwrap();
     let own = certificate(&key, Some(&evidence));
-    refused(own, &["certificate chain ends at an unknown root", "Root CA"]).await;
+    refused(own, &["found an unknown root", "Root CA"]).await;
 }
 
 /// The same with the right root's name and key, but a signature that it did not make.
@@ -99,7 +99,7 @@ async fn evidence_copied_from_anothers_certificate() {
 
     // With the evidence's own word for its report data bent to fit: then the quote does not carry them.
     let bent = Attestation { report_data: report_data(&key), ..copied };
-    refused(certificate(&key, Some(&bent)), &["report data: the attestation says ", "the quote "]).await;
+    refused(certificate(&key, Some(&bent)), &["report data: expected the quote's, "]).await;
 }
 
 #[tokio::test]

@@ -109,10 +109,9 @@ async fn every_exit_status_against_a_live_mesh() {
     assert_eq!((said.exit, &said.report["verdict"]), (1, &json!("not-judged")), "{said:?}");
     assert_eq!(said.report["peer"]["app_id"], machine.app.to_string());
 
-    for (name, document, launch, what) in [
-        ("image.json", DEMO, another_image(), "images[0].rtmr2"),
-        ("app.json", CALLER, image(), "compose_hash"),
-    ] {
+    for (name, document, launch, what) in
+        [("image.json", DEMO, another_image(), "images[0].rtmr2"), ("app.json", CALLER, image(), "app")]
+    {
         let policy = desk.policy(name, document, launch).await;
         let said = desk.verify(mesh.inbound, &["--policy", &policy, TRUST]).await;
         assert_eq!((said.exit, &said.report["verdict"]), (1, &json!("not-trusted")), "{said:?}");

@@ -11,6 +11,7 @@ use casemate_measure::{
     AppId, ComposeHash, EventLog, InstanceId, KeyProvider, LaunchRegisters, MeasuredConfig, Platform,
 };
 use casemate_mesh::{CertificateKey, IdentitySource, SourceError};
+use casemate_verify::evidence::{self, Detected, Evidence};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
@@ -138,6 +139,14 @@ impl IdentitySource for Identity {
         let key = key.await?;
         self.1.lock().unwrap().push(key.key_pem.clone());
         CertificateKey::from_pem(&key.certificate_chain, key.key_pem.as_bytes())
+    }
+
+    async fn attest(&self, report_data: [u8; 64]) -> Result<Vec<u8>, SourceError> {
+        let answer = serde_json::to_vec(&self.0.get_quote(&report_data).await?)?;
+        match evidence::detect(&answer)? {
+            Detected::Evidence(Evidence::Attestation(attestation), _) => Ok(attestation.encode_v0()),
+            other => Err(format!("{other:?}").into()),
+        }
     }
 }
 

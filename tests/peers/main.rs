@@ -11,6 +11,7 @@
 mod attackers;
 mod backend;
 mod callers;
+mod challenge;
 mod client;
 mod command;
 mod evidence;
@@ -22,5 +23,6 @@ mod pki;
 mod proxy;
 mod relay;
 mod secrets;
+mod services;
 mod target;
 mod targets;

@@ -44,7 +44,7 @@ pub(crate) async fn start_with(
     let services = config.outbound.iter().map(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let services: Vec<StdListener> = services.collect();
     let outbound = services[0].local_addr().unwrap();
-    let mesh = Mesh::open(config, services, logs).unwrap();
+    let mesh = Mesh::open(config, services, logs).unwrap().with_agent(machine.agent().path());
     let inbound = SocketAddr::from((Ipv4Addr::LOCALHOST, mesh.listening().unwrap()[0].port()));
     let (ready, is_ready) = oneshot::channel();
     let identity = machine.identity();

@@ -1,6 +1,7 @@
 //! Intel's signed statements about a kind of platform: what its TCB is worth, which quoting enclave is genuine, which
 //! certificates are revoked. Signed, so it may come from anyone, the peer included.
 
+pub mod pccs;
 mod store;
 
 use dcap_qvl::QuoteCollateralV3;

@@ -9,7 +9,7 @@ pub(crate) enum Exit {
     Trusted,
     /// 1: not trusted. Authentic evidence that no policy judged is not trusted either.
     NotTrusted,
-    /// 2: no verdict: no connection, or nothing to judge an authentic quote by.
+    /// 2: no connection, no answer, or nothing to judge an authentic quote by.
     Undecided,
     /// 64: wrong arguments, or a file that cannot be used (`EX_USAGE` of sysexits.h).
     Usage,

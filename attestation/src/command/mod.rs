@@ -1,10 +1,14 @@
 //! The command: arguments in, one verdict out.
 
 mod arguments;
+mod challenge;
+mod collateral;
 mod exit;
 mod inspect;
 mod io;
 mod report;
+mod target;
+mod verdict;
 mod write_policy;
 
 use std::ffi::OsString;
@@ -13,6 +17,7 @@ use clap::Parser as _;
 
 use self::arguments::{Arguments, Command};
 use self::exit::Exit;
+use self::verdict::Verdict;
 
 /// Runs the command and says how it ended. Data go to stdout, talk to stderr.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
@@ -30,24 +35,36 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("[casemate-verify error]: {}", failure.text);
-        failure.exit
+        Exit::Usage
     })
 }
 
-/// Why there is no verdict.
-pub(crate) struct Failure {
-    exit: Exit,
+/// Why there is no verdict: the caller's mistake.
+struct Failure {
     text: String,
 }
 
 impl Failure {
     /// The caller's mistake, a file of theirs included.
     fn usage(error: impl std::fmt::Display) -> Self {
-        Self { exit: Exit::Usage, text: error.to_string() }
+        Self { text: error.to_string() }
     }
+}
 
-    /// Nobody's mistake: there was nothing to judge.
-    fn undecided(error: impl std::fmt::Display) -> Self {
-        Self { exit: Exit::Undecided, text: error.to_string() }
+/// Why it ends before there is evidence to judge.
+enum Stop {
+    Failure(Failure),
+    Verdict(Box<Verdict>),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Verdict> for Stop {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(Box::new(verdict))
     }
 }

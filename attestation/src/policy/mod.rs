@@ -15,6 +15,7 @@ use crate::evidence::{Evidence, Presented};
 use crate::key_provider::ProviderClaim;
 use crate::kms::KmsRoot;
 use crate::peer::{AuthenticPeer, Binding, VerifiedPeer};
+use crate::ratls::CertificateEvidence;
 use crate::{Verdict, Verifier, VerifyError, acceptable, kms};
 
 pub use images::PolicyImage;
@@ -105,6 +106,16 @@ impl Policy {
         &self.images
     }
 
+    /// The acceptable TDX modules (MRSEAM); empty: whatever Intel signs.
+    pub const fn tdx_modules(&self) -> &BTreeSet<Register> {
+        &self.tdx_modules
+    }
+
+    /// The acceptable machines; empty: any.
+    pub fn platforms(&self) -> &[Platform] {
+        &self.platforms
+    }
+
     /// Whether evidence must be an answer to a challenge.
     pub const fn demands_challenge(&self) -> bool {
         self.freshness.challenge
@@ -112,12 +123,17 @@ impl Policy {
 
     /// The verdict on evidence: authentic, and acceptable, at that time.
     pub fn verdict(&self, verifier: &Verifier, presented: &Presented<'_>, now: u64) -> Verdict {
-        let peer = verifier.authenticate(presented, now);
-        let chain = match presented.evidence {
-            Evidence::Certificate(certificate) => Some(certificate.as_ref()),
-            _ => None,
-        };
-        self.verdict_on(peer.map(|peer| kms::vouched(peer, chain, &self.kms, now)), now)
+        let peer = verifier.authenticate(presented, now).map(|peer| match presented.evidence {
+            Evidence::Certificate(certificate) => self.vouched(peer, certificate, now),
+            _ => peer,
+        });
+        self.verdict_on(peer, now)
+    }
+
+    /// The same peer, with a note if one of this policy's KMS vouches for its image: the certificate's chain leads to its
+    /// root, and the peer speaks for that certificate's key.
+    pub fn vouched(&self, peer: AuthenticPeer, certificate: &CertificateEvidence, now: u64) -> AuthenticPeer {
+        kms::vouched(peer, certificate, &self.kms, now)
     }
 
     /// The verdict on who was authenticated, or why nobody was.

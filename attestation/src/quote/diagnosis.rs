@@ -7,6 +7,8 @@ use crate::error::Class;
 const TEXTS: &[(&str, Class)] = &[
     ("CertRevoked", Class::Revocation),
     ("TCB status is invalid: Revoked", Class::Revocation),
+    ("CertNotValidYet", Class::Validity),
+    ("CertExpired", Class::Validity),
     ("TCBInfo", Class::Collateral),
     ("TcbInfo", Class::Collateral),
     ("TCB Info", Class::Collateral),
@@ -31,6 +33,7 @@ const TEXTS: &[(&str, Class)] = &[
     ("No matching TCB level", Class::Tcb),
     ("ISVSVN", Class::Tcb),
     ("Failed to decode quote", Class::Form),
+    ("Failed to extract PCK certificates from quote", Class::Form),
     ("Unsupported DCAP quote version", Class::Form),
     ("attestation key type", Class::Form),
 ];

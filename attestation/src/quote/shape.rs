@@ -1,7 +1,8 @@
 //! The frame of a quote: that its parts fill each other exactly, and which certificate chain it brings. `dcap-qvl`
 //! reads the same bytes leniently (it skips what lies between the parts), so the frame is checked first.
 
-use x509_parser::pem::Pem;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::{HEADER_LEN, TD_REPORT_LEN, TEE_TYPE_TDX};
 use crate::error::EvidenceError;
@@ -107,9 +108,9 @@ pub(crate) fn certificate_chain(quote: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], Ev
 
 fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
     const WHAT: &str = "quote: PCK certificate chain";
-    let certificates = Pem::iter_from_buffer(pem)
+    let certificates = CertificateDer::pem_slice_iter(pem)
         .take(CHAIN_LEN.saturating_add(1))
-        .map(|pem| pem.map(|pem| pem.contents))
+        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| EvidenceError::malformed(WHAT, "PEM certificates", error))?;
     let found = certificates.len();

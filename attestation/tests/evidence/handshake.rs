@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use casemate_measure::{AppId, ComposeHash, LaunchRegisters, Register};
 use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::collateral::{Collateral, Store};
 use casemate_verify::ratls;
 use casemate_verify::tls::PeerVerifier;
-use casemate_verify::{Class, TrustAnchor, Verifier, VerifyError};
+use casemate_verify::{Class, PlatformKind, TrustAnchor, Verifier, VerifyError};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, ServerConfig, ServerConnection,
+    CertificateError, ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection,
     SupportedProtocolVersion,
 };
 
@@ -69,6 +70,10 @@ fn client(
 }
 
 fn server(verifier: Arc<PeerVerifier>, own: &End) -> ServerConnection {
+    ServerConnection::new(server_config(verifier, own)).unwrap()
+}
+
+fn server_config(verifier: Arc<PeerVerifier>, own: &End) -> Arc<ServerConfig> {
     let (chain, key) = own.chain();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -76,7 +81,7 @@ fn server(verifier: Arc<PeerVerifier>, own: &End) -> ServerConnection {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .unwrap();
-    ServerConnection::new(Arc::new(config)).unwrap()
+    Arc::new(config)
 }
 
 /// Carries bytes both ways until both are done; the first error, with the side that found it.
@@ -248,4 +253,78 @@ fn an_identity_ends_with_its_certificate() {
     let peer = verifier.identify(&end.certificate).unwrap();
     now.store(peer.expires() + 1, Ordering::Relaxed);
     assert_eq!(verifier.identify(&end.certificate).unwrap_err().class(), Class::Validity);
+}
+
+/// A ticket holds the certificate, and no verdict: whoever resumes is identified again, at that time.
+#[test]
+fn a_ticket_does_not_outlive_the_identity() {
+    let now = Arc::new(AtomicU64::new(NOW));
+    let clock = Arc::clone(&now);
+    let clock: casemate_verify::tls::Clock = Arc::new(move || clock.load(Ordering::Relaxed));
+    let verifier = || {
+        Arc::new(PeerVerifier::new(Arc::new(trusting_verifier()), Arc::clone(&clock), rules(), None, true))
+    };
+    let (of_client, of_server) = (verifier(), verifier());
+    let (own, called) = (End::of(CLIENT, image()), End::of(SERVER, image()));
+    let (chain, key) = own.chain();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client_config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(of_client)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let client_config = Arc::new(client_config);
+    let server_config = server_config(Arc::clone(&of_server), &called);
+    let talk = || {
+        let name = ServerName::try_from("anything.invalid").unwrap();
+        let mut client = ClientConnection::new(Arc::clone(&client_config), name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(&server_config)).unwrap();
+        shake(&mut client, &mut server).unwrap();
+        // The ticket follows the handshake.
+        let mut bytes = Vec::new();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut bytes.as_slice()).unwrap();
+        client.process_new_packets().unwrap();
+        (server.handshake_kind(), of_server.identify(&server.peer_certificates().unwrap()[0]))
+    };
+    let (kind, peer) = talk();
+    assert_eq!(kind, Some(HandshakeKind::Full));
+    let peer = peer.unwrap();
+    let (kind, again) = talk();
+    assert_eq!(kind, Some(HandshakeKind::Resumed));
+    assert!(Arc::ptr_eq(&peer, &again.unwrap()), "remembered");
+    now.store(peer.expires() + 1, Ordering::Relaxed);
+    let (kind, late) = talk();
+    assert_eq!(kind, Some(HandshakeKind::Resumed), "else the handshake itself would refuse it");
+    assert_eq!(late.unwrap_err().class(), Class::Validity);
+}
+
+/// A handshake cannot fetch anything: what the store lacks is named, and enough once it is there.
+#[test]
+fn a_platform_without_collateral_is_named() {
+    let quote = include_bytes!("../fixtures/tdx_quote");
+    let key = KeyPair::generate().unwrap();
+    let report_data = ratls::report_data_for_key(&rcgen::PublicKeyData::subject_public_key_info(&key));
+    let attestation = ratls::Attestation {
+        quote: quote.to_vec(),
+        events: Default::default(),
+        report_data,
+        config: String::new(),
+    };
+    let leaf = certificate(&key, &[(ratls::ATTESTATION_OID, &attestation.encode_v0())]);
+    let store = Arc::new(Store::new());
+    let verifier = Arc::new(Verifier::new([TrustAnchor::Intel], Arc::clone(&store)));
+    let peers = PeerVerifier::new(Arc::clone(&verifier), Arc::new(|| NOW), rules(), None, false);
+    let VerifyError::NoCollateral { platform, .. } = peers.identify(&leaf).unwrap_err() else {
+        panic!("another")
+    };
+    assert_eq!(platform, PlatformKind::of_quote(quote).unwrap());
+
+    let collateral = include_bytes!("../fixtures/tdx_quote_collateral.json");
+    let collateral = Collateral::from_json(collateral).unwrap();
+    store.keep(verifier.verify_collateral(quote, collateral, 1_750_329_600).unwrap(), NOW);
+    // It is found, and says that it has expired.
+    assert_eq!(peers.identify(&leaf).unwrap_err().class(), Class::Collateral);
 }

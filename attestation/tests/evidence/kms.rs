@@ -12,9 +12,9 @@ use rcgen::{
 use crate::machine::{Machine, NOW, boot_events, image, trusting_verifier};
 
 const DOCUMENT: &[u8] = b"an app's document";
-const APP: AppId = AppId([0x77; 20]);
+pub(crate) const APP: AppId = AppId([0x77; 20]);
 
-struct Kms {
+pub(crate) struct Kms {
     root: Certificate,
     root_params: CertificateParams,
     root_key: KeyPair,
@@ -33,22 +33,22 @@ fn claim(oid: &[u64], content: &[u8]) -> CustomExtension {
 }
 
 impl Kms {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (root_params, root_key) = (ca("Dstack KMS CA", 1), KeyPair::generate().unwrap());
         Self { root: root_params.clone().self_signed(&root_key).unwrap(), root_params, root_key }
     }
 
-    fn id(&self) -> Vec<u8> {
+    pub(crate) fn id(&self) -> Vec<u8> {
         self.root_key.subject_public_key_info()
     }
 
     /// The policy's root.
-    fn trusted(&self) -> KmsRoot {
+    pub(crate) fn trusted(&self) -> KmsRoot {
         KmsRoot { name: "ours".into(), certificate: self.root.pem() }
     }
 
     /// A machine whose boot names this KMS.
-    fn machine(&self, provider: &KeyProvider) -> Machine {
+    pub(crate) fn machine(&self, provider: &KeyProvider) -> Machine {
         let mut events = boot_events(&ComposeHash::of(DOCUMENT));
         events[1] = RuntimeEvent::new("app-id", APP.0);
         events[5] = RuntimeEvent::new("key-provider", provider.event_payload());
@@ -56,7 +56,7 @@ impl Kms {
     }
 
     /// What that machine shows: leaf, app CA, root.
-    fn evidence(&self, machine: &Machine, app_id: AppId, usage: &str) -> Evidence {
+    pub(crate) fn evidence(&self, machine: &Machine, app_id: AppId, usage: &str) -> Evidence {
         let app_key = KeyPair::generate().unwrap();
         let root = Issuer::from_params(&self.root_params, &self.root_key);
         let app_params = ca("Dstack App CA", 0);

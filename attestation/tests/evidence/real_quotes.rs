@@ -111,3 +111,49 @@ fn a_log_that_does_not_replay_is_refused_before_it_is_read() {
     let error = informed().verify_attestation(&attestation, VALID).unwrap_err();
     assert_eq!(error.class(), Class::Log, "{error}");
 }
+
+/// Every TDX sample of the `dcap-qvl` crate and of go-tdx-guest, with every TDX collateral there is, at a date when it is
+/// valid: how far each gets.
+#[test]
+fn every_sample_gets_as_far_as_its_collateral_allows() {
+    let samples: [(&str, &[u8]); 6] = [
+        ("tdx_quote", QUOTE),
+        ("tdx_quote_outdated", include_bytes!("../fixtures/tdx_quote_outdated")),
+        ("tdx_quote_td15ex", VERSION_5),
+        ("tdx-quote.hex", include_bytes!("../fixtures/tdx-quote")),
+        ("quote-from-tappd.hex", include_bytes!("../fixtures/quote-from-tappd")),
+        ("tdx_prod_quote_SPR_E4", include_bytes!("../fixtures/tdx_prod_quote_SPR_E4")),
+    ];
+    let collaterals =
+        [(COLLATERAL, VALID), (DSTACK_COLLATERAL, DSTACK_VALID), (VERSION_5_COLLATERAL, VERSION_5_VALID)];
+    let outcome = |quote: &[u8], (collateral, now): (&str, u64)| match verify(collateral, quote, now) {
+        Ok(quote) => quote.tcb_status().to_string(),
+        Err(error) => error.class().word().to_owned(),
+    };
+    let table: Vec<_> = samples
+        .iter()
+        .map(|(name, quote)| (*name, collaterals.map(|collateral| outcome(quote, collateral))))
+        .collect();
+    let expected = [
+        // The same kind of platform twice, a year apart: what was current is out of date.
+        ("tdx_quote", ["UpToDate", "collateral", "OutOfDate"]),
+        // Below every level of its own collateral.
+        ("tdx_quote_outdated", ["validity", "tcb", "collateral"]),
+        ("tdx_quote_td15ex", ["validity", "validity", "UpToDate"]),
+        // An old module that no level of the collateral knows.
+        ("tdx-quote.hex", ["tcb", "collateral", "tcb"]),
+        ("quote-from-tappd.hex", ["tcb", "collateral", "tcb"]),
+        // Every signature holds, and none of the collateral is for its kind of platform.
+        ("tdx_prod_quote_SPR_E4", ["collateral", "collateral", "collateral"]),
+    ];
+    for ((name, found), (_, expected)) in table.iter().zip(expected) {
+        assert_eq!(found.each_ref().map(String::as_str), expected, "{name}");
+    }
+}
+
+#[test]
+fn another_tee_of_intels_is_no_td() {
+    let sgx = include_bytes!("../fixtures/sgx_quote");
+    let error = intel().verify_quote(sgx, VALID).unwrap_err();
+    assert_eq!(error.class(), Class::Form, "{error}");
+}

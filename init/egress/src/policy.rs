@@ -18,7 +18,7 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// TCP ports that the mesh process serves on the link.
     pub inbound: Vec<u16>,
-    /// Where the mesh process may connect to, over the link, by TCP.
+    /// Where the mesh process may connect to, over the link, by TCP: other apps, and where its collateral comes from.
     pub mesh_targets: Vec<SocketAddr>,
     /// The named time servers' key exchange: where the time process may connect to, over the link, by TCP; to the same
     /// addresses it may send UDP to the NTP port.

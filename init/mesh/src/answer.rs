@@ -2,7 +2,7 @@
 
 use hyper::Response;
 use hyper::http::StatusCode;
-use hyper::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 use crate::body::ResponseBody;
 
@@ -14,5 +14,12 @@ pub(crate) fn text(status: StatusCode, line: impl std::fmt::Display) -> Response
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    response
+}
+
+/// 405, with the methods that are offered.
+pub(crate) fn other_method(offered: &'static str) -> Response<ResponseBody> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format_args!("only {offered} is offered"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(offered));
     response
 }

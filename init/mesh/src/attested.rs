@@ -6,12 +6,14 @@ use std::sync::Arc;
 use casemate_measure::AppId;
 use casemate_verify::acceptable::{Image, Rules};
 use casemate_verify::collateral::Store;
+use casemate_verify::policy::Freshness;
 use casemate_verify::tls::{Clock, PeerVerifier};
-use casemate_verify::{TrustAnchor, VerifiedPeer, Verifier};
+use casemate_verify::{TrustAnchor, Verifier};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 
+use crate::collateral::{self, Collateral};
 use crate::config::{Config, ImageRule, Trust};
 use crate::io::unix_seconds;
 use crate::{MeshError, PeerIdentity, PeerPolicy};
@@ -21,6 +23,7 @@ use crate::{MeshError, PeerIdentity, PeerPolicy};
 pub struct Attested {
     callers: Arc<PeerVerifier>,
     targets: BTreeMap<AppId, Arc<PeerVerifier>>,
+    collateral: Arc<Collateral>,
 }
 
 impl Attested {
@@ -37,14 +40,21 @@ impl Attested {
         }
         let clock: Clock = Arc::new(unix_seconds);
         let images: Vec<Image> = config.images.iter().map(|rule| image(rule, config)).collect();
-        let rules = Rules { images, ..Rules::default() };
-        let verifier = Arc::new(Verifier::new([anchor(config.trust)], Arc::new(Store::new())));
+        let days = u32::from(config.collateral.max_age_days);
+        let freshness = Freshness { max_collateral_age_days: days, ..Freshness::default() };
+        let rules = Rules { images, freshness, ..Rules::default() };
+        let anchor = anchor(config.trust);
+        let all = Arc::new(Verifier::new([anchor], Arc::new(Store::new())));
         let verifier = |app| {
-            let (verifier, clock) = (Arc::clone(&verifier), Arc::clone(&clock));
+            let (verifier, clock) = (Arc::clone(&all), Arc::clone(&clock));
             Arc::new(PeerVerifier::new(verifier, clock, rules.clone(), app, false))
         };
         let targets = config.targets.keys().map(|app| (*app, verifier(Some(*app)))).collect();
-        Ok(Self { callers: verifier(None), targets })
+        let callers = verifier(None);
+        // The simulator's is fixed, and as old as the simulator.
+        let max_age = (anchor == TrustAnchor::Intel).then(|| u64::from(days).saturating_mul(collateral::DAY));
+        let collateral = Arc::new(Collateral::new(all, anchor, clock, max_age));
+        Ok(Self { callers, targets, collateral })
     }
 }
 
@@ -62,15 +72,14 @@ impl PeerPolicy for Attested {
             None => &self.callers,
             Some(app) => self.targets.get(app).ok_or_else(|| format!("app {app} is not a target"))?,
         };
-        verifier.identify(leaf).map(|peer| identity(&peer)).map_err(|error| error.to_string())
+        verifier.identify(leaf).map(|peer| PeerIdentity::from(&*peer)).map_err(|error| error.to_string())
+    }
+
+    fn collateral(&self) -> Option<Arc<Collateral>> {
+        Some(Arc::clone(&self.collateral))
     }
 }
 
-fn identity(peer: &VerifiedPeer) -> PeerIdentity {
-    PeerIdentity { app: peer.app_id(), compose: peer.compose_hash(), instance: peer.instance_id() }
-}
-
-/// Intel's collateral is not fetched in this version, so a peer of an Intel TEE is refused for want of it: fail closed.
 const fn anchor(trust: Trust) -> TrustAnchor {
     match trust {
         Trust::Intel => TrustAnchor::Intel,

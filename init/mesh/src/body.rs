@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::go_ahead::Gate;
 use crate::header;
@@ -90,10 +89,7 @@ pub(crate) enum ResponseBody {
     /// Ours.
     Own(Full<Bytes>),
     /// Ours, and long: it has a place for as long as it is not sent.
-    Held(
-        Full<Bytes>,
-        #[expect(dead_code, reason = "kept, and given back when the body is dropped")] OwnedSemaphorePermit,
-    ),
+    Held(Full<Bytes>, #[expect(dead_code, reason = "kept, and given back when the body is dropped")] Keep),
     /// A backend's or target's. The lease goes back to the pool when the body has ended well.
     Relayed(Incoming, Option<Lease>),
 }
@@ -108,12 +104,18 @@ impl ResponseBody {
         }
     }
 
-    pub(crate) fn held(bytes: Bytes, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn held(bytes: Bytes, place: Keep) -> Self {
         Self::Held(Full::new(bytes), place)
     }
 
     pub(crate) fn empty() -> Self {
         Self::Own(Full::default())
+    }
+}
+
+impl From<Bytes> for ResponseBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Own(Full::new(bytes))
     }
 }
 
@@ -184,7 +186,7 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-fn kept(bytes: Bytes, keep: Option<Keep>) -> Bytes {
+pub(crate) fn kept(bytes: Bytes, keep: Option<Keep>) -> Bytes {
     match keep {
         Some(keep) => Bytes::from_owner(Kept { bytes, _keep: keep }),
         None => bytes,

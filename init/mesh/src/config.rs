@@ -7,7 +7,7 @@ use casemate_measure::section::{self, Section};
 use casemate_measure::{AppId, ComposeHash, LaunchRegisters, Register};
 use serde::{Deserialize, Serialize};
 
-use crate::MeshError;
+use crate::{MeshError, ServiceDstack};
 
 /// Everything the mesh is told. JSON on the way from PID 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub own_compose: ComposeHash,
     /// Whose root signs quotes.
     pub trust: Trust,
+    /// How platforms are judged.
+    pub collateral: CollateralRule,
     /// Whose code is acceptable; empty: nobody's.
     pub images: Vec<ImageRule>,
     /// The lowest TLS version.
@@ -46,6 +48,26 @@ pub enum Trust {
     /// The simulated TEE's published one. Not in the production guest.
     #[cfg(feature = "simulator")]
     Simulator,
+}
+
+/// `collateral`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollateralRule {
+    /// Where our own is fetched; none: whoever calls may bring it.
+    pub pccs: Option<Pccs>,
+    /// How long ago it may have been issued, in days.
+    pub max_age_days: u16,
+}
+
+/// `collateral.pccs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pccs {
+    /// Its base URL, `https://HOST[:PORT][/PATH]`, without a slash at its end.
+    pub url: String,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
 /// One entry of `mesh.images`.
@@ -123,6 +145,8 @@ impl Caller {
 pub struct Outbound {
     /// Its name, for logs.
     pub service: String,
+    /// What it may ask of the guest agent; `None`: nothing.
+    pub dstack: Option<ServiceDstack>,
 }
 
 impl Config {
@@ -159,14 +183,21 @@ impl Config {
             own_app,
             own_compose,
             trust,
+            collateral: CollateralRule::from(&section.collateral),
             images: mesh.images.iter().map(ImageRule::from).collect(),
             tls_min: mesh.tls_min.into(),
             backends: backends.map(|(i, b)| Backend::of(section, i, b)).collect::<Result<_, _>>()?,
             targets: mesh.targets.clone(),
-            outbound: section.services.iter().map(|s| Outbound { service: s.name.to_string() }).collect(),
+            outbound: section.services.iter().map(Outbound::of).collect(),
             log_readers: section.logs.readers.iter().map(reader).collect::<Result<_, _>>()?,
             logs: Vec::new(),
         })
+    }
+}
+
+impl Outbound {
+    fn of(service: &section::Service) -> Self {
+        Self { service: service.name.to_string(), dstack: service.dstack.as_ref().map(ServiceDstack::from) }
     }
 }
 
@@ -191,6 +222,16 @@ impl Backend {
             service: service.name.to_string(),
             allow: allow.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<&section::Collateral> for CollateralRule {
+    fn from(rule: &section::Collateral) -> Self {
+        let pccs = rule.pccs.as_ref();
+        Self {
+            pccs: pccs.map(|pccs| Pccs { url: pccs.url.clone(), address: pccs.address }),
+            max_age_days: rule.max_age_days,
+        }
     }
 }
 
@@ -222,6 +263,7 @@ mod tests {
     use casemate_measure::{MeasuredConfig, Platform};
 
     use super::*;
+    use crate::ServiceQuote;
 
     fn config() -> Config {
         let app = AppId([7; 20]);
@@ -230,6 +272,13 @@ mod tests {
             own_app: app,
             own_compose: ComposeHash([7; 32]),
             trust: Trust::Intel,
+            collateral: CollateralRule {
+                pccs: Some(Pccs {
+                    url: "https://pccs.example".to_owned(),
+                    address: SocketAddr::from(([192, 0, 2, 8], 443)),
+                }),
+                max_age_days: 30,
+            },
             images: vec![
                 ImageRule::Same,
                 ImageRule::Registers(ImageRegisters {
@@ -247,7 +296,13 @@ mod tests {
                 allow: vec![Caller::Any, Caller::App(app)],
             }],
             targets: BTreeMap::from([(app, SocketAddr::from(([10, 0, 2, 2], 443)))]),
-            outbound: vec![Outbound { service: "web".to_owned() }],
+            outbound: vec![Outbound {
+                service: "web".to_owned(),
+                dstack: Some(ServiceDstack {
+                    get_key: vec!["web/*".to_owned()],
+                    quote: ServiceQuote::AppData,
+                }),
+            }],
             log_readers: vec![app],
             logs: vec!["web".to_owned()],
         }
@@ -288,6 +343,28 @@ mod tests {
         assert_eq!(config.targets.values().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.2.2:18443"]);
         let services: Vec<_> = config.outbound.iter().map(|o| o.service.as_str()).collect();
         assert_eq!(services, ["web", "api"]);
+
+        assert_eq!(config.collateral, CollateralRule { pccs: None, max_age_days: 30 });
+        let mut fetched = measured.section().clone();
+        let url = "https://pccs.example:8081/x";
+        let address = SocketAddr::from(([192, 0, 2, 8], 8081));
+        fetched.collateral =
+            section::Collateral { pccs: Some(section::Pccs { url: url.into(), address }), max_age_days: 7 };
+        let rule = CollateralRule { pccs: Some(Pccs { url: url.into(), address }), max_age_days: 7 };
+        assert_eq!(of(&fetched).unwrap().collateral, rule);
+
+        let web = ServiceDstack { get_key: vec!["web/*".to_owned()], quote: ServiceQuote::AppData };
+        assert_eq!((&config.outbound[0].dstack, &config.outbound[1].dstack), (&Some(web), &None));
+        for (measured_as, becomes) in [
+            (section::ServiceQuote::None, ServiceQuote::None),
+            (section::ServiceQuote::Raw, ServiceQuote::Raw),
+        ] {
+            let mut may_ask = measured.section().clone();
+            may_ask.services[1].dstack =
+                Some(section::ServiceDstack { get_key: Vec::new(), quote: measured_as });
+            let expected = ServiceDstack { get_key: Vec::new(), quote: becomes };
+            assert_eq!(of(&may_ask).unwrap().outbound[1].dstack, Some(expected));
+        }
 
         assert_eq!(config.log_readers, [], "nobody, unless the document says so");
         let mut read = measured.section().clone();

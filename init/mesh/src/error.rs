@@ -47,6 +47,12 @@ pub enum MeshError {
         #[source]
         source: std::io::Error,
     },
+    /// A service may ask the guest agent, and nobody said where that is.
+    #[error("service {service} may ask the guest agent, and there is none")]
+    NoAgent {
+        /// Which.
+        service: String,
+    },
     /// TLS refuses our settings.
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),

@@ -41,7 +41,7 @@ impl Exchange {
         };
         let response = loop {
             if let Some(instance) = self.instance
-                && connection.peer.as_ref().and_then(|peer| peer.instance) != Some(instance)
+                && connection.peer.as_ref().and_then(|peer| peer.instance()) != Some(instance)
             {
                 return Err(Failure::OtherInstance);
             }
@@ -53,13 +53,21 @@ impl Exchange {
                     attempt =
                         Attempt { request: *request, progress: Arc::clone(&progress), spare: attempt.spare };
                 }
-                Err(Unsent::Returned(_, error)) => return Err(Failure::Broken(error)),
+                Err(Unsent::Returned(_, error)) => {
+                    upstream.broke();
+                    return Err(Failure::Broken(error));
+                }
                 Err(Unsent::Lost(error)) => match attempt.spare {
                     Some(head) if again => {
                         let request = Request::from_parts(head, RequestBody::empty(Arc::clone(&progress)));
                         attempt = Attempt { request, progress: Arc::clone(&progress), spare: None };
                     }
-                    _ => return Err(Failure::Broken(error)),
+                    _ => {
+                        if !rested {
+                            upstream.broke();
+                        }
+                        return Err(Failure::Broken(error));
+                    }
                 },
             }
             // A connection that had rested was closed at the other end meanwhile: once more, on a new one.

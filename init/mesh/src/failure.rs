@@ -19,6 +19,9 @@ pub(crate) enum Failure {
     ConnectTimeout,
     #[error("the TLS handshake failed: {0}")]
     Handshake(String),
+    /// It may be a good peer: the reason says what is missing.
+    #[error("the TLS handshake failed: {0}")]
+    NoCollateral(String),
     #[error("the peer has another instance id")]
     OtherInstance,
     #[error("the connection broke before the answer")]
@@ -37,6 +40,7 @@ impl Failure {
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_)
             | Self::Handshake(_)
+            | Self::NoCollateral(_)
             | Self::OtherInstance
             | Self::Broken(_)
             | Self::Switched => StatusCode::BAD_GATEWAY,

@@ -1,5 +1,6 @@
 //! Our own certificate: where it comes from, and how a new one takes the place of the old.
 
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,13 +12,36 @@ use rustls::{SignatureScheme, client::ResolvesClientCert};
 
 use crate::limits;
 
-/// Gives the appliance's RA-TLS certificate, for server and client. In the guest: `GetTlsKey` of the guest agent.
+/// Speaks for the appliance. In the guest: `GetTlsKey` and `GetQuote` of the guest agent.
 pub trait IdentitySource: Send + Sync + 'static {
-    /// Issues a certificate with a fresh key.
+    /// Issues an RA-TLS certificate with a fresh key, for server and client.
     ///
     /// # Errors
     /// Anything; it is logged and tried again.
     fn certificate(&self) -> impl Future<Output = Result<CertificateKey, SourceError>> + Send;
+
+    /// A versioned attestation over these report data, made now.
+    ///
+    /// # Errors
+    /// Anything; it is logged, and whoever asked is told that there is none.
+    fn attest(&self, report_data: [u8; 64]) -> impl Future<Output = Result<Vec<u8>, SourceError>> + Send;
+
+    /// Takes in that it is at least that time, Unix seconds: verified collateral was signed then. In the guest: PID 1 is told.
+    fn it_is_at_least(&self, _time: u64) {}
+}
+
+/// [`IdentitySource::attest`] of whichever source.
+pub(crate) trait Attest: Send + Sync {
+    fn attest(&self, report_data: [u8; 64]) -> Attesting<'_>;
+}
+
+/// What it gives.
+pub(crate) type Attesting<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, SourceError>> + Send + 'a>>;
+
+impl<S: IdentitySource> Attest for S {
+    fn attest(&self, report_data: [u8; 64]) -> Attesting<'_> {
+        Box::pin(IdentitySource::attest(self, report_data))
+    }
 }
 
 /// Why there is no certificate.
@@ -56,39 +80,64 @@ impl CertificateKey {
 
 /// The certificate that new handshakes show; established connections keep theirs.
 #[derive(Debug)]
-pub(crate) struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
+pub(crate) struct CurrentCertificate(RwLock<Arc<Certificate>>);
+
+/// One of our certificates. Whoever resolves a handshake by it knows which one was shown.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    certified: Arc<CertifiedKey>,
+    spki_der: Vec<u8>,
+}
+
+impl Certificate {
+    /// Also checks that the key is the leaf's.
+    fn new(certificate: CertificateKey) -> Result<Self, rustls::Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        let certified = CertifiedKey::from_der(certificate.chain, certificate.key, &provider)?;
+        // Equal to the leaf's, byte for byte: that is how the key was compared with it.
+        let spki = certified.key.public_key();
+        let spki =
+            spki.ok_or_else(|| rustls::Error::General("a key that does not say which it is".into()))?;
+        Ok(Self { spki_der: spki.to_vec(), certified: Arc::new(certified) })
+    }
+
+    /// The leaf's SubjectPublicKeyInfo, DER.
+    pub(crate) fn spki_der(&self) -> &[u8] {
+        &self.spki_der
+    }
+
+    /// The leaf, DER.
+    pub(crate) fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.certified.cert.first()
+    }
+}
 
 impl CurrentCertificate {
     pub(crate) fn new(certificate: CertificateKey) -> Result<Arc<Self>, rustls::Error> {
-        Ok(Arc::new(Self(RwLock::new(Arc::new(certified(certificate)?)))))
+        Ok(Arc::new(Self(RwLock::new(Arc::new(Certificate::new(certificate)?)))))
     }
 
     pub(crate) fn replace(&self, certificate: CertificateKey) -> Result<(), rustls::Error> {
-        let certified = Arc::new(certified(certificate)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+        let new = Arc::new(Certificate::new(certificate)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
-    fn current(&self) -> Arc<CertifiedKey> {
+    pub(crate) fn current(&self) -> Arc<Certificate> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Also checks that the key is the leaf's.
-fn certified(certificate: CertificateKey) -> Result<CertifiedKey, rustls::Error> {
-    CertifiedKey::from_der(certificate.chain, certificate.key, &rustls::crypto::ring::default_provider())
-}
-
-impl ResolvesServerCert for CurrentCertificate {
+impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
+        Some(Arc::clone(&self.certified))
     }
 }
 
 impl ResolvesClientCert for CurrentCertificate {
     /// Issuer hints are not looked at: an RA-TLS peer judges the quote, not the issuer.
     fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let current = self.current();
+        let current = Arc::clone(&self.current().certified);
         current.key.choose_scheme(schemes).is_some().then_some(current)
     }
 
@@ -103,7 +152,11 @@ pub(crate) async fn first<S: IdentitySource>(source: &S) -> Arc<CurrentCertifica
 }
 
 /// Issues a new certificate each [`limits::RENEW`], for ever.
-pub(crate) async fn renew<S: IdentitySource>(source: S, current: Arc<CurrentCertificate>, every: Duration) {
+pub(crate) async fn renew<S: IdentitySource>(
+    source: Arc<S>,
+    current: Arc<CurrentCertificate>,
+    every: Duration,
+) {
     loop {
         tokio::time::sleep(every).await;
         retry(|| async { Ok(current.replace(source.certificate().await?)?) }).await;
@@ -141,6 +194,10 @@ mod tests {
             let made = rcgen::generate_simple_self_signed(vec!["app".to_owned()])?;
             CertificateKey::from_pem([made.cert.pem()], made.signing_key.serialize_pem().as_bytes())
         }
+
+        async fn attest(&self, _report_data: [u8; 64]) -> Result<Vec<u8>, SourceError> {
+            Err("never".into())
+        }
     }
 
     #[tokio::test]
@@ -150,11 +207,11 @@ mod tests {
         let current = first(&source).await;
         let before = current.current();
         assert_eq!(asked.load(Ordering::SeqCst), 2);
-        let renewal = tokio::spawn(renew(source, Arc::clone(&current), Duration::from_millis(20)));
+        let renewal = tokio::spawn(renew(Arc::new(source), Arc::clone(&current), Duration::from_millis(20)));
         while asked.load(Ordering::SeqCst) < 6 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_ne!(current.current().cert, before.cert);
+        assert_ne!(current.current().leaf(), before.leaf());
         assert!(!renewal.is_finished());
         renewal.abort();
     }
@@ -170,7 +227,9 @@ mod tests {
         let current = CurrentCertificate::new(good).unwrap();
         let mixed = pair(other.cert.pem(), one.signing_key.serialize_pem());
         assert!(current.replace(mixed).is_err());
-        assert_eq!(current.current().cert, [one.cert.der().clone()]);
+        assert_eq!(current.current().leaf(), Some(one.cert.der()));
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&one.signing_key);
+        assert_eq!(current.current().spki_der(), spki);
     }
 
     #[test]

@@ -15,12 +15,15 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::body::ResponseBody;
+use crate::challenge::Binding;
 use crate::config::Caller;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
+use crate::identity::CurrentCertificate;
 use crate::io::{Idle, accept};
-use crate::logs::{self, Logs, Permitted};
-use crate::peer::{PeerIdentity, PeerPolicy};
+use crate::own_paths::{Asker, OwnPaths, Session};
+use crate::patience::Patience;
+use crate::peer::PeerPolicy;
 use crate::shares::{Share, Shares};
 use crate::standing::{Admitted, Known, Standing};
 use crate::tunnel::Keep;
@@ -34,7 +37,9 @@ pub(crate) struct Inbound {
     pub(crate) allow: Vec<Caller>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) policy: Arc<dyn PeerPolicy>,
-    pub(crate) logs: Arc<Logs>,
+    /// Our certificate, which `tls` shows.
+    pub(crate) own: Arc<CurrentCertificate>,
+    pub(crate) own_paths: Arc<OwnPaths>,
     pub(crate) backend: Arc<Upstream>,
     pub(crate) places: Places,
 }
@@ -84,11 +89,21 @@ fn network(address: IpAddr) -> IpAddr {
 #[derive(Clone, Debug)]
 struct Call {
     app: AppId,
-    known: Known,
+    backend: Result<Admitted, Arc<str>>,
+    session: Arc<Session>,
     place: Arc<Share<AppId>>,
 }
 
 type Stream = TlsStream<Idle<TcpStream>>;
+
+/// A connection after its handshake.
+struct Accepted {
+    stream: Stream,
+    standing: Standing,
+    /// Who it is, if it is somebody.
+    app: Option<AppId>,
+    binding: Binding,
+}
 
 impl Inbound {
     /// Accepts for ever. A connection is a stranger's until its handshake says otherwise.
@@ -105,53 +120,80 @@ impl Inbound {
             return tracing::debug!(peer = %from, "too many connections without an identity: closed");
         };
         let service = self.service.as_str();
-        let (stream, peer, standing) = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
-            Ok(Ok(done)) => done,
+        let accepted = match timeout(limits::HANDSHAKE, self.handshake(stream)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) if tls::lacks_collateral(&error) => {
+                let why = tls::reason(&error);
+                return tracing::warn!(peer = %from, service, why, "handshake refused for want of collateral");
+            }
             Ok(Err(error)) => {
                 let why = tls::reason(&error);
                 return tracing::info!(peer = %from, service, why, "handshake refused");
             }
             Err(_) => return tracing::info!(peer = %from, service, "handshake not completed in time"),
         };
-        match (standing, peer) {
-            (Standing::Known(known), Some(PeerIdentity { app, .. })) => {
+        let Accepted { stream, standing, app, binding } = accepted;
+        match (standing, app) {
+            (Standing::Known(Known { backend, logs }), Some(app)) => {
                 let Some(caller) = self.places.callers.try_take(&app) else {
                     return tracing::warn!(peer = %from, service, %app, "too many connections of this app: closed");
                 };
                 drop(place);
-                self.caller(stream, Call { app, known, place: Arc::new(caller) }).await;
+                let session = Session { asker: Asker::App(app), logs, binding, patience: None };
+                let call = Call { app, backend, session: Arc::new(session), place: Arc::new(caller) };
+                self.caller(stream, call).await;
             }
             (Standing::Stranger(why), _) => {
-                self.stranger(stream, why).await;
+                let session = Session {
+                    asker: Asker::Stranger(network(from.ip())),
+                    logs: None,
+                    binding,
+                    patience: Some(Patience::new(limits::STRANGER)),
+                };
+                self.stranger(stream, why, Arc::new(session)).await;
                 drop(place);
             }
             (Standing::Known(_), None) => {}
         }
     }
 
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-    ) -> std::io::Result<(Stream, Option<PeerIdentity>, Standing)> {
+    async fn handshake(&self, stream: TcpStream) -> std::io::Result<Accepted> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Idle::new(stream, limits::IDLE));
         let hello = timeout(limits::HELLO, hello).await.map_err(|_| {
             std::io::Error::new(std::io::ErrorKind::TimedOut, "no whole ClientHello in time")
         })??;
-        let mut stream = hello.into_stream(Arc::clone(&self.tls)).await?;
+        let own = self.own.current();
+        let mut stream = hello.into_stream(tls::showing(&self.tls, Arc::clone(&own))).await?;
         stream.get_mut().1.set_buffer_limit(Some(limits::WRITE_BUFFER));
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let connection = stream.get_ref().1;
+        let leaf = connection.peer_certificates().and_then(<[_]>::first);
         let peer =
             leaf.map(|leaf| self.policy.identify(leaf, None)).transpose().map_err(std::io::Error::other)?;
-        let standing = Standing::of(peer.as_ref(), &self.allow, &self.logs);
-        Ok((stream, peer, standing))
+        let standing = Standing::of(peer.as_ref(), &self.allow, &self.own_paths.logs);
+        let binding = Binding::of(connection, own).map_err(std::io::Error::other)?;
+        Ok(Accepted { standing, app: peer.map(|peer| peer.app()), binding, stream })
     }
 
-    async fn stranger(&self, stream: Stream, why: Arc<str>) {
+    async fn stranger(self: Arc<Self>, stream: Stream, why: Arc<str>, session: Arc<Session>) {
+        let (inbound, asking) = (Arc::clone(&self), Arc::clone(&session));
         let answer = move |request: Request<Incoming>| {
-            std::future::ready(standing::porch(request.method(), request.uri(), &why))
+            let (inbound, session, why) = (Arc::clone(&inbound), Arc::clone(&asking), Arc::clone(&why));
+            async move {
+                if message::is_own_path(request.uri()) {
+                    return inbound.own_paths.answer(request, &session).await;
+                }
+                standing::porch(request.method(), request.uri(), &why)
+            }
         };
-        if timeout(limits::STRANGER, serve::once(is_h2(&stream), stream, answer)).await.is_err() {
-            tracing::debug!(service = self.service, "a stranger was cut");
+        let ended = async {
+            match &session.patience {
+                Some(patience) => patience.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = serve::once(is_h2(&stream), stream, answer) => {}
+            () = ended => tracing::debug!(service = self.service, "a stranger was cut"),
         }
     }
 
@@ -169,9 +211,9 @@ impl Inbound {
             return answer::text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields");
         }
         if message::is_own_path(request.uri()) {
-            return self.own_path(&request, call.known.logs);
+            return self.own_paths.answer(request, &call.session).await;
         }
-        let admitted = match &call.known.backend {
+        let admitted = match &call.backend {
             Ok(admitted) => admitted,
             Err(why) => return standing::porch(request.method(), request.uri(), why),
         };
@@ -191,16 +233,6 @@ impl Inbound {
                 );
                 answer::text(failure.status(), failure.outside())
             }
-        }
-    }
-
-    /// What is the mesh's own never reaches a backend, whoever asks.
-    fn own_path(&self, request: &Request<Incoming>, permitted: Option<Permitted>) -> Response<ResponseBody> {
-        match (logs::asked(request.uri()), permitted) {
-            (Some(asked), Some(permitted)) => {
-                self.logs.answer(permitted, request.method(), asked, request.uri())
-            }
-            _ => standing::own_path(request.uri()),
         }
     }
 

@@ -5,8 +5,11 @@
 mod answer;
 mod attested;
 mod body;
+mod challenge;
+mod collateral;
 mod config;
 mod dial;
+mod dstack;
 mod error;
 mod exchange;
 mod failure;
@@ -21,6 +24,8 @@ mod logs;
 mod mesh;
 mod message;
 mod outbound;
+mod own_paths;
+mod patience;
 mod peer;
 pub mod ring;
 mod serve;
@@ -32,7 +37,11 @@ mod tunnel;
 mod upstream;
 
 pub use attested::Attested;
-pub use config::{Backend, Caller, Config, ImageRegisters, ImageRule, Outbound, TlsMin, Trust};
+pub use collateral::Collateral;
+pub use config::{
+    Backend, Caller, CollateralRule, Config, ImageRegisters, ImageRule, Outbound, Pccs, TlsMin, Trust,
+};
+pub use dstack::{ServiceDstack, ServiceQuote};
 pub use error::MeshError;
 pub use header::{APP_ID, COMPOSE_HASH};
 pub use identity::{CertificateKey, IdentitySource, SourceError};

@@ -16,7 +16,7 @@ pub const HELLO: Duration = Duration::from_secs(3);
 pub const HEADER: Duration = Duration::from_secs(20);
 
 /// The life of a connection without an identity, or of a caller that is not allowed, after its handshake: enough for
-/// `GET /health`.
+/// `GET /health`, and to bring collateral. [`ATTESTATION`] lengthens it.
 pub const STRANGER: Duration = Duration::from_secs(10);
 
 /// Longest time without a byte in either direction on any connection, upgraded ones included. Above [`RESPONSE`], so
@@ -61,7 +61,25 @@ pub const REQUESTS: usize = CALLERS;
 
 /// Connections of services to the outbound proxy, all together, shared among them; the next one waits in the kernel's queue.
 /// Each has one request under way at most.
-pub const SERVICE_CONNECTIONS: usize = 160;
+pub const SERVICE_CONNECTIONS: usize = 144;
+
+/// Calls of services to the guest agent under way, all together, shared among them: one alone gets three; the next one is a 503.
+/// Those for evidence go to it one after the other, so that ours for a certificate waits for one of them at most.
+pub const AGENT_CALLS: usize = 5;
+
+/// A service's whole request to the agent, in bytes, and how long its body may take. That is 32 KiB of data to quote, in hex; a
+/// hash says as much.
+pub const AGENT_REQUEST_BYTES: usize = 64 << 10;
+/// See [`AGENT_REQUEST_BYTES`].
+pub const AGENT_REQUEST: Duration = Duration::from_secs(10);
+
+/// The answer that we read in order to say in it what was quoted, in bytes: a quote is 64 KiB at most (the agent
+/// takes no more from the kernel), twice that in hex, and 512 events without their data are some 100 KiB.
+pub const AGENT_ANSWER_BYTES: usize = 256 << 10;
+
+/// A service's call to the agent, from connecting to its last byte; and how long it may wait for its turn before. Above the 80 s
+/// after which the agent ends every connection, so that what we count as under way is all that it has of services.
+pub const AGENT_CALL: Duration = Duration::from_secs(90);
 
 /// Connections to one backend or target that are kept for later.
 pub const POOLED: usize = 64;
@@ -108,6 +126,44 @@ pub const LOG_LINES: usize = 1000;
 /// Bytes of lines in one answer, each line counting 64 more. At least one line is given.
 pub const LOG_BYTES: usize = 64 << 10;
 
+/// For an attestation, from the request to the answer: the agent has 30 s for a quote of a busy TDX host. A stranger's connection
+/// lasts so long for this alone.
+pub const ATTESTATION: Duration = Duration::from_secs(35);
+
+/// Attestations under way for strangers, shared among the addresses that they come from; the next one is a 503. A connection has
+/// one at a time.
+pub const ATTESTATIONS_OF_STRANGERS: usize = 2;
+
+/// The same for callers, shared among apps.
+pub const ATTESTATIONS_OF_APPS: usize = 4;
+
+/// The longest attestation that is given, in bytes: a quote of 5 KiB, with a log whose payloads are in it twice.
+pub const ATTESTATION_BYTES: usize = 64 << 10;
+
+/// For collateral that somebody brings, or that is fetched: from the first byte to the last.
+pub const COLLATERAL: Duration = Duration::from_secs(10);
+
+/// The longest collateral that is taken, with the quote that it comes with, in bytes of JSON. Intel's has 16 to 25 KiB.
+pub const COLLATERAL_BYTES: usize = 256 << 10;
+
+/// Collateral that strangers bring at a time, shared among the addresses that they come from; the next one is a 503.
+pub const OFFERS_OF_STRANGERS: usize = 2;
+
+/// The same for callers, shared among apps.
+pub const OFFERS_OF_APPS: usize = 2;
+
+/// Peers or servers from which collateral is fetched at a time; the next one waits.
+pub const FETCHES: usize = 2;
+
+/// How long after it was brought to a target our collateral is not brought there again.
+pub const INTRODUCTION: Duration = Duration::from_secs(60);
+
+/// How often our own collateral is fetched anew.
+pub const OWN_COLLATERAL: Duration = Duration::from_secs(24 * 3600);
+
+/// First and longest pause between attempts to fetch it.
+pub const OWN_COLLATERAL_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
+
 /// Queue of a listening socket.
 pub const BACKLOG: i32 = 512;
 
@@ -121,7 +177,7 @@ pub const RENEW_RETRY: (Duration, Duration) = (Duration::from_millis(100), Durat
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The memory limit of the process (PID 1 sets it for its cgroup), in bytes.
-pub const MEMORY: usize = 384 << 20;
+pub const MEMORY: usize = 400 << 20;
 
 /// What rustls holds of a connection: a record that is not whole yet, 2^14 + 256 bytes and a header (RFC 8446 section 5.2), and
 /// what its peer does not read.
@@ -134,19 +190,30 @@ const CALLER: usize = CONNECTION_WINDOW as usize + TLS;
 /// back when the last byte of the answer is with rustls.
 const EXCHANGE: usize = 2 * HEADER_BYTES + 2 * (READ_BUFFER + WRITE_BUFFER);
 
+/// What a call to the agent can beside its exchange: the answer that we read, its strings, and what we make of them.
+const AGENT_CALL_BYTES: usize = 3 * AGENT_ANSWER_BYTES;
+
 /// What a stranger's connection can: over HTTP/2 its window is not below 2^16 - 1 bytes (RFC 9113 section 6.9.2), over HTTP/1.1
 /// it is less.
 const STRANGER_BYTES: usize = (64 << 10) + TLS + STRANGER_STREAMS as usize * STRANGER_HEADER_BYTES;
+
+/// What an attestation takes: its bytes, in hex, in JSON.
+const CHALLENGE: usize = (1 + 2 + 2) * ATTESTATION_BYTES;
+
+/// What collateral takes on its way in: as it came in pieces, in one, read, and written anew.
+const OFFER: usize = 4 * COLLATERAL_BYTES;
 
 /// The worst that all peers and services together can make us hold is half of what we may have: the rest is for the program, and
 /// for the kernel's socket buffers, which count as well.
 const _: () = {
     let callers = CALLERS * CALLER + REQUESTS * EXCHANGE;
-    let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS);
+    let services = SERVICE_CONNECTIONS * (EXCHANGE + TLS) + AGENT_CALLS * AGENT_CALL_BYTES;
     let pooled = ALL_POOLED * (READ_BUFFER + TLS);
     let logs = LOG_ANSWERS * LOG_BYTES * 6;
     let strangers = STRANGERS * STRANGER_BYTES;
-    assert!(callers + services + strangers + pooled + logs <= MEMORY / 2);
+    let challenges = (ATTESTATIONS_OF_STRANGERS + ATTESTATIONS_OF_APPS) * CHALLENGE;
+    let collateral = (OFFERS_OF_STRANGERS + OFFERS_OF_APPS + FETCHES) * OFFER;
+    assert!(callers + services + strangers + pooled + logs + challenges + collateral <= MEMORY / 2);
 };
 
 const _: () = assert!(POOL_REST.as_secs() < HEADER.as_secs());

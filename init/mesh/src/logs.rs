@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use casemate_measure::AppId;
 use hyper::Response;
-use hyper::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::{Method, StatusCode, Uri};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,7 +39,7 @@ impl Logs {
 
     /// Whether an attested peer is one of the readers.
     pub(crate) fn permit(&self, peer: &PeerIdentity) -> Option<Permitted> {
-        self.readers.contains(&peer.app).then_some(Permitted(()))
+        self.readers.contains(&peer.app()).then_some(Permitted(()))
     }
 
     /// Answers a request for the path that [`asked`] found.
@@ -51,9 +51,7 @@ impl Logs {
         uri: &Uri,
     ) -> Response<ResponseBody> {
         if method != Method::GET {
-            let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is offered");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            return response;
+            return answer::other_method("GET");
         }
         let Ok(place) = Arc::clone(&self.answers).try_acquire_owned() else {
             return answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many logs are being read");
@@ -195,7 +193,7 @@ fn document(value: &impl Serialize, place: OwnedSemaphorePermit) -> Response<Res
     let Ok(bytes) = json::plain(value) else {
         return answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the log is not readable");
     };
-    let mut response = Response::new(ResponseBody::held(bytes, place));
+    let mut response = Response::new(ResponseBody::held(bytes, Arc::new(place)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

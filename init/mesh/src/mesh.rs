@@ -3,18 +3,22 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
-use crate::dial::Dial;
+use crate::challenge::Challenges;
+use crate::config::{self, Config};
+use crate::dial::{App, Dial, Fetched, Introduction};
+use crate::dstack::{Agent, Dstack};
 use crate::identity::{self, CurrentCertificate, IdentitySource};
 use crate::inbound::{Inbound, Places};
 use crate::logs::Logs;
 use crate::outbound::{Outbound, Targets};
+use crate::own_paths::OwnPaths;
 use crate::peer::PeerPolicy;
 use crate::shares::Shares;
 use crate::upstream::Upstream;
@@ -28,6 +32,7 @@ pub struct Mesh {
     inbound: Vec<StdListener>,
     outbound: Vec<StdListener>,
     logs: Arc<Logs>,
+    agent: Option<Arc<Agent>>,
 }
 
 /// Opens the sockets, gets a certificate, calls `ready`, serves for ever. `outbound` is in the order of
@@ -85,7 +90,14 @@ impl Mesh {
             policy,
             outbound,
             logs: Arc::new(logs),
+            agent: None,
         })
+    }
+
+    /// Services whose `dstack` is set ask the guest agent at this socket. Without this, there must be none.
+    #[must_use]
+    pub fn with_agent(self, socket: impl Into<PathBuf>) -> Self {
+        Self { agent: Some(Arc::new(Agent::new(socket.into()))), ..self }
     }
 
     /// The local addresses of the inbound listeners, in the order of `config.backends`.
@@ -100,18 +112,36 @@ impl Mesh {
     /// I/O and time.
     ///
     /// # Errors
-    /// [`MeshError::Tls`], [`MeshError::Listen`], [`MeshError::Handover`] before `ready`, [`MeshError::Ended`] after.
+    /// [`MeshError::NoAgent`], [`MeshError::Tls`], [`MeshError::Listen`], [`MeshError::Handover`] before `ready`,
+    /// [`MeshError::Ended`] after.
     pub async fn run<S: IdentitySource>(
         self,
         identity: S,
         ready: impl FnOnce(),
     ) -> Result<Infallible, MeshError> {
-        let own = identity::first(&identity).await;
-        let server = tls::server(self.config.tls_min, self.policy.callers(), Arc::clone(&own))?;
+        let dstack = self.dstack()?;
+        let identity = Arc::new(identity);
+        let own = identity::first(&*identity).await;
+        let server = tls::server(self.config.tls_min, self.policy.callers(), own.current())?;
         let all_rested = Arc::new(Semaphore::new(limits::ALL_POOLED));
         let targets = self.targets(&own, &all_rested)?;
         let places = Places::new();
+        let collateral = self.policy.collateral();
+        let own_paths = Arc::new(OwnPaths {
+            logs: Arc::clone(&self.logs),
+            collateral: collateral.clone(),
+            challenges: Challenges::new(Arc::<S>::clone(&identity) as _),
+        });
         let mut tasks = JoinSet::new();
+        if let Some(collateral) = collateral {
+            collateral.speak_for(&own.current());
+            let (identity, own) = (Arc::clone(&identity), Arc::clone(&own));
+            let pccs = self.config.collateral.pccs.clone();
+            tasks.spawn(async move {
+                collateral.run(own, pccs, |time| identity.it_is_at_least(time)).await;
+                "the care for collateral".to_owned()
+            });
+        }
 
         for (listener, backend) in self.inbound.into_iter().zip(self.config.backends) {
             let address = SocketAddr::from(([0; 16], backend.listen));
@@ -122,7 +152,8 @@ impl Mesh {
                 allow: backend.allow,
                 tls: Arc::clone(&server),
                 policy: Arc::clone(&self.policy),
-                logs: Arc::clone(&self.logs),
+                own: Arc::clone(&own),
+                own_paths: Arc::clone(&own_paths),
                 backend: Upstream::new(Dial::Service(backend.to), &all_rested),
                 places: places.clone(),
             });
@@ -133,11 +164,12 @@ impl Mesh {
             });
         }
         let connections = Shares::new(limits::SERVICE_CONNECTIONS);
-        for (listener, service) in self.outbound.into_iter().zip(self.config.outbound) {
+        let services = self.config.outbound.into_iter().zip(dstack);
+        for (listener, (service, dstack)) in self.outbound.into_iter().zip(services) {
             let service = service.service;
             let listener = TcpListener::from_std(listener).map_err(|source| handover(&service, source))?;
             let (targets, connections) = (Arc::clone(&targets), Arc::clone(&connections));
-            let outbound = Arc::new(Outbound { service, targets, connections });
+            let outbound = Arc::new(Outbound { service, targets, connections, dstack });
             tasks.spawn(async move {
                 let name = format!("the outbound listener of service {}", outbound.service);
                 outbound.run(listener).await;
@@ -156,6 +188,19 @@ impl Mesh {
         }))
     }
 
+    /// Which services may ask the guest agent, in the order of `config.outbound`.
+    fn dstack(&self) -> Result<Vec<Option<Dstack>>, MeshError> {
+        let asking = |service: &config::Outbound| match (service.dstack.clone(), &self.agent) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(MeshError::NoAgent { service: service.service.clone() }),
+            (Some(permission), Some(agent)) => {
+                let (service, agent) = (service.service.clone(), Arc::clone(agent));
+                Ok(Some(Dstack { service, permission, agent }))
+            }
+        };
+        self.config.outbound.iter().map(asking).collect()
+    }
+
     fn targets(
         &self,
         own: &Arc<CurrentCertificate>,
@@ -165,7 +210,14 @@ impl Mesh {
             let verifier = self.policy.target(&app);
             let verifier = verifier.ok_or_else(|| MeshError::Policy(format!("target {app}: no verifier")))?;
             let tls = tls::client(self.config.tls_min, verifier, Arc::clone(own))?;
-            let dial = Dial::App { address, app, tls, policy: Arc::clone(&self.policy) };
+            let dial = Dial::App(App {
+                address,
+                app,
+                tls,
+                policy: Arc::clone(&self.policy),
+                fetched: Fetched::default(),
+                introduction: Introduction::default(),
+            });
             Ok((app, Upstream::new(dial, all_rested)))
         };
         let upstreams = self.config.targets.iter().map(upstream).collect::<Result<_, MeshError>>()?;

@@ -1,4 +1,4 @@
-//! From one service to other apps: the plain HTTP/1.1 listener inside the service's network namespace.
+//! From one service to other apps, and to the guest agent: the plain HTTP/1.1 listener inside the service's network namespace.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,11 +11,12 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 
 use crate::body::ResponseBody;
+use crate::dstack::Dstack;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::io::{Idle, accept};
 use crate::shares::Shares;
-use crate::target::{Target, target};
+use crate::target::{Target, names_target, target};
 use crate::tunnel::Keep;
 use crate::upstream::Upstream;
 use crate::{answer, limits, message, serve};
@@ -34,6 +35,8 @@ pub(crate) struct Outbound {
     pub(crate) targets: Arc<Targets>,
     /// Of all services.
     pub(crate) connections: Arc<Shares<String>>,
+    /// Who answers a request that names no target; `None`: nobody.
+    pub(crate) dstack: Option<Dstack>,
 }
 
 impl Outbound {
@@ -54,6 +57,11 @@ impl Outbound {
     }
 
     async fn answer(&self, request: Request<Incoming>, keep: Keep) -> Response<ResponseBody> {
+        if let Some(dstack) = &self.dstack
+            && !names_target(request.headers())
+        {
+            return dstack.answer(request).await;
+        }
         let wanted = match target(request.headers(), &self.targets.addresses) {
             Ok(wanted) => wanted,
             Err(why) => {

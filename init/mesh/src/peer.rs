@@ -4,19 +4,49 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use casemate_measure::{AppId, ComposeHash, InstanceId};
+use casemate_verify::VerifiedPeer;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 
-/// A peer whose evidence was accepted. A value on the connection, decided once, in the handshake.
+use crate::collateral::Collateral;
+
+/// A peer whose evidence was accepted: there is no way to one but a [`VerifiedPeer`]. A value on the connection, decided once, in
+/// the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
+    app: AppId,
+    compose: ComposeHash,
+    instance: Option<InstanceId>,
+}
+
+impl PeerIdentity {
     /// Its app.
-    pub app: AppId,
+    pub const fn app(&self) -> AppId {
+        self.app
+    }
+
     /// The hash of its measured document.
-    pub compose: ComposeHash,
+    pub const fn compose(&self) -> ComposeHash {
+        self.compose
+    }
+
     /// The one running instance, where the event log names it.
-    pub instance: Option<InstanceId>,
+    pub const fn instance(&self) -> Option<InstanceId> {
+        self.instance
+    }
+
+    /// For the tests of what is decided by it.
+    #[cfg(test)]
+    pub(crate) const fn of_test(app: AppId, compose: ComposeHash) -> Self {
+        Self { app, compose, instance: None }
+    }
+}
+
+impl From<&VerifiedPeer> for PeerIdentity {
+    fn from(peer: &VerifiedPeer) -> Self {
+        Self { app: peer.app_id(), compose: peer.compose_hash(), instance: peer.instance_id() }
+    }
 }
 
 /// Judges peers' certificates. The proxy knows nothing of quotes: the guest gives it [`crate::Attested`].
@@ -33,4 +63,9 @@ pub trait PeerPolicy: Debug + Send + Sync + 'static {
     /// # Errors
     /// Why it is nobody after all; the connection is dropped then.
     fn identify(&self, leaf: &CertificateDer<'_>, target: Option<&AppId>) -> Result<PeerIdentity, String>;
+
+    /// The collateral that its verifiers judge by; `None`: they need none.
+    fn collateral(&self) -> Option<Arc<Collateral>> {
+        None
+    }
 }

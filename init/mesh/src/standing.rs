@@ -10,8 +10,7 @@ use crate::answer;
 use crate::body::ResponseBody;
 use crate::config::Caller;
 use crate::header::{APP_ID, COMPOSE_HASH};
-use crate::logs::{self, Logs, Permitted};
-use crate::message;
+use crate::logs::{Logs, Permitted};
 use crate::peer::PeerIdentity;
 
 /// The verdict on a connection.
@@ -45,9 +44,9 @@ impl Standing {
         let Some(peer) = peer else {
             return Self::Stranger("a client certificate is required".into());
         };
-        let allowed = allow.iter().any(|caller| caller.admits(&peer.app));
+        let allowed = allow.iter().any(|caller| caller.admits(&peer.app()));
         let admitted = Admitted::new(peer).filter(|_| allowed);
-        let backend = admitted.ok_or_else(|| format!("app {} is not allowed here", peer.app).into());
+        let backend = admitted.ok_or_else(|| format!("app {} is not allowed here", peer.app()).into());
         match (backend, logs.permit(peer)) {
             (Err(why), None) => Self::Stranger(why),
             (backend, logs) => Self::Known(Known { backend, logs }),
@@ -58,7 +57,7 @@ impl Standing {
 impl Admitted {
     fn new(peer: &PeerIdentity) -> Option<Self> {
         let value = |text: String| HeaderValue::try_from(text).ok();
-        Some(Self { app: value(peer.app.to_string())?, compose: value(peer.compose.to_string())? })
+        Some(Self { app: value(peer.app().to_string())?, compose: value(peer.compose().to_string())? })
     }
 
     /// Says who calls, in place of whatever the request said.
@@ -68,24 +67,13 @@ impl Admitted {
     }
 }
 
-/// All that a stranger gets: the backend is out of its reach by construction, since nothing here knows of one.
+/// All that a stranger gets beside the mesh's own paths: the backend is out of its reach by construction, since nothing here
+/// knows of one.
 pub(crate) fn porch(method: &Method, uri: &Uri, why: &str) -> Response<ResponseBody> {
     match (method, uri.path()) {
         (&Method::GET, "/health") => answer::text(StatusCode::OK, "ok"),
-        (&Method::GET, _) if message::is_own_path(uri) => own_path(uri),
         _ => answer::text(StatusCode::FORBIDDEN, why),
     }
-}
-
-/// The answer to the mesh's own paths, to whomever asks; [`Logs::answer`] is for those who are permitted.
-pub(crate) fn own_path(uri: &Uri) -> Response<ResponseBody> {
-    if logs::asked(uri).is_some() {
-        return answer::text(
-            StatusCode::FORBIDDEN,
-            "this is not for you: logs.readers does not name your app",
-        );
-    }
-    answer::text(StatusCode::NOT_FOUND, "not implemented in this version")
 }
 
 #[cfg(test)]
@@ -95,7 +83,7 @@ mod tests {
     use super::*;
 
     fn peer(byte: u8) -> PeerIdentity {
-        PeerIdentity { app: AppId([byte; 20]), compose: ComposeHash([byte; 32]), instance: None }
+        PeerIdentity::of_test(AppId([byte; 20]), ComposeHash([byte; 32]))
     }
 
     fn admitted(peer: Option<&PeerIdentity>, allow: &[Caller]) -> bool {
@@ -155,9 +143,6 @@ mod tests {
             |method: Method, uri: &'static str| porch(&method, &Uri::from_static(uri), "no").status();
         assert_eq!(status(Method::GET, "/health"), 200);
         assert_eq!(status(Method::GET, "/health?x=1"), 200);
-        assert_eq!(status(Method::GET, "/.well-known/casemate/collateral"), 404);
-        assert_eq!(status(Method::GET, "/.well-known/casemate/logs"), 403);
-        assert_eq!(status(Method::GET, "/.well-known/casemate/logs/web?after=1"), 403);
         for (method, uri) in [
             (Method::POST, "/health"),
             (Method::HEAD, "/health"),
@@ -165,7 +150,6 @@ mod tests {
             (Method::GET, "/HEALTH"),
             (Method::GET, "//health"),
             (Method::GET, "/"),
-            (Method::POST, "/.well-known/casemate/attestation"),
             (Method::OPTIONS, "*"),
         ] {
             assert_eq!(status(method, uri), 403, "{uri}");

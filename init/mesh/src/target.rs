@@ -36,6 +36,11 @@ impl NoTarget {
     }
 }
 
+/// Whether a request says anything of a target. One that says half of it is not for anybody else.
+pub(crate) fn names_target(headers: &HeaderMap) -> bool {
+    [TARGET_APP, TARGET_PORT, TARGET_INSTANCE, USE_TLS].iter().any(|name| headers.contains_key(*name))
+}
+
 /// Reads the target fields and looks the app up among the measured targets.
 pub(crate) fn target(
     headers: &HeaderMap,

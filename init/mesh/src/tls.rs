@@ -2,25 +2,32 @@
 
 use std::sync::Arc;
 
+use casemate_verify::{Class, VerifyError};
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
+};
 
 use crate::config::TlsMin;
-use crate::identity::CurrentCertificate;
+use crate::identity::{Certificate, CurrentCertificate};
 
 /// Application protocols (RFC 7301).
 pub(crate) const H2: &[u8] = b"h2";
 pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// Sessions are never resumed: a resumed handshake carries no certificate, so it would have to carry an earlier verdict.
+/// Of one certificate; [`showing`] replaces it. Sessions are never resumed: a resumed handshake carries no certificate, so it would have to carry an earlier verdict.
 pub(crate) fn server(
     min: TlsMin,
     callers: Arc<dyn ClientCertVerifier>,
-    own: Arc<CurrentCertificate>,
+    own: Arc<Certificate>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions(min))?
@@ -30,6 +37,13 @@ pub(crate) fn server(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// The same with the certificate that is current now, so that whoever serves the connection knows which one it showed.
+pub(crate) fn showing(server: &ServerConfig, own: Arc<Certificate>) -> Arc<ServerConfig> {
+    let mut config = server.clone();
+    config.cert_resolver = own;
+    Arc::new(config)
 }
 
 /// HTTP/1.1 only: one connection per exchange keeps upgrades possible and flow control simple.
@@ -49,13 +63,79 @@ pub(crate) fn client(
     Ok(Arc::new(config))
 }
 
+/// To ask somebody for what is signed by others, before anything of ours may go there: whoever it is, our own certificate is not
+/// shown. That the other side holds its certificate's key is proved all the same.
+pub(crate) fn asking() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = provider();
+    let anybody = Arc::new(Anybody(provider.signature_verification_algorithms));
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(FROM_1_2)?
+        .dangerous()
+        .with_custom_certificate_verifier(anybody)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
 /// Why a handshake failed. rustls shows a verifier's own error in its debug form; this is its text.
 pub(crate) fn reason(error: &std::io::Error) -> String {
+    match verdict(error) {
+        Some(why) => format!("the peer's certificate is not accepted: {why}"),
+        None => error.to_string(),
+    }
+}
+
+/// Whether a handshake failed because what is known of the peer's platform is nothing, expired or too old: it may be a good one.
+pub(crate) fn lacks_collateral(error: &std::io::Error) -> bool {
+    let why = verdict(error).and_then(|why| why.downcast_ref()).map(VerifyError::class);
+    matches!(why, Some(Class::Collateral | Class::Freshness))
+}
+
+/// What our own verifier said of the peer's certificate.
+fn verdict(error: &std::io::Error) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
-            format!("the peer's certificate is not accepted: {why}")
-        }
-        _ => error.to_string(),
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => Some(&**why),
+        _ => None,
+    }
+}
+
+/// Accepts every certificate.
+#[derive(Debug)]
+struct Anybody(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
     }
 }
 

@@ -81,6 +81,11 @@ impl Upstream {
         Ok(Connection { sender: opened.sender, peer: opened.peer.map(Arc::new), task })
     }
 
+    /// A new connection broke before it brought an answer.
+    pub(crate) fn broke(&self) {
+        self.dial.broke();
+    }
+
     fn rest(&self, connection: Connection) {
         let mut rested = self.lock();
         if rested.len() < limits::POOLED

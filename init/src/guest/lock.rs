@@ -1,10 +1,10 @@
 //! From the measured document to the egress lock.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use casemate_egress::{Allow, Backend, Ifname, Lock, LockError, Mode, Policy, Proto, Service, Uids};
 use casemate_measure::MeasuredConfig;
-use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol};
+use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol, Section};
 use casemate_measure::status::Reason;
 
 use crate::boot::Failure;
@@ -87,7 +87,7 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         link: ifname()?,
         services,
         inbound: section.mesh.backends.iter().map(|backend| backend.listen).collect(),
-        mesh_targets: section.mesh.targets.values().copied().collect(),
+        mesh_targets: mesh_targets(section),
         time_servers: section.time.nts.iter().map(|server| server.address).collect(),
         backends,
         uids: Uids {
@@ -100,6 +100,12 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         },
         dhcp_mark: dhcp_mark(config),
     })
+}
+
+/// The measured targets, and where the document says that collateral comes from.
+fn mesh_targets(section: &Section) -> Vec<SocketAddr> {
+    let pccs = section.collateral.pccs.as_ref().map(|pccs| pccs.address);
+    section.mesh.targets.values().copied().chain(pccs).collect()
 }
 
 fn ifname() -> Result<Ifname, Failure> {
@@ -137,4 +143,28 @@ fn mode(config: &MeasuredConfig) -> Result<Mode, Failure> {
 
 fn failure(error: &LockError) -> Failure {
     Failure::new(Reason::LockFailed, error.to_string()).numbered(u64::try_from(error.errno()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_measure::Platform;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_mesh_reaches_the_measured_targets_and_the_pccs() {
+        let document = include_bytes!("../../../configs/node.app-compose.json");
+        let targets = |collateral: Value| {
+            let mut json: Value = serde_json::from_slice(document).unwrap();
+            json["casemate"]["collateral"] = collateral;
+            let bytes = serde_json::to_vec(&json).unwrap();
+            let measured =
+                MeasuredConfig::parse("node.app-compose.json", &bytes, Platform::Appliance).unwrap();
+            mesh_targets(measured.section()).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(targets(json!({})), ["10.0.2.2:18443"]);
+        let pccs = json!({ "pccs": { "url": "https://pccs.example:8081", "address": "192.0.2.8:8081" } });
+        assert_eq!(targets(pccs), ["10.0.2.2:18443", "192.0.2.8:8081"]);
+    }
 }

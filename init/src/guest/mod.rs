@@ -175,6 +175,7 @@ impl Guest {
                 }
             }
             Happening::Reported { name, bytes } if name == time::NAME => self.take_time(bytes),
+            Happening::Reported { name, bytes } if name == "mesh" => self.take_proof(bytes),
             Happening::Reported { .. } => {}
             Happening::Ended { name, exit, next: Some(next) } => {
                 let digest = Sha256::digest(name).into();

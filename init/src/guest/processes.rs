@@ -16,11 +16,11 @@ use nix::unistd::Pid;
 use super::cgroup::Leaf;
 use super::memory;
 use super::power::uptime;
-use crate::handover::{HEARTBEAT, KILLED, READY};
+use crate::handover::{HEARTBEAT, KILLED, Proven, READY};
 use crate::log::{self, Budget, Output};
 use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
-use crate::{health, status};
+use crate::{health, roles, status};
 
 #[cfg(test)]
 mod tests;
@@ -430,6 +430,12 @@ impl Process {
                     && self.recipe.namespaces == Namespaces::Service
                 {
                     self.killed = Some(*signal);
+                    return true;
+                }
+                // Neither readiness nor a beat: whoever verifies may be stuck all the same.
+                if self.recipe.role == roles::MESH && Proven::decode(bytes).is_some() {
+                    let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
+                    happenings.push(Happening::Reported { name, bytes });
                     return true;
                 }
                 let health = &self.recipe.health;

@@ -9,11 +9,12 @@ use casemate_measure::status::{Reason, Stage};
 
 use super::{Guest, Health, OWN_LIMITS, Recipe, power, settings};
 use crate::boot::Failure;
+use crate::handover::Proven;
 use crate::layout::TIME_UID;
 use crate::roles;
 use crate::supervise::{PACE, Restarts};
 use crate::sys;
-use crate::time::{Change, Clock, Handover, Phase, Report, Server, Status};
+use crate::time::{Change, Clock, Handover, Phase, Proof, Report, Server, Status};
 
 /// The process's name.
 pub(super) const NAME: &str = "time";
@@ -111,6 +112,29 @@ impl Guest {
             Err(error) => {
                 status.refused = status.refused.saturating_add(1);
                 crate::log::print("casemate", &format!("time client: {error}"));
+            }
+        }
+    }
+
+    /// Takes in what time the mesh's collateral proves. The mesh reads what the network sends, so that is judged again: it can
+    /// only raise the clock, and not beyond the horizon.
+    pub(super) fn take_proof(&mut self, bytes: &[u8]) {
+        let (Some(GuestClock { clock, .. }), Some(Proven(time))) = (&mut self.clock, Proven::decode(bytes))
+        else {
+            return;
+        };
+        let status = &mut self.document.time;
+        match clock.prove_at_least(time, Proof::Collateral, now()) {
+            Ok(change) => {
+                if let Err(failure) = carry_out(change) {
+                    crate::log::print("casemate", &format!("{failure}"));
+                    power::off_because(self.stage, failure.reason, failure.detail, failure.digest);
+                }
+                status.floor(clock);
+            }
+            Err(error) => {
+                status.refused = status.refused.saturating_add(1);
+                crate::log::print("casemate", &format!("time by collateral: {error}"));
             }
         }
     }

@@ -74,8 +74,9 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
 /// The last step of a start: from here on only the profile's system calls, and PID 1 is told. A process that cannot be
 /// confined, or cannot say so, ends.
 fn ready(profile: Profile) {
-    let done =
-        confine::enter(profile).map_err(anyhow::Error::from).and_then(|()| Ok(report_ready_and_beat()?));
+    let done = confine::enter(profile)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(report_ready_and_beat(report()?)?));
     if let Err(error) = done {
         tracing::error!(error = format!("{error:#}"), "not ready");
         #[expect(
@@ -86,18 +87,22 @@ fn ready(profile: Profile) {
     }
 }
 
+/// The descriptor on which this process reports; to be taken once.
+fn report() -> io::Result<File> {
+    Ok(File::from(sys::inherited(handover::REPORT)?))
+}
+
 /// Tells PID 1 that this process is ready: one byte on the report descriptor. What only its start needed is given back.
-fn report_ready() -> io::Result<File> {
+fn report_ready(mut report: File) -> io::Result<File> {
     sys::give_back_pages()?;
-    let mut report = File::from(sys::inherited(handover::REPORT)?);
     report.write_all(handover::READY)?;
     Ok(report)
 }
 
 /// Tells PID 1 that this process is ready, and from then on, out of the event loop that this is called in, that the loop
 /// turns, on each of its threads. A thread of its own would go on saying so for a loop that is stuck.
-fn report_ready_and_beat() -> io::Result<()> {
-    tokio::spawn(beat(report_ready()?, HEARTBEAT_EVERY));
+fn report_ready_and_beat(report: File) -> io::Result<()> {
+    tokio::spawn(beat(report_ready(report)?, HEARTBEAT_EVERY));
     Ok(())
 }
 

@@ -116,8 +116,7 @@ impl Clock {
 
     /// Takes in that it is at least `time`, while the clock says `now`.
     ///
-    /// The way for whoever verifies something signed and dated: the mesh and the verifier call it with the issue dates of
-    /// collateral once that is fetched in the guest.
+    /// The way for whoever verifies something signed and dated: the mesh tells PID 1 when the newest of its collateral was issued.
     ///
     /// # Errors
     /// A time beyond the horizon; nothing changes then.

@@ -115,6 +115,17 @@ pub(super) fn https_url(text: &str) -> Option<String> {
     authority(text.strip_prefix("https://")?).map(|_| text.to_owned())
 }
 
+/// The port of such a URL; 443 if it names none (RFC 9110 section 4.2.2).
+pub(super) fn https_port(text: &str) -> Option<u16> {
+    let text = https_url(text)?;
+    let rest = text.strip_prefix("https://")?;
+    let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
+    match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => port.parse().ok(),
+        _ => Some(443),
+    }
+}
+
 /// [`https_url`], or `http://` to a loopback address.
 pub(super) fn login_url(text: &str) -> Option<String> {
     let Some(rest) = text.strip_prefix("http://") else { return https_url(text) };
@@ -234,6 +245,16 @@ mod tests {
             "https://[2001:db8::1]:1/",
         ] {
             assert!(https_url(text).is_some(), "{text}");
+        }
+        let ports = [
+            ("https://a.example", 443),
+            ("https://a.example/x:1", 443),
+            ("https://a.example:8443/x/y", 8443),
+            ("https://[2001:db8::1]", 443),
+            ("https://[2001:db8::1]:1/", 1),
+        ];
+        for (text, port) in ports {
+            assert_eq!(https_port(text), Some(port), "{text}");
         }
         for text in [
             "http://a.example",

@@ -293,6 +293,24 @@ fn a_service_is_well_formed() {
             "tmpfs./dev/shm",
             "a key that is an absolute path without . and .., not in /proc, /sys or /dev, found \"1M\"",
         ),
+        (
+            "dstack",
+            json!({"get_key": ["web/*", "a*b"]}),
+            "dstack.get_key[1]",
+            "a key path of visible ASCII, with * at its end only, found \"a*b\"",
+        ),
+        (
+            "dstack",
+            json!({"get_key": [""]}),
+            "dstack.get_key[0]",
+            "a key path of visible ASCII, with * at its end only, found \"\"",
+        ),
+        (
+            "dstack",
+            json!({"quote": "any"}),
+            "dstack.quote",
+            "\"none\" or \"app-data\" or \"raw\", found \"any\"",
+        ),
     ] {
         let found = refusal(&changed(&[(&format!("{service}/{key}"), value)]));
         assert_eq!(found, format!("doc.json: casemate.services[0].{path}: expected {expected}"));

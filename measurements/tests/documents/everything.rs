@@ -23,7 +23,7 @@ fn node() -> Value {
             "network": { "mode": "static", "address": "10.0.0.2/24", "gateway": "10.0.0.1" },
             "dns": { "resolvers": [{ "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" }] },
             "time": { "nts": [{ "address": "192.0.2.7:4460", "name": "nts.example" }] },
-            "collateral": { "pccs": "https://pccs.example/v4", "max_age_days": 7 },
+            "collateral": { "pccs": { "url": "https://pccs.example:8081/x", "address": "192.0.2.8:8081" }, "max_age_days": 7 },
             "gateway": { "domain": "gw.example", "addresses": ["192.0.2.1:443"] },
             "vpn": {
                 "mode": "tunnel", "server_app_id": "self",

@@ -5,10 +5,12 @@ use std::sync::OnceLock;
 
 use casemate_agent::tdx;
 use casemate_verify::collateral::Collateral;
+use casemate_verify::collateral::pccs::{self, Answer};
 use casemate_verify::quote::{HEADER_LEN, TD_REPORT_LEN, TdReport};
 use casemate_verify::ratls::{self, Attestation};
 use casemate_verify::{TrustAnchor, Verifier, simulator};
 
+use crate::measured::check_printable;
 use crate::{Verdict, detected};
 
 /// A quote of the simulated TEE that verifies.
@@ -95,6 +97,26 @@ pub(crate) fn collateral(json: &[u8]) -> Verdict {
     Verdict::Accepted
 }
 
+/// The four answers of a PCCS, each as its chain and its body, all parted by a byte that is in none of them (record separator).
+/// What is signed is in the answers as it is.
+pub(crate) fn pccs(bytes: &[u8]) -> Verdict {
+    let parts: Vec<&[u8]> = bytes.split(|byte| *byte == 0x1e).collect();
+    let Ok::<[&[u8]; 8], _>([a, b, c, d, e, f, g, h]) = parts.try_into() else { return Verdict::Refused };
+    let answers = [(a, b), (c, d), (e, f), (g, h)];
+    let answers = answers.map(|(chain, body)| Answer { chain: std::str::from_utf8(chain).ok(), body });
+    match pccs::collateral(answers) {
+        Ok(parts) => {
+            let holds = |body: &[u8], part: &str| body.windows(part.len()).any(|at| at == part.as_bytes());
+            assert!(holds(d, &parts.tcb_info) && holds(f, &parts.qe_identity), "written anew");
+            Verdict::Accepted
+        }
+        Err(error) => {
+            check_printable(&error.to_string());
+            Verdict::Refused
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +131,6 @@ mod tests {
         verifier().verify_certificate(include_bytes!("../seeds/certificate/simulated.der"), NOW).unwrap();
         let collateral = simulator::collateral();
         verifier().verify_quote_with(GENUINE, &collateral.unwrap(), NOW).unwrap();
+        assert_eq!(pccs(include_bytes!("../seeds/pccs/simulated")), Verdict::Accepted);
     }
 }

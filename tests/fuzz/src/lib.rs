@@ -79,6 +79,7 @@ pub const TARGETS: &[Target] = &[
     target("certificate", "a peer", 32 << 10, evidence::certificate),
     target("collateral", "a peer, or a cache", 32 << 10, evidence::collateral)
         .seeded(&["attestation/src/simulator"]),
+    target("pccs", "whoever answers as the PCCS", 16 << 10, evidence::pccs),
     target("evidence", "a peer, or whoever passed its evidence on", 32 << 10, detected::evidence).seeded(&[
         "attestation/tests/fixtures",
         "tests/fuzz/seeds/attestation",

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casemate_agent::{TlsKey, TlsKeyRequest};
 use casemate_verify::ratls::{self, Attestation};
-use casemate_verify::{Class, Tee, TrustAnchor, Verifier};
+use casemate_verify::{Class, ProviderClaim, Tee, TrustAnchor, Verifier};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::extensions::GeneralName;
@@ -69,7 +69,8 @@ async fn leaf_and_ca_verify_as_the_app() {
         assert_eq!(peer.instance_id(), given.instance_id);
         assert_eq!(peer.launch(), launch());
         assert_eq!(peer.rtmr3(), given.events.replay());
-        assert_eq!(peer.key_provider(), given.key_provider);
+        let said: ProviderClaim = serde_json::from_str(&given.key_provider).unwrap();
+        assert_eq!(*peer.key_provider(), said);
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_certificate_of_a_simulated_agent_proves_document_and_image() {
         .unwrap();
     assert_eq!(peer.compose_hash(), ComposeHash::of(DOCUMENT.as_bytes()));
     assert_eq!(peer.launch(), launch());
-    assert!((now + 86_000..=now + 86_400).contains(&peer.not_after()));
+    assert!((now + 86_000..=now + 86_400).contains(&peer.key().unwrap().not_after));
 
     // An orderly end leaves no socket.
     let mut running = running;

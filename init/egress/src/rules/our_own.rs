@@ -107,7 +107,7 @@ pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
     rules
 }
 
-/// The measured targets on the link, the measured ports of services, and answers on the ports that it serves.
+/// The measured targets and PCCS on the link, the measured ports of services, and answers on the ports that it serves.
 pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
     let mut rules = Vec::new();
     for target in &policy.mesh_targets {

@@ -154,6 +154,27 @@ proptest! {
         prop_assert_eq!(jumps, ["meta skuid 107 goto time"]);
     }
 
+    /// Whatever the mode: what the mesh process opens on the link goes to the named places, each by address and port.
+    #[test]
+    fn mesh_reaches_the_named_places_only(mut policy in policies()) {
+        if let Mode::Allowlist(_) = policy.mode {
+            policy.mode = Mode::InternalOnly;
+        }
+        let set = ruleset(&policy);
+        let chain = set.chains.iter().find(|c| c.name == "mesh").unwrap();
+        let texts: Vec<String> = chain.rules.iter().map(ToString::to_string)
+            .filter(|text| text.contains("ct mark set 0x00000001")).collect();
+        let expected: Vec<String> = policy.mesh_targets.iter().map(|target| format!(
+            "oifname \"eth0\" ip daddr {} tcp dport {} ct direction original ct mark set 0x00000001 accept",
+            target.ip(),
+            target.port()
+        )).collect();
+        prop_assert_eq!(texts, expected);
+        let jumps: Vec<String> = set.chains.iter().flat_map(|c| &c.rules).map(ToString::to_string)
+            .filter(|text| text.ends_with("to mesh")).collect();
+        prop_assert_eq!(jumps, ["meta skuid 103 goto mesh"]);
+    }
+
     #[test]
     fn it_is_a_function_of_the_policy(policy in policies()) {
         prop_assert_eq!(ruleset(&policy), ruleset(&policy.clone()));

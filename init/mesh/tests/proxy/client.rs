@@ -1,6 +1,6 @@
 //! Clients: bytes over TLS, and hyper over TLS.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -36,6 +36,17 @@ pub(crate) async fn tls(
     own: Option<&App>,
     protocol: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_from(Ipv4Addr::LOCALHOST, address, server, own, protocol).await
+}
+
+/// The same, from one of this machine's addresses.
+pub(crate) async fn tls_from(
+    from: Ipv4Addr,
+    address: SocketAddr,
+    server: &App,
+    own: Option<&App>,
+    protocol: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -50,7 +61,9 @@ pub(crate) async fn tls(
         }
     };
     config.alpn_protocols = vec![protocol.to_vec()];
-    let stream = TcpStream::connect(address).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::new(config)).connect(name, stream).await

@@ -158,7 +158,7 @@ async fn a_port_in_use_is_named_and_listeners_are_counted() {
         casemate_mesh::Mesh::open_with(config.clone(), Vec::new(), Vec::new(), policy.clone()).unwrap_err();
     assert!(matches!(error, MeshError::Listen { .. }), "{error}");
 
-    config.outbound = vec![casemate_mesh::Outbound { service: "web".to_owned() }];
+    config.outbound = vec![casemate_mesh::Outbound { service: "web".to_owned(), dstack: None }];
     let error = casemate_mesh::Mesh::open_with(config, Vec::new(), Vec::new(), policy).unwrap_err();
     assert_eq!(error.to_string(), "outbound listeners: expected one for each of 1 services, found 0");
 }

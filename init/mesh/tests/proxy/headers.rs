@@ -30,7 +30,7 @@ async fn the_backend_is_told_who_calls() {
     let (mesh, own, caller) = world::in_front_of(backend.address).await;
     let head = seen(&mesh, &own, &caller, "Accept: */*").await;
     assert_eq!(app_ids(&head), [caller.id.to_string()]);
-    assert!(head.contains(&format!("x-casemate-compose-hash: {}\r\n", "09".repeat(32))), "{head}");
+    assert!(head.contains(&format!("x-casemate-compose-hash: {}\r\n", "02".repeat(32))), "{head}");
     assert!(head.contains("accept: */*\r\n") && head.contains("host: x\r\n"), "{head}");
 }
 

@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
-use casemate_measure::{AppId, ComposeHash, InstanceId, LaunchRegisters, Register};
+use casemate_measure::{AppId, ComposeHash, InstanceId};
 use casemate_mesh::{
-    Backend, Caller, CertificateKey, Config, IdentitySource, ImageRule, Mesh, Outbound, PeerIdentity,
-    PeerPolicy, SourceError, TlsMin, Trust,
+    Attested, Backend, Caller, CertificateKey, CollateralRule, Config, IdentitySource, ImageRule, Mesh,
+    Outbound, PeerIdentity, PeerPolicy, SourceError, TlsMin, Trust,
 };
+use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::tls::PeerVerifier;
+use casemate_verify::{TrustAnchor, Verifier};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use crate::machine::{IMAGE, Machine};
 
 /// An app with a certificate of its own.
 #[derive(Clone, Debug)]
@@ -22,17 +27,16 @@ pub(crate) struct App {
     pub(crate) instance: InstanceId,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: Vec<u8>,
+    pub(crate) machine: Machine,
 }
 
 impl App {
+    /// The app whose document's hash is this byte again and again.
     pub(crate) fn new(byte: u8) -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["app".to_owned()]).unwrap();
-        Self {
-            id: AppId([byte; 20]),
-            instance: InstanceId([byte ^ 0xff; 20]),
-            certificate: made.cert.der().clone(),
-            key: made.signing_key.serialize_der(),
-        }
+        let (compose, instance) = (ComposeHash([byte; 32]), InstanceId([byte ^ 0xff; 20]));
+        let machine = Machine::boot(compose, instance);
+        let (certificate, key) = machine.certificate();
+        Self { id: compose.app_id(), instance, certificate: certificate.into(), key, machine }
     }
 
     pub(crate) fn certificate_key(&self) -> CertificateKey {
@@ -45,30 +49,30 @@ impl IdentitySource for App {
     async fn certificate(&self) -> Result<CertificateKey, SourceError> {
         Ok(self.certificate_key())
     }
+
+    async fn attest(&self, report_data: [u8; 64]) -> Result<Vec<u8>, SourceError> {
+        Ok(self.machine.attest(report_data).encode_v0())
+    }
 }
 
 /// Knows some apps by their certificates and takes everybody else for nobody.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    peers: Arc<BTreeMap<Vec<u8>, PeerIdentity>>,
+    peers: Arc<BTreeMap<Vec<u8>, AppId>>,
+    verifier: Arc<PeerVerifier>,
     target: Option<AppId>,
 }
 
 impl Known {
     pub(crate) fn new(apps: &[&App]) -> Self {
-        let identity = |app: &App| PeerIdentity {
-            app: app.id,
-            compose: ComposeHash([9; 32]),
-            instance: Some(app.instance),
-        };
-        let peers = apps.iter().map(|app| (app.certificate.to_vec(), identity(app))).collect();
-        Self { peers: Arc::new(peers), target: None }
+        let peers = apps.iter().map(|app| (app.certificate.to_vec(), app.id)).collect();
+        Self { peers: Arc::new(peers), verifier: Arc::new(verifier(None)), target: None }
     }
 
     fn judge(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
         let refused = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
-        let peer = self.peers.get(&leaf.to_vec()).ok_or_else(|| refused.clone())?;
-        if self.target.is_none_or(|target| target == peer.app) { Ok(()) } else { Err(refused) }
+        let app = self.peers.get(&leaf.to_vec()).ok_or_else(|| refused.clone())?;
+        if self.target.is_none_or(|target| target == *app) { Ok(()) } else { Err(refused) }
     }
 
     fn algorithms() -> WebPkiSupportedAlgorithms {
@@ -86,7 +90,9 @@ impl PeerPolicy for Known {
     }
 
     fn identify(&self, leaf: &CertificateDer<'_>, _target: Option<&AppId>) -> Result<PeerIdentity, String> {
-        self.peers.get(&leaf.to_vec()).cloned().ok_or_else(|| "unknown".to_owned())
+        self.judge(leaf).map_err(|error| error.to_string())?;
+        let peer = self.verifier.identify(leaf).map_err(|error| error.to_string())?;
+        Ok(PeerIdentity::from(&*peer))
     }
 }
 
@@ -168,10 +174,11 @@ impl ClientCertVerifier for Known {
 
 pub(crate) fn config(own: &App) -> Config {
     Config {
-        own: LaunchRegisters { rtmr2: Register([2; 48]), ..LaunchRegisters::ZERO },
+        own: IMAGE,
         own_app: own.id,
-        own_compose: ComposeHash([9; 32]),
+        own_compose: ComposeHash([own.id.0[0]; 32]),
         trust: Trust::Intel,
+        collateral: CollateralRule { pccs: None, max_age_days: 30 },
         images: vec![ImageRule::Same],
         tls_min: TlsMin::V1_3,
         backends: Vec::new(),
@@ -202,23 +209,53 @@ pub(crate) async fn start(own: &App, config: Config, policy: Known) -> Running {
 /// As [`start`], with log rings.
 pub(crate) async fn start_with(
     own: &App,
-    mut config: Config,
+    config: Config,
     logs: Vec<std::fs::File>,
     policy: Known,
 ) -> Running {
-    config.outbound = vec![Outbound { service: "web".to_owned() }];
+    start_judged(own.clone(), config, logs, Arc::new(policy)).await
+}
+
+/// As [`start_with`], with another judge, and another source of our identity.
+pub(crate) async fn start_judged(
+    own: impl IdentitySource,
+    mut config: Config,
+    logs: Vec<std::fs::File>,
+    policy: Arc<dyn PeerPolicy>,
+) -> Running {
+    config.outbound = vec![Outbound { service: "web".to_owned(), dstack: None }];
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let outbound = listener.local_addr().unwrap();
-    let mesh = Mesh::open_with(config, vec![listener], logs, Arc::new(policy)).unwrap();
+    let mesh = Mesh::open_with(config, vec![listener], logs, policy).unwrap();
     let port = mesh.listening().unwrap().first().map_or(0, SocketAddr::port);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
-    let own = own.clone();
     tokio::spawn(async move {
         let ended = mesh.run(own, || ready.send(()).unwrap()).await;
         panic!("the mesh ended: {ended:?}");
     });
     is_ready.await.unwrap();
     Running { inbound: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), outbound }
+}
+
+/// The guest's own judge, and a configuration in front of one backend, for machines whose root is the simulator's.
+pub(crate) fn judged_by_quotes(own: &App, to: SocketAddr) -> (Config, Arc<Attested>) {
+    let mut config = config(own);
+    config.trust = Trust::Simulator;
+    config.backends = vec![backend(to, vec![Caller::Any])];
+    let attested = Attested::new(&config).unwrap();
+    (config, Arc::new(attested))
+}
+
+/// What is believed of a simulated machine.
+pub(crate) fn verifier(app: Option<AppId>) -> PeerVerifier {
+    let verifier = Verifier::new([TrustAnchor::Simulator], Arc::default());
+    let rules = Rules { images: vec![Image::Same(IMAGE)], ..Rules::default() };
+    PeerVerifier::new(Arc::new(verifier), Arc::new(now), rules, app, false)
+}
+
+/// Unix seconds.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A mesh in front of one backend that any known app may call, and an app that it knows.

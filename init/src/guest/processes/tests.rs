@@ -296,6 +296,28 @@ fn one_that_reports_and_falls_silent_is_ended_and_one_that_only_beats_is_not() {
 }
 
 #[test]
+fn what_collateral_proves_is_heard_from_the_mesh_alone() {
+    let Some(place) = alone("what_collateral_proves_is_heard_from_the_mesh_alone") else { return };
+    // "P" and the second 1,800,000,000, little-endian; then, so that there is an end to wait for, readiness.
+    let says = r"printf 'P\000\322\111\153\000\000\000\000' >&4; printf R >&4; exec sleep 1000";
+    for (role, heard) in [(roles::MESH, true), (roles::AGENT, false)] {
+        let mut processes = shell(says);
+        processes.start(recipe(&place, role, Restarts::for_ever(PACE), Health::Heartbeat)).unwrap();
+        let happenings = until(&mut processes, "it is ready", |all| all.is_ready("it"));
+        let proven = happenings.iter().find_map(|one| match one {
+            Happening::Reported { bytes, .. } => Proven::decode(bytes),
+            _ => None,
+        });
+        let expected = Proven(Duration::from_secs(1_800_000_000));
+        assert_eq!(proven, heard.then_some(expected), "{role:?}");
+        processes.begin_stop();
+        processes.kill(|_| true);
+        until(&mut processes, "its end", |all| !running(all) && all.list[0].recipe.leaf.is_empty());
+        fs::remove_dir(place.0.join("leaf")).unwrap();
+    }
+}
+
+#[test]
 fn one_without_a_heartbeat_may_be_silent() {
     let Some(place) = alone("one_without_a_heartbeat_may_be_silent") else { return };
     let mut processes = shell(READY_AND_QUIET);

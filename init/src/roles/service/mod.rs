@@ -84,7 +84,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let mut mask = SigSet::empty();
     mask.extend([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
     mask.thread_block()?;
-    let report = super::report_ready()?;
+    let report = super::report_ready(super::report()?)?;
     match sys::fork()? {
         ForkResult::Child => {
             SigSet::all().thread_unblock()?;

@@ -3,12 +3,13 @@
 use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
-use crate::section::{Collateral, Dns, Gateway, Network, NtsServer, Resolver, ResolverKind, Time};
+use crate::section::{Collateral, Dns, Gateway, Network, NtsServer, Pccs, Resolver, ResolverKind, Time};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
 pub(super) const SOCKET: &str = "IP:PORT of one machine, outside 198.18.0.0/15";
 const DNS_NAME: &str = "a DNS name";
+const HTTPS_URL: &str = "an https:// URL without user, query or fragment";
 
 pub(super) fn network(node: &Node<'_>) -> Result<Network, Problem> {
     let (address, gateway) = (node.at("address")?, node.at("gateway")?);
@@ -68,11 +69,21 @@ pub(super) fn time(node: &Node<'_>) -> Result<Time, Problem> {
 }
 
 pub(super) fn collateral(node: &Node<'_>) -> Result<Collateral, Problem> {
-    let pccs = node.at("pccs")?.present();
     Ok(Collateral {
-        pccs: pccs.map(|url| url.form("an https:// URL", forms::https_url)).transpose()?,
+        pccs: node.at("pccs")?.present().map(|pccs| self::pccs(&pccs)).transpose()?,
         max_age_days: node.at("max_age_days")?.integer()?,
     })
+}
+
+fn pccs(node: &Node<'_>) -> Result<Pccs, Problem> {
+    let (url, address) = (node.at("url")?, node.at("address")?);
+    let port = url.form(HTTPS_URL, forms::https_port)?;
+    let to = address.form(SOCKET, forms::remote_socket)?;
+    if to.port() != port {
+        return Err(address.problem(format!("the URL's port, {port}")));
+    }
+    let url = url.form(HTTPS_URL, forms::https_url)?;
+    Ok(Pccs { url: url.trim_end_matches('/').to_owned(), address: to })
 }
 
 pub(super) fn gateway(node: &Node<'_>) -> Result<Gateway, Problem> {

@@ -1,19 +1,19 @@
 //! The command, run as a person runs it.
 
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+mod documents;
+mod files;
+mod schema;
+mod server;
+mod servers;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 
 use casemate_measure::{ComposeHash, LaunchRegisters, Register};
-use rcgen::KeyPair;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::machine::{Machine, NOW, certificate, image};
+use crate::machine::{Machine, NOW, image};
 
 const DOCUMENT: &str = r#"{
   "manifest_version": 2, "name": "small", "runner": "casemate", "secure_time": false,
@@ -62,13 +62,24 @@ fn run<'a>(arguments: impl IntoIterator<Item = &'a Path>) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-/// Runs on a target with the usual options of these tests, and JSON.
+/// Runs on a target with the usual options of these tests, and JSON, which must be of its schema.
 fn inspect(target: &Path, more: &[&Path]) -> (i32, Value) {
-    let now = NOW.to_string();
-    let usual: [&Path; 4] = [target, "--json".as_ref(), "--at".as_ref(), now.as_ref()];
+    inspect_at(&NOW.to_string(), target, more)
+}
+
+fn inspect_at(time: &str, target: &Path, more: &[&Path]) -> (i32, Value) {
+    let usual: [&Path; 4] = [target, "--json".as_ref(), "--at".as_ref(), time.as_ref()];
     let output = run(usual.into_iter().chain(more.iter().copied()));
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    if report != Value::Null {
+        schema::check(&report).unwrap_or_else(|error| panic!("{error}\n{report}"));
+    }
     (output.status.code().unwrap(), report)
+}
+
+/// The classes of the reasons, in order.
+fn classes(report: &Value) -> Vec<&str> {
+    report["reasons"].as_array().unwrap().iter().map(|reason| reason["class"].as_str().unwrap()).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -111,6 +122,7 @@ fn a_written_policy_trusts_what_it_was_written_for() {
     let (exit, report) = inspect(&certificate, &options);
     assert_eq!((exit, &report["verdict"]), (1, &json!("not-trusted")));
     assert_eq!(report["reasons"][0]["what"], "images[0].rtmr2");
+    assert_eq!(classes(&report), ["image"]);
     assert_eq!(report["peer"]["tags"], json!([]));
 }
 
@@ -138,6 +150,7 @@ fn the_simulator_is_refused_by_name_unless_trusted_in_words() {
          see --trust-simulator"
     );
     assert_eq!(report["peer"], Value::Null);
+    assert_eq!(classes(&report), ["root"]);
 }
 
 #[test]
@@ -148,65 +161,18 @@ fn text_says_what_is_not_measured_and_what_is_simulated() {
     let output = run([certificate.as_path(), TRUST.as_ref(), "--at".as_ref(), now.as_ref()]);
     let said = text(&output.stdout);
     for line in [
-        "tee           SIMULATED: its keys are public",
-        "mrtd          not measured",
-        "mrconfigid    not bound",
-        "verdict       NOT TRUSTED: authentic, not judged (no --policy)",
+        "✓ form          RA-TLS certificate, chain of 1",
+        "✓ validity      from 2026-11-21T00:00:00Z to 2026-11-29T00:00:00Z",
+        "✓ binding       the certificate's key",
+        "✓ event log     leads to RTMR3 ",
+        "– image         not judged: MRTD not measured",
+        "tee             SIMULATED: its keys are public",
+        "mrtd            not measured",
+        "mrconfigid      not bound",
+        "verdict         NOT TRUSTED: authentic, not judged (no --policy)",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
-}
-
-/// Serves one handshake on a loopback port.
-fn serve(key: &KeyPair, certificate: Vec<u8>) -> SocketAddr {
-    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(certificate)], key.into())
-        .unwrap();
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
-        while connection.is_handshaking() {
-            connection.complete_io(&mut stream).unwrap();
-        }
-    });
-    address
-}
-
-#[test]
-fn a_server_is_asked_over_tls() {
-    let desk = Desk::new();
-    let (key, genuine) = machine().certificate();
-    let address = serve(&key, genuine).to_string();
-    let policy = desk.policy(image());
-    let (exit, report) = inspect(address.as_ref(), &[TRUST.as_ref(), "--policy".as_ref(), &policy]);
-    assert_eq!((exit, &report["verdict"]), (0, &json!("trusted")), "{report}");
-    assert_eq!(report["target"], address);
-
-    let key = KeyPair::generate().unwrap();
-    let bare = certificate(&key, &[]);
-    let address = serve(&key, bare).to_string();
-    let (exit, report) = inspect(address.as_ref(), &[TRUST.as_ref()]);
-    assert_eq!((exit, &report["verdict"]), (1, &json!("not-authentic")));
-}
-
-#[test]
-fn nobody_there_is_no_verdict() {
-    let closed = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    assert_eq!(inspect(closed.to_string().as_ref(), &[]).0, 2);
-
-    // Somebody who speaks no TLS.
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        listener.accept().unwrap().0.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap()
-    });
-    assert_eq!(inspect(address.to_string().as_ref(), &[]).0, 2);
 }
 
 #[test]
@@ -215,13 +181,21 @@ fn wrong_arguments_and_files_are_usage() {
     let certificate = desk.file("leaf.der", machine().certificate().1);
     let bad_policy = desk.file("bad.json", r#"{"version":1,"images":[],"apps":[],"extra":1}"#);
     let missing = desk.folder.path().join("missing");
-    let cases: [&[&Path]; 7] = [
+    let cases: [&[&Path]; 15] = [
         &[],
         &["no port".as_ref()],
         &["--nonsense".as_ref()],
         &[&certificate, "--policy".as_ref(), &bad_policy],
         &[&certificate, "--policy".as_ref(), &missing],
+        &[&certificate, "--collateral".as_ref(), &missing],
         &[&certificate, "--collateral".as_ref(), &bad_policy],
+        &[&certificate, "--collateral".as_ref(), "ftp://localhost".as_ref()],
+        &[&certificate, "--nonce".as_ref()],
+        &[&certificate, "--report-data".as_ref(), "1234".as_ref()],
+        &[&certificate, "--report-data".as_ref(), "xy".as_ref()],
+        &[&certificate, "--at".as_ref(), "yesterday".as_ref()],
+        &["localhost:1".as_ref(), "--report-data".as_ref(), "1234".as_ref()],
+        &["policy".as_ref(), "--document".as_ref(), &missing],
         &["policy".as_ref(), "--image".as_ref(), &missing, "--document".as_ref(), &missing],
     ];
     for arguments in cases {
@@ -235,19 +209,20 @@ fn wrong_arguments_and_files_are_usage() {
 }
 
 #[test]
-fn a_policy_of_an_unmeasured_image_is_not_written() {
+fn hostile_bytes_are_a_verdict() {
     let desk = Desk::new();
-    desk.file("registers.json", serde_json::to_vec(&LaunchRegisters::ZERO).unwrap());
-    let document = desk.file("app-compose.json", DOCUMENT);
-    let folder = desk.folder.path();
-    let output =
-        run(["policy".as_ref(), "--image".as_ref(), folder, "--document".as_ref(), document.as_path()]);
-    assert_eq!(output.status.code(), Some(64));
-    let said = text(&output.stderr);
-    assert!(
-        said.contains("registers.json: images[0].rtmr2: expected a measured register, found zero"),
-        "{said}"
-    );
+    for (name, bytes) in
+        [("noise.bin", vec![7_u8; 4096]), ("empty.bin", Vec::new()), ("open.json", b"{".to_vec())]
+    {
+        let (exit, report) = inspect(&desk.file(name, bytes), &[]);
+        assert_eq!((exit, &report["verdict"]), (1, &json!("not-authentic")), "{name}: {report}");
+        assert_eq!(classes(&report), ["form"], "{name}");
+    }
+    // What a certificate's subject says reaches no terminal as it is.
+    let mut broken = machine().certificate().1;
+    broken.extend(b"\x1b[2J");
+    let output = run([desk.file("leaf.der", broken).as_path()]);
+    assert!(output.status.code() == Some(1) && !output.stdout.contains(&0x1b), "{}", text(&output.stdout));
 }
 
 fn pem(der: &[u8]) -> String {
