@@ -33,6 +33,7 @@ const TEXTS: &[(&str, Class)] = &[
     ("No matching TCB level", Class::Tcb),
     ("ISVSVN", Class::Tcb),
     ("Failed to decode quote", Class::Form),
+    ("Failed to extract PCK certificates from quote", Class::Form),
     ("Unsupported DCAP quote version", Class::Form),
     ("attestation key type", Class::Form),
 ];

@@ -69,7 +69,7 @@ fn version_1(layout: &mut Layout<'_>, item: &[u8], attestation: &Attestation) {
     // Key and head of the array, three bytes.
     let quote = place(b"\xa5quote") + 6 + 3;
     layout.to(quote, "head", &[Form, NotImplemented], Pass::Never);
-    let of_quote = [Form, NotImplemented, Root, Signature];
+    let of_quote = [Form, NotImplemented, Root, Signature, Validity];
     layout.to(place(b"\xa9event_log"), "quote", &of_quote, Pass::Unread);
     layout.part("event_log: name", 10, &[Form], Pass::Never);
     layout.to(place(b"\xa5stack"), "event log", &[Form], Pass::Unread);

@@ -14,10 +14,10 @@ const FIELDS: &[(&str, &[Class], Pass)] = &[
     ("pck_crl_issuer_chain", &[Form], Pass::Unread),
     ("root_ca_crl", SIGNED, Pass::Unread),
     ("pck_crl", SIGNED, Pass::Unread),
-    ("tcb_info_issuer_chain", SIGNED, Pass::Unread),
+    ("tcb_info_issuer_chain", SIGNER, Pass::Unread),
     ("tcb_info", SIGNED, Pass::Never),
     ("tcb_info_signature", SIGNED, Pass::Unread),
-    ("qe_identity_issuer_chain", SIGNED, Pass::Unread),
+    ("qe_identity_issuer_chain", SIGNER, Pass::Unread),
     ("qe_identity", SIGNED, Pass::Never),
     ("qe_identity_signature", SIGNED, Pass::Unread),
     // Dropped when it is read: the quote says who made it.
@@ -26,6 +26,9 @@ const FIELDS: &[(&str, &[Class], Pass)] = &[
 
 /// Unreadable, or not what was signed.
 const SIGNED: &[Class] = &[Form, Class::Collateral];
+
+/// Or a certificate that is not valid at that time: dates are read before the signature over them is checked.
+const SIGNER: &[Class] = &[Form, Class::Collateral, Class::Validity];
 
 /// The fields in the order of the file, and what stands between their values.
 fn regions(json: &[u8]) -> Vec<Region> {
@@ -59,8 +62,8 @@ fn signers(layout: &mut Layout<'_>, json: &[u8], end: usize) {
             certificate += 1;
         }
         let line_break = if text.ends_with(b"\\n") { 2 } else { 0 };
-        layout.part(if certificate > 0 { "root" } else { "signer" }, line - line_break, SIGNED, pass);
-        layout.part("line break", line_break, SIGNED, Pass::Unread);
+        layout.part(if certificate > 0 { "root" } else { "signer" }, line - line_break, SIGNER, pass);
+        layout.part("line break", line_break, SIGNER, Pass::Unread);
     }
 }
 

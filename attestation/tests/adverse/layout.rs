@@ -4,7 +4,7 @@ use casemate_verify::Class;
 
 use crate::flips::{Pass, Region};
 
-use Class::{Form, NotImplemented, Root, Signature};
+use Class::{Form, NotImplemented, Root, Signature, Validity};
 
 /// Regions one after the other.
 pub(crate) struct Layout<'a> {
@@ -81,7 +81,11 @@ impl<'a> Layout<'a> {
         let chain = self.u32();
         self.part("length of the PCK chain", 4, &[Form], Pass::Never);
         let end = self.at + chain;
-        self.chain(end, &[&[Form, Signature], &[Form, Signature], &[Form, Root]], &[Form, Signature, Root]);
+        self.chain(
+            end,
+            &[&[Form, Signature, Validity], &[Form, Signature, Validity], &[Form, Root]],
+            &[Form, Signature, Root],
+        );
     }
 
     /// A PEM chain (RFC 7468) up to that index: for each certificate the classes of its base64. Frame and line breaks can

@@ -13,6 +13,20 @@ use crate::collateral::Collateral;
 
 /// A peer whose evidence was accepted: there is no way to one but a [`VerifiedPeer`]. A value on the connection, decided once, in
 /// the handshake.
+///
+/// ```
+/// fn authorise(peer: &casemate_verify::VerifiedPeer) -> casemate_mesh::PeerIdentity {
+///     peer.into()
+/// }
+/// ```
+///
+/// The same with a peer that is authentic, and that nobody judged:
+///
+/// ```compile_fail,E0277
+/// fn authorise(peer: &casemate_verify::AuthenticPeer) -> casemate_mesh::PeerIdentity {
+///     peer.into()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     app: AppId,
