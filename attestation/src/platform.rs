@@ -10,8 +10,8 @@ use crate::error::EvidenceError;
 const SGX_EXTENSIONS: Oid<'static> = oid!(1.2.840.113741.1.13.1);
 /// FMSPC in it, DER: the identifier 1.2.840.113741.1.13.1.4, then an OCTET STRING of 6 bytes.
 const FMSPC: &[u8] = &[6, 10, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 1, 13, 1, 4, 4, 6];
-/// What stands in the issuer's name of multi-package platforms.
-const PLATFORM_CA: &str = "Intel SGX PCK Platform CA";
+/// What stands in the issuer's name of multi-package platforms, Intel's and simulated ones.
+const PLATFORM_CA: &str = "PCK Platform CA";
 
 /// What collateral is for: all platforms of one kind whose certificates one CA signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +55,7 @@ impl PlatformKind {
         });
         let fmspc =
             fmspc.ok_or_else(|| EvidenceError::malformed(WHAT, "an FMSPC in Intel's extension", "none"))?;
-        let is_platform = |name: &str| name == PLATFORM_CA;
+        let is_platform = |name: &str| name.contains(PLATFORM_CA);
         let mut names = certificate.issuer().iter_common_name().filter_map(|name| name.as_str().ok());
         let ca = if names.any(is_platform) { Ca::Platform } else { Ca::Processor };
         Ok(Self { fmspc, ca })
