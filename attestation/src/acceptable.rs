@@ -6,9 +6,9 @@
 use casemate_measure::section::AcceptableImage;
 use casemate_measure::{LaunchRegisters, Register};
 
+use crate::anchor::Tee;
 use crate::error::{Class, NotTrusted, Reason};
-use crate::peer::{AuthenticEvidence, AuthenticPeer, Tee, VerifiedPeer};
-use crate::policy::{Freshness, TcbRules};
+use crate::peer::AuthenticEvidence;
 
 /// One acceptable image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,38 +40,6 @@ impl Image {
                 rtmr1: registers.rtmr1,
                 rtmr2: registers.rtmr2,
             },
-        }
-    }
-}
-
-/// What the mesh accepts: any app without a key provider, on one of these images, on a platform of that TCB.
-#[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// The images; none given: nobody is accepted.
-    pub images: Vec<Image>,
-    /// The platform's TCB.
-    pub tcb: TcbRules,
-    /// The age of collateral.
-    pub freshness: Freshness,
-}
-
-impl Rules {
-    /// Whether this peer is acceptable.
-    ///
-    /// # Errors
-    /// Every difference that was found.
-    pub fn judge(&self, peer: AuthenticPeer, now: u64) -> Result<VerifiedPeer, NotTrusted> {
-        let mut reasons =
-            judge(&self.images, &peer).err().map_or_else(Vec::new, |NotTrusted(reasons)| reasons);
-        if *peer.key_provider() != crate::ProviderClaim::none() {
-            reasons.push(Reason::new(Class::KeyProvider, "key_provider", "none", peer.key_provider()));
-        }
-        reasons.extend(self.tcb.judge(&peer, now));
-        reasons.extend(self.freshness.judge(&peer, now));
-        if reasons.is_empty() {
-            Ok(VerifiedPeer { peer, tags: Vec::new() })
-        } else {
-            Err(NotTrusted(reasons))
         }
     }
 }

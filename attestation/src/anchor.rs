@@ -1,9 +1,17 @@
 //! Whose signature a verifier believes.
 
 use dcap_qvl::verify::QuoteVerifier;
+use serde::Serialize;
 
-use crate::collateral::Collateral;
-use crate::peer::Tee;
+/// What made the evidence. AMD SEV-SNP has its place beside these, and no code yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tee {
+    /// An Intel TDX module.
+    Tdx,
+    /// The simulated TEE: its key is public, it protects nothing.
+    Simulator,
+}
 
 /// A root of trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,17 +55,8 @@ impl TrustAnchor {
             #[cfg(feature = "simulator")]
             Self::Simulator => {
                 use sha2::Digest as _;
-                sha2::Sha256::digest(crate::simulator::ROOT_DER).into()
+                sha2::Sha256::digest(SIMULATOR_ROOT_DER).into()
             }
-        }
-    }
-
-    /// Collateral that belongs to the anchor itself: the simulated TEE's never changes.
-    pub(crate) fn built_in_collateral(self) -> Option<Collateral> {
-        match self {
-            Self::Intel => None,
-            #[cfg(feature = "simulator")]
-            Self::Simulator => crate::simulator::collateral(),
         }
     }
 
@@ -65,7 +64,7 @@ impl TrustAnchor {
         match self {
             Self::Intel => QuoteVerifier::new_prod(),
             #[cfg(feature = "simulator")]
-            Self::Simulator => QuoteVerifier::new(crate::simulator::ROOT_DER.to_vec()),
+            Self::Simulator => QuoteVerifier::new(SIMULATOR_ROOT_DER.to_vec()),
         }
     }
 }
@@ -76,3 +75,7 @@ const INTEL_ROOT_SHA256: [u8; 32] = [
     0x44, 0xa0, 0x19, 0x6b, 0x2b, 0x99, 0xf8, 0x89, 0xb8, 0xe1, 0x49, 0xe9, 0x5b, 0x80, 0x7a, 0x35, 0x0e,
     0x74, 0x24, 0x96, 0x43, 0x99, 0xe8, 0x85, 0xa7, 0xcb, 0xb8, 0xcc, 0xfa, 0xb6, 0x74, 0xd3,
 ];
+
+/// The simulated TEE's root certificate, DER.
+#[cfg(feature = "simulator")]
+pub(crate) const SIMULATOR_ROOT_DER: &[u8] = include_bytes!("simulator/root.der");

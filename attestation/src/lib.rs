@@ -22,7 +22,7 @@ pub mod tls;
 mod verdict;
 mod verifier;
 
-pub use anchor::TrustAnchor;
+pub use anchor::{Tee, TrustAnchor};
 /// Intel's (or the simulator's) signed statements about a platform, as `dcap-qvl` and PCCS clients write them.
 pub use dcap_qvl::QuoteCollateralV3;
 /// How current the platform's trusted computing base is, as the collateral's signer sees it. `Revoked` is refused.
@@ -31,7 +31,7 @@ pub use error::{Class, EvidenceError, NotTrusted, PolicyError, Reason, VerifyErr
 pub use evidence::{Evidence, Presented};
 pub use key_provider::ProviderClaim;
 pub use kms::KmsRoot;
-pub use peer::{AuthenticEvidence, AuthenticPeer, AuthenticQuote, Binding, Key, Tee, VerifiedPeer};
+pub use peer::{AuthenticEvidence, AuthenticPeer, AuthenticQuote, Binding, Key, VerifiedPeer};
 pub use platform::{Ca, PlatformKind};
 pub use policy::{Policy, PolicyApp, PolicyImage, PolicyParts};
 pub use verdict::Verdict;

@@ -6,22 +6,12 @@ use std::sync::Arc;
 use casemate_measure::tdx::aggregated::Hash256;
 use casemate_measure::{AppId, ComposeHash, InstanceId, LaunchRegisters, Register};
 use dcap_qvl::{QuoteClaims, TcbStatus};
-use serde::Serialize;
 
+use crate::anchor::Tee;
 use crate::challenge::Nonce;
 use crate::collateral::Times;
 use crate::key_provider::ProviderClaim;
 use crate::quote::TdReport;
-
-/// What made the evidence. AMD SEV-SNP has its place beside these, and no code yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tee {
-    /// An Intel TDX module.
-    Tdx,
-    /// The simulated TEE: its key is public, it protects nothing.
-    Simulator,
-}
 
 /// A quote whose signatures, revocation state and attributes hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

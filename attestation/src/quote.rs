@@ -2,6 +2,7 @@
 //! verifying: a [`TdReport`] from [`TdReport::of_quote`] is what somebody claims.
 
 mod diagnosis;
+mod pck;
 mod shape;
 
 use casemate_measure::{LaunchRegisters, MrConfigId, Register};

@@ -4,7 +4,7 @@
 use crate::collateral::Collateral;
 
 /// The root certificate, DER.
-pub const ROOT_DER: &[u8] = include_bytes!("simulator/root.der");
+pub const ROOT_DER: &[u8] = crate::anchor::SIMULATOR_ROOT_DER;
 
 /// The collateral, in the JSON form of [`QuoteCollateralV3`](crate::QuoteCollateralV3).
 pub const COLLATERAL_JSON: &str = include_str!("simulator/collateral.json");

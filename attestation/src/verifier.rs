@@ -39,11 +39,7 @@ impl Verifier {
     pub fn new(anchors: impl IntoIterator<Item = TrustAnchor>, store: Arc<Store>) -> Self {
         let trusted = anchors
             .into_iter()
-            .map(|anchor| Trusted {
-                anchor,
-                verifier: anchor.quote_verifier(),
-                built_in: anchor.built_in_collateral(),
-            })
+            .map(|anchor| Trusted { anchor, verifier: anchor.quote_verifier(), built_in: built_in(anchor) })
             .collect();
         Self { trusted, store }
     }
@@ -245,6 +241,15 @@ impl Verifier {
             |known| format!("{}, which this verifier was not told to trust", known.name()),
         );
         Reason::new(Class::Root, "quote", expected, found).into()
+    }
+}
+
+/// Collateral that belongs to an anchor itself.
+fn built_in(anchor: TrustAnchor) -> Option<Collateral> {
+    match anchor {
+        TrustAnchor::Intel => None,
+        #[cfg(feature = "simulator")]
+        TrustAnchor::Simulator => crate::simulator::collateral(),
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use casemate_measure::AppId;
 use casemate_mesh::CertificateKey;
-use casemate_verify::acceptable::{Image, Rules};
-use casemate_verify::tls::PeerVerifier;
+use casemate_verify::acceptable::Image;
+use casemate_verify::tls::{PeerVerifier, Rules};
 use casemate_verify::{TrustAnchor, Verifier};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};

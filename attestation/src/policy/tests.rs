@@ -4,7 +4,8 @@ use casemate_measure::tdx::{Digest, Event, EventType, Expected, Rtmr};
 
 use super::*;
 use crate::TcbStatus;
-use crate::peer::{AuthenticQuote, Key, Tee, sample};
+use crate::anchor::Tee;
+use crate::peer::{AuthenticQuote, Key, sample};
 
 fn valid() -> serde_json::Value {
     serde_json::json!({

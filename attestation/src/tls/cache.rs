@@ -59,7 +59,8 @@ mod tests {
     use casemate_measure::LaunchRegisters;
 
     use super::*;
-    use crate::peer::{Binding, Key, Tee, sample};
+    use crate::anchor::Tee;
+    use crate::peer::{Binding, Key, sample};
 
     fn peer(not_after: u64) -> Arc<VerifiedPeer> {
         let mut peer = sample::peer(Tee::Simulator, LaunchRegisters::ZERO);

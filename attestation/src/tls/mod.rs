@@ -1,6 +1,7 @@
 //! The peer's identity, decided inside the TLS handshake: before a byte of a request leaves, and before one is read.
 
 mod cache;
+mod rules;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 
 use self::cache::Cache;
-use crate::acceptable::Rules;
 use crate::error::{Class, NotTrusted, Reason, VerifyError};
 use crate::peer::{AuthenticPeer, VerifiedPeer};
 use crate::policy::Policy;
 use crate::verifier::Verifier;
+
+pub use self::rules::Rules;
 
 /// Seconds since 1970, by whatever clock the process trusts.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use casemate_measure::{ComposeHash, LaunchRegisters, Register};
-use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::acceptable::Image;
 use casemate_verify::challenge;
-use casemate_verify::tls::PeerVerifier;
+use casemate_verify::tls::{PeerVerifier, Rules};
 use casemate_verify::{
     Class, NotTrusted, Policy, PolicyApp, PolicyImage, PolicyParts, Reason, Verdict, VerifyError, ratls,
 };

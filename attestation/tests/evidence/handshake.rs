@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use casemate_measure::{AppId, ComposeHash, LaunchRegisters, Register};
-use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::acceptable::Image;
 use casemate_verify::collateral::{Collateral, Store};
 use casemate_verify::ratls;
-use casemate_verify::tls::PeerVerifier;
+use casemate_verify::tls::{PeerVerifier, Rules};
 use casemate_verify::{Class, PlatformKind, TrustAnchor, Verifier, VerifyError};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};

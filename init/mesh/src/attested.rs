@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casemate_measure::AppId;
-use casemate_verify::acceptable::{Image, Rules};
+use casemate_verify::acceptable::Image;
 use casemate_verify::collateral::Store;
 use casemate_verify::policy::Freshness;
-use casemate_verify::tls::{Clock, PeerVerifier};
+use casemate_verify::tls::{Clock, PeerVerifier, Rules};
 use casemate_verify::{TrustAnchor, Verifier};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;

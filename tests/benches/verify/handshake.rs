@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use casemate_mesh::{CertificateKey, IdentitySource as _};
-use casemate_verify::acceptable::{Image, Rules};
-use casemate_verify::tls::PeerVerifier;
+use casemate_verify::acceptable::Image;
+use casemate_verify::tls::{PeerVerifier, Rules};
 use casemate_verify::{TrustAnchor, Verifier};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::WebPkiServerVerifier;

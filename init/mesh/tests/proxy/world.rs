@@ -9,8 +9,8 @@ use casemate_mesh::{
     Attested, Backend, Caller, CertificateKey, CollateralRule, Config, IdentitySource, ImageRule, Mesh,
     Outbound, PeerIdentity, PeerPolicy, SourceError, TlsMin, Trust,
 };
-use casemate_verify::acceptable::{Image, Rules};
-use casemate_verify::tls::PeerVerifier;
+use casemate_verify::acceptable::Image;
+use casemate_verify::tls::{PeerVerifier, Rules};
 use casemate_verify::{TrustAnchor, Verifier};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
