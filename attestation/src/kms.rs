@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::peer::AuthenticPeer;
-use crate::ratls::CertificateEvidence;
+use crate::quote::TdReport;
+use crate::ratls::{CertificateEvidence, report_data_for_key};
 
 /// The usage (.4) of an app's certificate (dstack `ra-tls/src/cert.rs`).
 const APP_USAGE: &str = "app:custom";
@@ -34,6 +35,11 @@ impl KmsRoot {
             .map_err(|error| format!("expected a CA certificate, found {error}"))
     }
 
+    /// Whether it is the root with that SubjectPublicKeyInfo.
+    pub(crate) fn is(&self, spki_der: &[u8]) -> bool {
+        self.der().ok().and_then(|root| spki(&root)).is_some_and(|spki| spki == spki_der)
+    }
+
     fn der(&self) -> Result<CertificateDer<'static>, String> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes())
             .map_err(|error| format!("expected one certificate in PEM, found {error}"))
@@ -48,8 +54,7 @@ pub(crate) fn vouched(
     roots: &[KmsRoot],
     now: u64,
 ) -> AuthenticPeer {
-    let spki_sha256: [u8; 32] = Sha256::digest(&certificate.spki_der).into();
-    if peer.key().is_none_or(|key| key.spki_sha256 != spki_sha256) {
+    if !is_of(&peer, certificate) {
         return peer;
     }
     let found = roots.iter().find_map(|root| root_of(certificate, root, peer.app_id(), now));
@@ -57,6 +62,18 @@ pub(crate) fn vouched(
     let same = |root: &Vec<u8>| provider.is_kms() && provider.id == hex::encode(root);
     peer.kms_root = found.filter(same).map(Arc::from);
     peer
+}
+
+/// Whether the KMS judged, when it signed the certificate, the very launch that the peer proves: a challenge is answered by
+/// whoever holds the key, on whatever image.
+fn is_of(peer: &AuthenticPeer, certificate: &CertificateEvidence) -> bool {
+    let spki_sha256: [u8; 32] = Sha256::digest(&certificate.spki_der).into();
+    let judged = TdReport::of_quote(&certificate.attestation.quote);
+    peer.key().is_some_and(|key| key.spki_sha256 == spki_sha256)
+        && judged.is_ok_and(|judged| {
+            judged.report_data == report_data_for_key(&certificate.spki_der)
+                && judged.launch() == peer.launch()
+        })
 }
 
 /// The root's SubjectPublicKeyInfo, if the chain leads to it and the leaf is that app's.
@@ -78,6 +95,10 @@ fn root_of(certificate: &CertificateEvidence, root: &KmsRoot, app: AppId, now: u
     if !verify(KeyUsage::client_auth()) && !verify(KeyUsage::server_auth()) {
         return None;
     }
-    let (_, parsed) = x509_parser::parse_x509_certificate(&root).ok()?;
+    spki(&root)
+}
+
+fn spki(root: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(root).ok()?;
     Some(parsed.public_key().raw.to_vec())
 }

@@ -179,10 +179,10 @@ impl Verifier {
     pub fn verify_quote(&self, raw: &[u8], now_unix: u64) -> Result<AuthenticQuote, VerifyError> {
         let (trusted, platform) = self.trusted_root(raw)?;
         if let Some(found) = self.store.find(trusted.anchor, platform) {
-            return trusted.verify(raw, found.collateral(), now_unix);
+            return trusted.verify(raw, platform, found.collateral(), now_unix);
         }
         match &trusted.built_in {
-            Some(collateral) => trusted.verify(raw, collateral, now_unix),
+            Some(collateral) => trusted.verify(raw, platform, collateral, now_unix),
             None => Err(VerifyError::NoCollateral { anchor: trusted.anchor.name(), platform }),
         }
     }
@@ -197,7 +197,8 @@ impl Verifier {
         collateral: &Collateral,
         now_unix: u64,
     ) -> Result<AuthenticQuote, VerifyError> {
-        self.trusted_root(raw)?.0.verify(raw, collateral, now_unix)
+        let (trusted, platform) = self.trusted_root(raw)?;
+        trusted.verify(raw, platform, collateral, now_unix)
     }
 
     /// Verifies collateral by the genuine quote that it was brought for. Only then may it be stored, and only for
@@ -212,7 +213,7 @@ impl Verifier {
         now_unix: u64,
     ) -> Result<VerifiedCollateral, VerifyError> {
         let (trusted, platform) = self.trusted_root(raw)?;
-        let quote = trusted.verify(raw, &collateral, now_unix)?;
+        let quote = trusted.verify(raw, platform, &collateral, now_unix)?;
         let expires = quote.collateral_expires();
         Ok(VerifiedCollateral { anchor: trusted.anchor, platform, collateral, expires })
     }
@@ -257,6 +258,7 @@ impl Trusted {
     fn verify(
         &self,
         raw: &[u8],
+        platform: PlatformKind,
         collateral: &Collateral,
         now_unix: u64,
     ) -> Result<AuthenticQuote, VerifyError> {
@@ -266,6 +268,13 @@ impl Trusted {
             .verifier
             .verify_with_policy(raw, collateral.parts(), now_unix, &any_status)
             .map_err(|error| self.refusal(raw, collateral, now_unix, &format!("{error:#}")))?;
+        // What collateral was looked up by, and is kept under, must be what the verified certificate says.
+        let verified = claims.platform.pck.fmspc;
+        if verified != platform.fmspc {
+            let expected = format!("a certificate chain with one reading, {platform}");
+            let found = format_args!("FMSPC {}", hex::encode_upper(verified)).to_string();
+            return Err(Reason::new(Class::Form, "quote: PCK certificate chain", expected, found).into());
+        }
         Ok(AuthenticQuote {
             tee: self.anchor.tee(),
             report: signed_report(&claims)?,

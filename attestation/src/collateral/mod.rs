@@ -19,6 +19,10 @@ pub use store::{Kept, Store};
 /// The longest collateral that is read, bytes of JSON. Intel's has 16 to 25 KiB.
 pub const MAX_COLLATERAL: usize = 256 * 1024;
 
+/// The longest issuer chain in it, bytes of PEM. Intel's have two certificates and 1.9 KiB; no signature covers what stands
+/// between them.
+const MAX_CHAIN: usize = 16 * 1024;
+
 const WHAT: &str = "collateral";
 
 /// Collateral as somebody gave it: read, not verified.
@@ -39,6 +43,43 @@ pub struct Times {
     pub next_update: u64,
     /// The evaluation number of the TCB info: which of Intel's rounds of updates it knows of.
     pub evaluation_number: u32,
+    /// Of each part, so that none is ever replaced by an older one.
+    pub(crate) parts: PartTimes,
+}
+
+/// The parts' own times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartTimes {
+    pub(crate) tcb_info: Window,
+    pub(crate) qe_identity: Window,
+    pub(crate) pck_crl: Window,
+    pub(crate) root_crl: Window,
+}
+
+impl PartTimes {
+    /// Each, with its counterpart of other collateral.
+    pub(crate) const fn beside(&self, other: &Self) -> [(Window, Window); 4] {
+        [
+            (self.tcb_info, other.tcb_info),
+            (self.qe_identity, other.qe_identity),
+            (self.pck_crl, other.pck_crl),
+            (self.root_crl, other.root_crl),
+        ]
+    }
+}
+
+/// When one part was signed and until when it counts, Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) issued: u64,
+    pub(crate) until: u64,
+}
+
+impl Window {
+    /// Whether another of these is older than this one while this one counts. What has expired hides nothing.
+    pub(crate) const fn is_rolled_back_by(&self, other: &Self, now: u64) -> bool {
+        other.issued < self.issued && now <= self.until
+    }
 }
 
 #[derive(Deserialize)]
@@ -67,9 +108,17 @@ impl Collateral {
     /// quote's own, and which platform made a quote is for the quote to say.
     ///
     /// # Errors
-    /// Dates or revocation lists that cannot be read.
+    /// A chain above 16 KiB; dates or revocation lists that cannot be read.
     pub fn new(mut parts: QuoteCollateralV3) -> Result<Self, EvidenceError> {
         parts.pck_certificate_chain = None;
+        let chains = [
+            ("collateral: pck_crl_issuer_chain", &parts.pck_crl_issuer_chain),
+            ("collateral: tcb_info_issuer_chain", &parts.tcb_info_issuer_chain),
+            ("collateral: qe_identity_issuer_chain", &parts.qe_identity_issuer_chain),
+        ];
+        if let Some((what, chain)) = chains.into_iter().find(|(_, chain)| chain.len() > MAX_CHAIN) {
+            return Err(EvidenceError::TooLarge { what, limit: MAX_CHAIN, found: chain.len() });
+        }
         let times = Times::of(&parts)?;
         Ok(Self { parts, times })
     }
@@ -83,6 +132,19 @@ impl Collateral {
     /// When it was signed, and how long it counts.
     pub const fn times(&self) -> &Times {
         &self.times
+    }
+
+    /// Whether everything that is signed is the same; how it is wrapped may differ.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        let signed = |parts: &QuoteCollateralV3| {
+            (
+                parts.tcb_info.clone(),
+                parts.qe_identity.clone(),
+                parts.pck_crl.clone(),
+                parts.root_ca_crl.clone(),
+            )
+        };
+        signed(&self.parts) == signed(&other.parts)
     }
 
     pub(crate) const fn parts(&self) -> &QuoteCollateralV3 {
@@ -103,14 +165,9 @@ impl Times {
             newest_issue: all.clone().map(|window| window.issued).max().unwrap_or(u64::MAX),
             next_update: all.map(|window| window.until).min().unwrap_or(0),
             evaluation_number: tcb_info.1,
+            parts: PartTimes { tcb_info: tcb_info.0, qe_identity: qe_identity.0, pck_crl, root_crl },
         })
     }
-}
-
-#[derive(Clone, Copy)]
-struct Window {
-    issued: u64,
-    until: u64,
 }
 
 fn signed_json(what: &str, json: &str) -> Result<(Window, u32), EvidenceError> {

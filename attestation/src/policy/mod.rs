@@ -190,7 +190,8 @@ impl Policy {
 
     /// One of the images, or a KMS that judged it.
     fn image(&self, peer: &AuthenticPeer) -> Vec<Reason> {
-        if peer.kms_root.is_some() {
+        // A note of another policy's is none of ours.
+        if peer.kms_root.as_ref().is_some_and(|found| self.kms.iter().any(|root| root.is(found))) {
             return Vec::new();
         }
         let images: Vec<_> = self.images.iter().map(PolicyImage::as_image).collect();

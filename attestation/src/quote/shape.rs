@@ -108,6 +108,7 @@ pub(crate) fn certificate_chain(quote: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], Ev
 
 fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
     const WHAT: &str = "quote: PCK certificate chain";
+    check_frames(pem)?;
     let certificates = CertificateDer::pem_slice_iter(pem)
         .take(CHAIN_LEN.saturating_add(1))
         .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
@@ -121,6 +122,23 @@ fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
             format_args!("{found} or more"),
         )
     })
+}
+
+/// Readers of PEM differ in where they see a frame. Every frame must be one for all of them: at the start of its line, one for
+/// each certificate; else a chain could be one platform's here and another's in `dcap-qvl`.
+fn check_frames(pem: &[u8]) -> Result<(), EvidenceError> {
+    for frame in [b"-----BEGIN ".as_slice(), b"-----END "] {
+        let anywhere = pem.windows(frame.len()).filter(|window| *window == frame).count();
+        let at_lines = pem.split(|byte| *byte == b'\n').filter(|line| line.starts_with(frame)).count();
+        if (anywhere, at_lines) != (CHAIN_LEN, CHAIN_LEN) {
+            return Err(EvidenceError::malformed(
+                "quote: PCK certificate chain",
+                "3 certificates (leaf, intermediate, root), each framed at the start of a line",
+                format_args!("{anywhere} frames, {at_lines} of them at the start of a line"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether bytes begin as a TDX quote does.

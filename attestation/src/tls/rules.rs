@@ -3,7 +3,7 @@
 use crate::acceptable::{self, Image};
 use crate::error::{Class, NotTrusted, Reason};
 use crate::key_provider::ProviderClaim;
-use crate::peer::{AuthenticPeer, VerifiedPeer};
+use crate::peer::{AuthenticPeer, Binding, VerifiedPeer};
 use crate::policy::{Freshness, TcbRules};
 
 /// Any app without a key provider, on one of these images, on a platform of that TCB.
@@ -30,6 +30,11 @@ impl Rules {
         }
         reasons.extend(self.tcb.judge(&peer, now));
         reasons.extend(self.freshness.judge(&peer, now));
+        // In a handshake there is none; whoever asks for it all the same accepts nobody.
+        if self.freshness.challenge && !matches!(peer.binding(), Binding::Challenge(..)) {
+            let expected = "an answer to a challenge";
+            reasons.push(Reason::new(Class::Binding, "evidence", expected, "evidence for the key alone"));
+        }
         if reasons.is_empty() {
             Ok(VerifiedPeer { peer, tags: Vec::new() })
         } else {

@@ -1,8 +1,9 @@
 //! Apps of a dstack KMS: chains as it signs them (dstack reference 2.6), evidence of the simulated TEE.
 
-use casemate_measure::{AppId, ComposeHash, KeyProvider, RuntimeEvent};
+use casemate_measure::{AppId, ComposeHash, KeyProvider, LaunchRegisters, Register, RuntimeEvent};
 use casemate_verify::{
-    Class, Evidence, KmsRoot, Policy, PolicyApp, PolicyParts, Presented, ProviderClaim, Verdict, ratls,
+    Class, Evidence, KmsRoot, Policy, PolicyApp, PolicyParts, Presented, ProviderClaim, Verdict, challenge,
+    ratls,
 };
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -49,10 +50,14 @@ impl Kms {
 
     /// A machine whose boot names this KMS.
     pub(crate) fn machine(&self, provider: &KeyProvider) -> Machine {
+        self.machine_on(image(), provider)
+    }
+
+    fn machine_on(&self, launch: LaunchRegisters, provider: &KeyProvider) -> Machine {
         let mut events = boot_events(&ComposeHash::of(DOCUMENT));
         events[1] = RuntimeEvent::new("app-id", APP.0);
         events[5] = RuntimeEvent::new("key-provider", provider.event_payload());
-        Machine::boot(DOCUMENT, image()).with_events(events)
+        Machine::boot(DOCUMENT, launch).with_events(events)
     }
 
     /// What that machine shows: leaf, app CA, root.
@@ -78,7 +83,7 @@ impl Kms {
 }
 
 /// A policy without images: it takes the judgement of these.
-fn verdict(kms: &[KmsRoot], provider: &[u8], evidence: &Evidence) -> Vec<Class> {
+fn policy(kms: &[KmsRoot], provider: &[u8]) -> Policy {
     let app = PolicyApp { name: "app".into(), app_id: APP, compose_hash: None, tags: Vec::new() };
     let provider = ProviderClaim { name: "kms".into(), id: hex::encode(provider) };
     let parts = PolicyParts {
@@ -87,8 +92,15 @@ fn verdict(kms: &[KmsRoot], provider: &[u8], evidence: &Evidence) -> Vec<Class> 
         key_providers: vec![provider],
         ..PolicyParts::default()
     };
-    let policy = Policy::new("test", parts).unwrap();
-    match policy.verdict(&trusting_verifier(), &Presented::from(evidence), NOW) {
+    Policy::new("test", parts).unwrap()
+}
+
+fn verdict(kms: &[KmsRoot], provider: &[u8], evidence: &Evidence) -> Vec<Class> {
+    classes(policy(kms, provider).verdict(&trusting_verifier(), &Presented::from(evidence), NOW))
+}
+
+fn classes(verdict: Verdict) -> Vec<Class> {
+    match verdict {
         Verdict::Trusted(_) => Vec::new(),
         Verdict::NotTrusted { reasons, .. } => reasons.into_iter().map(|reason| reason.class).collect(),
         Verdict::Undecided(error) => panic!("{error}"),
@@ -129,4 +141,42 @@ fn the_issuers_claims_must_be_the_boots() {
     let no_provider = kms.machine(&KeyProvider::None);
     let evidence = kms.evidence(&no_provider, APP, "app:custom");
     assert_eq!(verdict(&trusted, &kms.id(), &evidence), [Class::Identity]);
+}
+
+/// A TD of the attacker's, with the key of a victim's certificate, answers the challenge: the KMS judged the victim's image.
+#[test]
+fn a_kms_vouches_for_the_launch_that_it_judged_and_no_other() {
+    let kms = Kms::new();
+    let provider = KeyProvider::Kms(kms.id());
+    let victim = kms.machine(&provider);
+    let evidence = kms.evidence(&victim, APP, "app:custom");
+    let Evidence::Certificate(certificate) = &evidence else { panic!("a certificate") };
+    let own_kernel = LaunchRegisters { rtmr2: Register::digest(b"the attacker's own"), ..image() };
+    let attacker = kms.machine_on(own_kernel, &provider);
+
+    let policy = policy(&[kms.trusted()], &kms.id());
+    let (nonce, exporter) = ([7; 32], [8; 32]);
+    let report_data = challenge::report_data(&nonce, &exporter, &certificate.spki_der);
+    let answered_by = |machine: &Machine| {
+        let answer = machine.attest(report_data);
+        let peer = trusting_verifier()
+            .verify_challenge(&certificate.chain[0], &answer, &nonce, &exporter, NOW)
+            .unwrap();
+        classes(policy.verdict_on(Ok(policy.vouched(peer, certificate, NOW)), NOW))
+    };
+    assert_eq!(answered_by(&victim), []);
+    assert_eq!(answered_by(&attacker), [Class::Image]);
+}
+
+/// What one policy's KMS vouched for is nothing to another policy.
+#[test]
+fn a_note_of_another_policys_kms_counts_for_nothing() {
+    let (kms, other) = (Kms::new(), Kms::new());
+    let machine = kms.machine(&KeyProvider::Kms(kms.id()));
+    let evidence = kms.evidence(&machine, APP, "app:custom");
+    let Evidence::Certificate(certificate) = &evidence else { panic!("a certificate") };
+    let peer = trusting_verifier().verify_certificate(&certificate.chain[0], NOW).unwrap();
+    let noted = policy(&[kms.trusted()], &kms.id()).vouched(peer, certificate, NOW);
+    assert_eq!(classes(policy(&[kms.trusted()], &kms.id()).verdict_on(Ok(noted.clone()), NOW)), []);
+    assert_eq!(classes(policy(&[other.trusted()], &kms.id()).verdict_on(Ok(noted), NOW)), [Class::Image]);
 }

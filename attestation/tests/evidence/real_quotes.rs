@@ -157,3 +157,34 @@ fn another_tee_of_intels_is_no_td() {
     let error = intel().verify_quote(sgx, VALID).unwrap_err();
     assert_eq!(error.class(), Class::Form, "{error}");
 }
+
+/// The certification data are not signed: anybody can wrap a genuine quote anew. A frame that only `dcap-qvl` sees would make the
+/// chain one platform's for it, and another's for whoever looks collateral up.
+#[test]
+fn a_chain_with_two_readings_is_refused() {
+    let begin = QUOTE.windows(11).position(|window| window == b"-----BEGIN ").unwrap();
+    let pem = &QUOTE[begin..];
+    let leaf_end = pem.windows(25).position(|window| window == b"-----END CERTIFICATE-----").unwrap() + 26;
+    let hidden = [b"x", &pem[..leaf_end]].concat();
+    let wrapped = [&QUOTE[..begin], &hidden, pem].concat();
+    // The lengths that stand before the chain, the certification data and the signature data grow with it.
+    let grown = |bytes: &mut Vec<u8>, at: usize| {
+        let field: [u8; 4] = bytes[at..at + 4].try_into().unwrap();
+        let length = u32::from_le_bytes(field) + u32::try_from(hidden.len()).unwrap();
+        bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    };
+    let mut wrapped = wrapped;
+    let (signature, certification) = (632, 636 + 128 + 2);
+    for at in [signature, certification, begin - 4] {
+        grown(&mut wrapped, at);
+    }
+    let collateral = || Collateral::from_json(COLLATERAL.as_bytes()).unwrap();
+    for error in [
+        informed().verify_quote(&wrapped, VALID).unwrap_err(),
+        intel().verify_quote_with(&wrapped, &collateral(), VALID).unwrap_err(),
+        intel().verify_collateral(&wrapped, collateral(), VALID).unwrap_err(),
+    ] {
+        assert_eq!(error.class(), Class::Form);
+        assert!(error.to_string().contains("found 4 frames, 3 of them at the start of a line"), "{error}");
+    }
+}
