@@ -38,13 +38,16 @@ impl Attested {
                 "images: expected at least one acceptable image, found none".to_owned(),
             ));
         }
-        let clock: Clock = Arc::new(unix_seconds);
+        let store = Arc::new(Store::new());
+        let proven = Arc::clone(&store);
+        // What was signed later than our clock says is used at once, and PID 1 sets the clock a moment later.
+        let clock: Clock = Arc::new(move || unix_seconds().max(proven.proven_time().unwrap_or(0)));
         let images: Vec<Image> = config.images.iter().map(|rule| image(rule, config)).collect();
         let days = u32::from(config.collateral.max_age_days);
         let freshness = Freshness { max_collateral_age_days: days, ..Freshness::default() };
         let rules = Rules { images, freshness, ..Rules::default() };
         let anchor = anchor(config.trust);
-        let all = Arc::new(Verifier::new([anchor], Arc::new(Store::new())));
+        let all = Arc::new(Verifier::new([anchor], store));
         let verifier = |app| {
             let (verifier, clock) = (Arc::clone(&all), Arc::clone(&clock));
             Arc::new(PeerVerifier::new(verifier, clock, rules.clone(), app, false))

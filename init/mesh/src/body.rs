@@ -88,8 +88,6 @@ impl Body for RequestBody {
 pub(crate) enum ResponseBody {
     /// Ours.
     Own(Full<Bytes>),
-    /// Ours, and long: it has a place for as long as it is not sent.
-    Held(Full<Bytes>, #[expect(dead_code, reason = "kept, and given back when the body is dropped")] Keep),
     /// A backend's or target's. The lease goes back to the pool when the body has ended well.
     Relayed(Incoming, Option<Lease>),
 }
@@ -104,8 +102,9 @@ impl ResponseBody {
         }
     }
 
+    /// Ours, and long: its bytes have a place for as long as anybody holds them. HTTP/2 does, long after the body is gone.
     pub(crate) fn held(bytes: Bytes, place: Keep) -> Self {
-        Self::Held(Full::new(bytes), place)
+        Self::Own(Full::new(kept(bytes, Some(place))))
     }
 
     pub(crate) fn empty() -> Self {
@@ -134,7 +133,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
-            Self::Own(text) | Self::Held(text, _) => {
+            Self::Own(text) => {
                 let frame = ready!(Pin::new(text).poll_frame(cx));
                 Poll::Ready(frame.map(|result| result.map_err(|never| match never {})))
             }
@@ -161,14 +160,14 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(text) | Self::Held(text, _) => text.is_end_stream(),
+            Self::Own(text) => text.is_end_stream(),
             Self::Relayed(inner, _) => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(text) | Self::Held(text, _) => text.size_hint(),
+            Self::Own(text) => text.size_hint(),
             Self::Relayed(inner, _) => inner.size_hint(),
         }
     }

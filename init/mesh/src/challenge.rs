@@ -83,15 +83,23 @@ impl Challenges {
         let Ok(_turn) = turn.try_acquire() else { return busy() };
         let Some(place) = self.turns.try_take(&session.asker) else { return busy() };
         if let Some(patience) = &session.patience {
-            patience.at_least(limits::ATTESTATION);
+            patience.put_off_once(limits::ATTESTATION);
         }
         let report_data = report_data(&nonce, exporter, own.spki_der());
         let none = |why: &dyn std::fmt::Display| {
             tracing::warn!(%why, "no attestation for a challenge");
             answer::text(StatusCode::SERVICE_UNAVAILABLE, "there is no attestation now")
         };
-        let attestation = match timeout(limits::ATTESTATION, self.source.attest(report_data)).await {
-            Ok(Ok(attestation)) => attestation,
+        // Whoever hangs up ends neither the TEE's work nor our call for it: the place is taken until that is over.
+        let (source, taken) = (Arc::clone(&self.source), Arc::clone(&place));
+        let attesting = tokio::spawn(async move {
+            let attestation = source.attest(report_data).await;
+            drop(taken);
+            attestation
+        });
+        let attestation = match timeout(limits::ATTESTATION, attesting).await {
+            Ok(Ok(Ok(attestation))) => attestation,
+            Ok(Ok(Err(error))) => return none(&error),
             Ok(Err(error)) => return none(&error),
             Err(_) => return none(&"not in time"),
         };

@@ -10,6 +10,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureScheme, client::ResolvesClientCert};
 
+use crate::io::unix_seconds;
 use crate::limits;
 
 /// Speaks for the appliance. In the guest: `GetTlsKey` and `GetQuote` of the guest agent.
@@ -151,14 +152,21 @@ pub(crate) async fn first<S: IdentitySource>(source: &S) -> Arc<CurrentCertifica
     retry(|| async { Ok(CurrentCertificate::new(source.certificate().await?)?) }).await
 }
 
-/// Issues a new certificate each [`limits::RENEW`], for ever.
+/// How often it is looked whether the clock was set meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Issues a new certificate each [`limits::RENEW`], for ever: by the time that passes, and by the clock, which is set forward
+/// when collateral proves that it is behind. A certificate of before would have expired for everybody.
 pub(crate) async fn renew<S: IdentitySource>(
     source: Arc<S>,
     current: Arc<CurrentCertificate>,
     every: Duration,
 ) {
     loop {
-        tokio::time::sleep(every).await;
+        let (issued, by_clock) = (tokio::time::Instant::now(), unix_seconds());
+        while issued.elapsed() < every && unix_seconds().saturating_sub(by_clock) < every.as_secs().max(1) {
+            tokio::time::sleep(every.saturating_sub(issued.elapsed()).min(LOOK)).await;
+        }
         retry(|| async { Ok(current.replace(source.certificate().await?)?) }).await;
         tracing::info!("our certificate was issued anew");
     }

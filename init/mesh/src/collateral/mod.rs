@@ -206,12 +206,18 @@ impl Collateral {
             fetch::bring(address, offer).await
         };
         match timeout(limits::COLLATERAL, bring).await.unwrap_or(Err(FetchError::Slow)) {
-            Ok(()) => tracing::info!(%address, "our collateral was brought"),
+            Ok(()) => {
+                tracing::info!(%address, "our collateral was brought");
+                true
+            }
             Err(error) => {
                 tracing::info!(%address, error = crate::serve::chain(&error), "our collateral was not taken");
+                // Nobody is there yet, or has no place for it now: that was no introduction.
+                let busy = StatusCode::SERVICE_UNAVAILABLE;
+                !matches!(error, FetchError::Connect(_))
+                    && !matches!(error, FetchError::Status { found, .. } if found == busy)
             }
         }
-        true
     }
 
     /// Whether everybody who believes our root has our collateral, too.
