@@ -176,7 +176,7 @@ impl AuthenticPeer {
         }
     }
 
-    /// The first second at which this does not count any more: certificate or collateral expire, Unix.
+    /// The last second at which this counts: then certificate or collateral expire, Unix.
     pub fn expires(&self) -> u64 {
         let certificate = self.key().map_or(u64::MAX, |key| key.not_after);
         certificate.min(self.collateral_expires())

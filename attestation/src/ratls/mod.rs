@@ -31,6 +31,9 @@ pub const APP_INFO_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 62397, 1, 9];
 /// The largest attestation that is read, bytes (dstack `dstack-attest/src/attestation.rs`).
 pub const MAX_ATTESTATION: usize = 10 * 1024 * 1024;
 
+/// The most events of a log that are read, as of one in JSON. A boot has about ten.
+const MAX_EVENTS: usize = 4096;
+
 /// What a certificate, or the `Attest` call, carries. Nothing in it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attestation {

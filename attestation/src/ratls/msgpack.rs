@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::io::Cursor;
+use std::marker::PhantomData;
 
 use casemate_measure::event::{DigestVersion, RUNTIME_EVENT_TYPE};
 use casemate_measure::{EventLog, RuntimeEvent};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Attestation, report_data_for_app};
+use super::{Attestation, MAX_EVENTS, report_data_for_app};
 use crate::error::EvidenceError;
 
 const WHAT: &str = "attestation";
@@ -40,6 +41,7 @@ struct Tagged<T> {
 #[derive(Serialize, Deserialize)]
 struct Tdx {
     quote: Array,
+    #[serde(deserialize_with = "events")]
     event_log: Vec<TdxEvent>,
 }
 
@@ -57,6 +59,7 @@ struct TdxEvent {
 #[derive(Serialize, Deserialize)]
 struct Stack {
     report_data: Array,
+    #[serde(deserialize_with = "events")]
     runtime_events: Vec<Runtime>,
     config: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +187,31 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(what: &str, bytes: &[u8]) -> Re
     Ok(value)
 }
 
+/// A list that is read as far as it may be long.
+fn events<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Events<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Events<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_EVENTS} events")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut events = Vec::new();
+            while let Some(event) = list.next_element()? {
+                if events.len() == MAX_EVENTS {
+                    return Err(de::Error::invalid_length(MAX_EVENTS.saturating_add(1), &self));
+                }
+                events.push(event);
+            }
+            Ok(events)
+        }
+    }
+    from.deserialize_seq(Events(PhantomData))
+}
+
 const fn number(version: DigestVersion) -> Option<u32> {
     match version {
         DigestVersion::V1 => None,
@@ -296,6 +324,17 @@ mod tests {
             let error = Attestation::decode(bomb).unwrap_err().to_string();
             assert!(error.starts_with("attestation: expected MessagePack, version 1, found"), "{error}");
         }
+    }
+
+    #[test]
+    fn more_events_than_any_boot_has_are_refused() {
+        let with = |events: usize| {
+            let event = RuntimeEvent::new("", []);
+            Attestation { events: EventLog::new(vec![event; events]), ..sample() }.encode_v1().unwrap()
+        };
+        assert!(Attestation::decode(&with(MAX_EVENTS)).is_ok());
+        let error = Attestation::decode(&with(MAX_EVENTS + 1)).unwrap_err().to_string();
+        assert!(error.contains("expected at most 4096 events"), "{error}");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use casemate_measure::event::RUNTIME_EVENT_TYPE;
 use casemate_measure::{EventLog, RuntimeEvent};
-use parity_scale_codec::{Decode, Encode};
+use parity_scale_codec::{Compact, Decode, Encode, Input};
 
-use super::Attestation;
+use super::{Attestation, MAX_EVENTS};
 use crate::error::EvidenceError;
 
 /// `AttestationQuote::DstackTdx`; the other discriminants are other TEEs.
@@ -20,10 +20,24 @@ struct V0 {
     version: u8,
     platform: u8,
     quote: Vec<u8>,
-    event_log: Vec<TdxEvent>,
-    runtime_events: Vec<Runtime>,
+    event_log: Events<TdxEvent>,
+    runtime_events: Events<Runtime>,
     report_data: [u8; 64],
     config: String,
+}
+
+/// A list that is read as far as it may be long: an event of two bytes takes fifty in memory.
+#[derive(Encode)]
+struct Events<T>(Vec<T>);
+
+impl<T: Decode> Decode for Events<T> {
+    fn decode<I: Input>(input: &mut I) -> Result<Self, parity_scale_codec::Error> {
+        let Compact(length) = Compact::<u32>::decode(input)?;
+        if usize::try_from(length).map_or(true, |length| length > MAX_EVENTS) {
+            return Err("more events than are read".into());
+        }
+        (0..length).map(|_| T::decode(input)).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -47,20 +61,21 @@ pub(super) fn encode(attestation: &Attestation) -> Vec<u8> {
         version: 0,
         platform: DSTACK_TDX,
         quote: attestation.quote.clone(),
-        event_log: events
-            .iter()
-            .map(|e| TdxEvent {
-                imr: RTMR3,
-                event_type: RUNTIME_EVENT_TYPE,
-                digest: Vec::new(),
-                event: e.event.clone(),
-                event_payload: e.payload.clone(),
-            })
-            .collect(),
-        runtime_events: events
-            .iter()
-            .map(|e| Runtime { event: e.event.clone(), payload: e.payload.clone() })
-            .collect(),
+        event_log: Events(
+            events
+                .iter()
+                .map(|e| TdxEvent {
+                    imr: RTMR3,
+                    event_type: RUNTIME_EVENT_TYPE,
+                    digest: Vec::new(),
+                    event: e.event.clone(),
+                    event_payload: e.payload.clone(),
+                })
+                .collect(),
+        ),
+        runtime_events: Events(
+            events.iter().map(|e| Runtime { event: e.event.clone(), payload: e.payload.clone() }).collect(),
+        ),
         report_data: attestation.report_data,
         config: attestation.config.clone(),
     }
@@ -97,7 +112,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Attestation, EvidenceError> {
     Ok(Attestation {
         quote: v0.quote,
         events: EventLog::new(
-            v0.runtime_events.into_iter().map(|e| RuntimeEvent::new(e.event, e.payload)).collect(),
+            v0.runtime_events.0.into_iter().map(|e| RuntimeEvent::new(e.event, e.payload)).collect(),
         ),
         report_data: v0.report_data,
         config: v0.config,
@@ -161,6 +176,18 @@ mod tests {
             error(&[0, 3]),
             "not implemented in this version: attestation of AMD SEV-SNP (discriminant 3)"
         );
+    }
+
+    /// Two bytes each: ten times what they promise would be too much.
+    #[test]
+    fn more_events_than_any_boot_has_are_refused() {
+        let with = |events: usize| {
+            let event = RuntimeEvent::new("", []);
+            Attestation { events: EventLog::new(vec![event; events]), ..sample() }.encode_v0()
+        };
+        assert!(Attestation::decode(&with(MAX_EVENTS)).is_ok());
+        let error = Attestation::decode(&with(MAX_EVENTS + 1)).unwrap_err().to_string();
+        assert!(error.contains("more events than are read"), "{error}");
     }
 
     #[test]
