@@ -127,9 +127,12 @@ fn decode_chain(pem: &[u8]) -> Result<[Vec<u8>; CHAIN_LEN], EvidenceError> {
 /// Readers of PEM differ in where they see a frame. Every frame must be one for all of them: at the start of its line, one for
 /// each certificate; else a chain could be one platform's here and another's in `dcap-qvl`.
 fn check_frames(pem: &[u8]) -> Result<(), EvidenceError> {
+    // Base64 has no dashes: most lines are passed over.
+    let lines: Vec<_> = pem.split(|byte| *byte == b'\n').filter(|line| line.contains(&b'-')).collect();
     for frame in [b"-----BEGIN ".as_slice(), b"-----END "] {
-        let anywhere = pem.windows(frame.len()).filter(|window| *window == frame).count();
-        let at_lines = pem.split(|byte| *byte == b'\n').filter(|line| line.starts_with(frame)).count();
+        let anywhere =
+            lines.iter().flat_map(|line| line.windows(frame.len())).filter(|found| *found == frame).count();
+        let at_lines = lines.iter().filter(|line| line.starts_with(frame)).count();
         if (anywhere, at_lines) != (CHAIN_LEN, CHAIN_LEN) {
             return Err(EvidenceError::malformed(
                 "quote: PCK certificate chain",
