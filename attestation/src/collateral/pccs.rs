@@ -3,7 +3,7 @@
 //!
 //! The API is Intel's "Provisioning Certification Service" of version 4, which a PCCS repeats (Intel SGX and TDX PCS API v4:
 //! Get Revocation List, Get TDX TCB Info, Get TDX QE Identity) and to which it adds the root's revocation list. Intel's own service lacks that
-//! one: there it lies where the root certificate says ([`root_crl_url`]).
+//! one: there it lies where the root certificate says. Only a root that is believed may say so, never a quote's own.
 //!
 //! Nothing here is verified. The signed parts are taken out of the answers byte for byte, since the signatures are over those bytes.
 
@@ -12,7 +12,6 @@ use std::fmt;
 use dcap_qvl::QuoteCollateralV3;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 
 use crate::platform::PlatformKind;
 
@@ -140,23 +139,6 @@ pub fn collateral(answers: [Answer<'_>; 4]) -> Result<QuoteCollateralV3, PccsErr
         qe_identity_signature: signature(Item::QeIdentity, qe.signature)?,
         // The quote carries it.
         pck_certificate_chain: None,
-    })
-}
-
-/// Where the root certificate (DER) says that its revocation list lies: the first URL of its distribution points (RFC 5280
-/// section 4.2.1.13).
-pub fn root_crl_url(root_der: &[u8]) -> Option<String> {
-    let (_, root) = x509_parser::parse_x509_certificate(root_der).ok()?;
-    let points = root.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::CRLDistributionPoints(points) => Some(points),
-        _ => None,
-    })?;
-    points.iter().find_map(|point| match point.distribution_point.as_ref()? {
-        DistributionPointName::FullName(names) => names.iter().find_map(|name| match name {
-            GeneralName::URI(url) => Some((*url).to_owned()),
-            _ => None,
-        }),
-        DistributionPointName::NameRelativeToCRLIssuer(_) => None,
     })
 }
 

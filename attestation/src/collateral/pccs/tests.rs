@@ -108,15 +108,6 @@ fn the_urls_are_the_apis() {
 }
 
 #[test]
-fn the_roots_list_lies_where_the_root_says() {
-    let [leaf, _, root] = crate::quote::certificate_chain(QUOTE).unwrap();
-    let url = root_crl_url(&root).unwrap();
-    assert_eq!(url, "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der");
-    assert!(root_crl_url(&leaf).unwrap().contains("pckcrl"));
-    assert_eq!(root_crl_url(b"no certificate"), None);
-}
-
-#[test]
 fn anything_else_is_named() {
     let refused = |change: &dyn Fn(&mut Pccs)| {
         let mut pccs = Pccs::genuine();
