@@ -1,5 +1,6 @@
 //! The peer's identity, decided inside the TLS handshake: before a byte of a request leaves, and before one is read.
 
+mod any;
 mod cache;
 mod rules;
 
@@ -19,6 +20,7 @@ use crate::peer::{AuthenticPeer, VerifiedPeer};
 use crate::policy::Policy;
 use crate::verifier::Verifier;
 
+pub use self::any::AnyCertificate;
 pub use self::rules::Rules;
 
 /// Seconds since 1970, by whatever clock the process trusts.

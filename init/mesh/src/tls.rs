@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
+use casemate_verify::tls::AnyCertificate;
 use casemate_verify::{Class, VerifyError};
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::TlsMin;
 use crate::identity::{Certificate, CurrentCertificate};
@@ -67,11 +62,10 @@ pub(crate) fn client(
 /// shown. That the other side holds its certificate's key is proved all the same.
 pub(crate) fn asking() -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = provider();
-    let anybody = Arc::new(Anybody(provider.signature_verification_algorithms));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(FROM_1_2)?
         .dangerous()
-        .with_custom_certificate_verifier(anybody)
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     config.resumption = Resumption::disabled();
@@ -97,45 +91,6 @@ fn verdict(error: &std::io::Error) -> Option<&(dyn std::error::Error + Send + Sy
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => Some(&**why),
         _ => None,
-    }
-}
-
-/// Accepts every certificate.
-#[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }
 
