@@ -178,7 +178,13 @@ impl Collateral {
         let own = self.own().ok_or(FetchError::NoPlatform)?;
         let _turn = self.fetches.acquire().await;
         let fetched = fetch::from_pccs(pccs, own.platform).await?;
-        self.offer(&own.quote, fetched)?;
+        match self.offer(&own.quote, fetched)? {
+            Kept::Full => return Err(FetchError::Full),
+            Kept::Older => {
+                tracing::warn!("what the PCCS has of our platform is older than what is here already")
+            }
+            Kept::Stored | Kept::Known => {}
+        }
         let there = self.verifier.store().find(self.anchor, own.platform);
         Ok(there.map_or(0, |there| there.expires().saturating_sub((self.clock)())))
     }
