@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+#![deny(clippy::indexing_slicing)]
+
+pub mod filter;
+pub mod key;
+pub mod netmap;
+pub mod published;
