@@ -6,3 +6,4 @@ pub mod key;
 pub mod netmap;
 pub mod published;
 pub mod state;
+pub mod status;
