@@ -74,7 +74,7 @@ async fn what_is_no_request_is_answered_and_never_asked() {
         "\n",
         "{\"command\":\"stop\"}\n",
         "{\"command\":\"status\",\"x\":1}\n",
-        &format!("{}\n", "[".repeat(4096)),
+        &format!("{}\n", "[".repeat(4000)),
     ] {
         let (asks, mut asked) = mpsc::channel::<Ask>(1);
         let answer = exchange(asks, bad).await;
