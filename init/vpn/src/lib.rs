@@ -5,3 +5,4 @@ pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod published;
+pub mod route;
