@@ -188,11 +188,12 @@ impl Ranges {
             return Ok(());
         }
         if text.contains('/') {
-            return match text.parse::<IpNet>().map_err(|_| bad())? {
-                net if net.trunc() != net => Err(bad()),
-                IpNet::V4(net) => Ok(self.v4.push((net.network().to_bits(), net.broadcast().to_bits()))),
-                IpNet::V6(net) => Ok(self.v6.push((net.network().to_bits(), net.broadcast().to_bits()))),
-            };
+            match text.parse::<IpNet>().map_err(|_| bad())? {
+                net if net.trunc() != net => return Err(bad()),
+                IpNet::V4(net) => self.v4.push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V6(net) => self.v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+            }
+            return Ok(());
         }
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?) {
@@ -225,11 +226,14 @@ fn merge<A: Copy + Ord>(ranges: &mut Vec<(A, A)>, after: impl Fn(A) -> Option<A>
     });
 }
 
+/// Sorted inclusive ranges that do not meet.
+type SourceSet<A> = Box<[(A, A)]>;
+
 /// The rules of one address family, by what a packet of it must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Family<A> {
-    /// Source sets, each once: sorted ranges that do not meet.
-    sources: Box<[Box<[(A, A)]>]>,
+    /// Source sets, each once.
+    sources: Box<[SourceSet<A>]>,
     tcp: Box<[Entry<A>]>,
     udp: Box<[Entry<A>]>,
     sctp: Box<[Entry<A>]>,
