@@ -6,5 +6,6 @@ pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod published;
+pub mod route;
 pub mod state;
 pub mod status;
