@@ -2,9 +2,11 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod control;
+pub mod dial;
 pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod noise;
 pub mod published;
 pub mod state;
+pub mod status;
