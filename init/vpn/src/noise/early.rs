@@ -72,9 +72,7 @@ pub fn head(bytes: &[u8; HEADER_LEN]) -> Result<Head, EarlyError> {
 ///
 /// # Errors
 /// If the stream ends or what it says is no payload.
-pub async fn read<S: AsyncRead + Unpin>(
-    stream: &mut NoiseStream<S>,
-) -> Result<Option<Early>, EarlyError> {
+pub async fn read<S: AsyncRead + Unpin>(stream: &mut NoiseStream<S>) -> Result<Option<Early>, EarlyError> {
     let mut first = [0; HEADER_LEN];
     stream.read_exact(&mut first).await?;
     match head(&first)? {

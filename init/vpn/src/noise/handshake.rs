@@ -162,8 +162,7 @@ pub fn respond(
     }
     let version = u16::from_be_bytes([v1, v0]);
     let (ephemeral, rest) = body.split_first_chunk::<KEY_LEN>().ok_or(HandshakeError::Sealed)?;
-    let (identity, end) =
-        rest.split_first_chunk::<{ KEY_LEN + TAG_LEN }>().ok_or(HandshakeError::Sealed)?;
+    let (identity, end) = rest.split_first_chunk::<{ KEY_LEN + TAG_LEN }>().ok_or(HandshakeError::Sealed)?;
 
     let mut symmetric = Symmetric::new(version, &server.public());
     let theirs = Public::<Machine>::new(*ephemeral);
@@ -233,7 +232,11 @@ impl Symmetric {
     fn seal(&mut self, key: &Key, plain: &[u8]) -> Result<Vec<u8>, HandshakeError> {
         let mut sealed = plain.to_vec();
         aead(key)?
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(self.hash), &mut sealed)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key([0; 12]),
+                Aad::from(self.hash),
+                &mut sealed,
+            )
             .map_err(|_| HandshakeError::Sealed)?;
         self.mix_hash(&sealed);
         Ok(sealed)

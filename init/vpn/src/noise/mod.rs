@@ -8,7 +8,6 @@ pub mod handshake;
 pub mod record;
 pub mod stream;
 
-
 pub use handshake::{HandshakeError, INITIATION_LEN, Initiator, RESPONSE_LEN, Tunnel, respond};
 pub use record::{Opener, RecordError, Sealer};
 pub use stream::NoiseStream;

@@ -109,11 +109,8 @@ impl Opener {
         received.advance(HEADER_LEN);
         let mut body = received.split_to(len);
         let nonce = take_nonce(&mut self.counter)?;
-        let plain = self
-            .key
-            .open_in_place(nonce, Aad::empty(), &mut body)
-            .map_err(|_| RecordError::Sealed)?
-            .len();
+        let plain =
+            self.key.open_in_place(nonce, Aad::empty(), &mut body).map_err(|_| RecordError::Sealed)?.len();
         body.truncate(plain);
         Ok(Some(body))
     }

@@ -9,9 +9,7 @@ mod tls;
 mod upgrade;
 mod url;
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,18 +21,18 @@ use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use connection::{Connection, RequestError};
-pub use stream::{MAX_FRAME, MapFrames, MapStream, StreamError};
+pub use stream::{MAX_FRAME, MapFrames, MapStream, StreamError, WATCHDOG};
 pub use upgrade::ConnectError;
 pub use url::{ServerUrl, UrlError};
 
 use self::tls::Tls;
 use super::CAPABILITY_VERSION;
 use super::wire::{PingRequest, ServerKeys};
+use crate::dial::Dial;
 use crate::key::{Machine, Public, Secret};
 
 /// How long a connection may take until it can be used.
@@ -43,16 +41,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer that is read, but for the map stream.
 pub const MAX_BODY: usize = 64 * 1024;
-
-/// Opens TCP connections for the room: who looks names up, and from which socket, is the node's affair.
-pub trait Dial: Send + Sync + 'static {
-    /// A connection to a host, by name or address.
-    fn dial<'a>(
-        &'a self,
-        host: &'a str,
-        port: u16,
-    ) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>;
-}
 
 /// A byte stream of either kind.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -216,7 +204,8 @@ impl Client {
 
     /// Answers a sign of life that the server asks for: a HEAD of its URL, which must be the server's own. Others are not answered.
     pub async fn answer_ping(&self, ping: &PingRequest) {
-        let Some(path) = self.settings.url.own_path(&ping.url).filter(|_| ping.types.is_empty() && !ping.url_is_noise)
+        let Some(path) =
+            self.settings.url.own_path(&ping.url).filter(|_| ping.types.is_empty() && !ping.url_is_noise)
         else {
             tracing::debug!("a ping that is not answered");
             return;
@@ -243,7 +232,7 @@ impl Client {
             return Err(OpenError::PlainHttp(url.host.clone()));
         }
         let open = async {
-            let tcp = self.dial.dial(&url.host, url.port).await.map_err(|source| OpenError::Dial {
+            let tcp = self.dial.dial(&url.host, None, url.port).await.map_err(|source| OpenError::Dial {
                 host: url.host.clone(),
                 port: url.port,
                 source,

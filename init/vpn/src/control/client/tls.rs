@@ -18,12 +18,16 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(roots: &Arc<RootCertStore>) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = || ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()
+        };
         let alpn = || vec![b"http/1.1".to_vec()];
         let mut verified = builder()?.with_root_certificates(Arc::clone(roots)).with_no_client_auth();
         verified.alpn_protocols = alpn();
         // No roots at all are no reason to fail: then nothing is believed.
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build().ok();
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
+            .build()
+            .ok();
         let verifier = Arc::new(Logging { inner, provider: Arc::clone(&provider) });
         let mut logged =
             builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();

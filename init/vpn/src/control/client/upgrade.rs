@@ -76,7 +76,9 @@ pub(super) async fn upgrade(
         return Err(ConnectError::Status(head));
     }
     let first = match fill(&mut wire, &mut received, 3).await {
-        Err(error) if received.is_empty() && is_close(&error) => return Err(ConnectError::ClosedAfterUpgrade),
+        Err(error) if received.is_empty() && is_close(&error) => {
+            return Err(ConnectError::ClosedAfterUpgrade);
+        }
         other => other.map(|()| received.first_chunk::<3>().copied())?,
     };
     if let Some([TYPE_ERROR, high, low]) = first {
@@ -110,7 +112,10 @@ async fn fill<S: AsyncRead + Unpin>(wire: &mut S, received: &mut BytesMut, len: 
 }
 
 /// Reads the head of the answer; what came behind it stays in `received`.
-async fn read_head<S: AsyncRead + Unpin>(wire: &mut S, received: &mut BytesMut) -> Result<StatusCode, ConnectError> {
+async fn read_head<S: AsyncRead + Unpin>(
+    wire: &mut S,
+    received: &mut BytesMut,
+) -> Result<StatusCode, ConnectError> {
     loop {
         if wire.read_buf(received).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());

@@ -89,8 +89,13 @@ mod tests {
         let url: ServerUrl = "https://hs.example.com".parse().unwrap();
         assert_eq!((url.https, url.port, url.authority()), (true, 443, "hs.example.com".into()));
         let url: ServerUrl = "http://[::1]:8080/".parse().unwrap();
-        assert_eq!((url.host.as_str(), url.authority(), url.is_loopback()), ("::1", "[::1]:8080".into(), true));
-        for bad in ["", "hs", "ftp://hs", "http://", "http://u@h", "http://h/path", "http://h/?q", "http://h:99999"] {
+        assert_eq!(
+            (url.host.as_str(), url.authority(), url.is_loopback()),
+            ("::1", "[::1]:8080".into(), true)
+        );
+        for bad in
+            ["", "hs", "ftp://hs", "http://", "http://u@h", "http://h/path", "http://h/?q", "http://h:99999"]
+        {
             assert_eq!(bad.parse::<ServerUrl>(), Err(UrlError), "{bad}");
         }
     }
@@ -99,7 +104,13 @@ mod tests {
     fn only_the_servers_own_urls_have_a_path() {
         let url: ServerUrl = "http://127.0.0.1:8080".parse().unwrap();
         assert_eq!(url.own_path("http://127.0.0.1:8080/machine/x?id=1").unwrap(), "/machine/x?id=1");
-        for other in ["https://127.0.0.1:8080/", "http://127.0.0.1/", "http://127.0.0.2:8080/", "/x", "http://u@127.0.0.1:8080/"] {
+        for other in [
+            "https://127.0.0.1:8080/",
+            "http://127.0.0.1/",
+            "http://127.0.0.2:8080/",
+            "/x",
+            "http://u@127.0.0.1:8080/",
+        ] {
             assert_eq!(url.own_path(other), None, "{other}");
         }
         assert!(!"http://localhost.example".parse::<ServerUrl>().unwrap().is_loopback());

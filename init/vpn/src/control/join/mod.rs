@@ -9,7 +9,6 @@
 
 mod refusal;
 
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -289,7 +288,8 @@ impl Joiner {
                 self.known = true;
                 self.asked_after_404 = false;
                 self.admitted_by = None;
-                self.refusal = self.refusal.take().filter(|refusal| refusal.kind == RefusalKind::NodeKeyExpired);
+                self.refusal =
+                    self.refusal.take().filter(|refusal| refusal.kind == RefusalKind::NodeKeyExpired);
             }
             Event::Answered(answer) => self.answered(answer, now),
             Event::Rotated => {
@@ -441,8 +441,6 @@ impl Joiner {
     }
 
     fn usable_key(&self) -> Option<&AuthKey> {
-        self.offered
-            .as_ref()
-            .filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
+        self.offered.as_ref().filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
     }
 }

@@ -9,7 +9,6 @@ mod drops;
 mod peers;
 mod policy;
 
-
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -254,7 +253,8 @@ impl MapState {
             filter: before.is_none_or(|before| {
                 !Arc::ptr_eq(&before.filter, &filter) && !policy::same(&before.filters, &filters)
             }),
-            derp: before.is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),
+            derp: before
+                .is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),
             dns: before.is_none_or(|before| !Arc::ptr_eq(&before.dns, &self.dns) && before.dns != self.dns),
             ..Changes::default()
         };

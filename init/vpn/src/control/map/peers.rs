@@ -91,7 +91,8 @@ impl Peers {
         }
         let (mut node, claimed) = convert::node(&wire, key, judge.control_time, judge.drops);
         self.release(id);
-        let accepted: Vec<IpNet> = claimed.into_iter().filter(|net| self.acceptable(net, &wire.key, judge)).collect();
+        let accepted: Vec<IpNet> =
+            claimed.into_iter().filter(|net| self.acceptable(net, &wire.key, judge)).collect();
         if accepted.is_empty() && !node.expired {
             judge.drops.count(DropReason::NoAddress, &wire.key);
             self.remove_node(id);

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::client::{Client, ClientSettings, ConnectError, Connection, Dial, RequestError};
+use super::client::{Client, ClientSettings, ConnectError, Connection, RequestError};
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState};
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
+use crate::dial::Dial;
 use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
 use crate::netmap::{Netmap, RegionId};
 use crate::state::Refused;
@@ -274,7 +275,11 @@ impl Session {
         match self.client.shown_key().await {
             Ok(shown) if shown == server => {
                 self.closes += 1;
-                if self.closes < CLOSES_TO_BELIEVE { transport } else { Event::Unwilling(RefusalKind::Version) }
+                if self.closes < CLOSES_TO_BELIEVE {
+                    transport
+                } else {
+                    Event::Unwilling(RefusalKind::Version)
+                }
             }
             Ok(shown) if self.client.settings().pin.is_some() => {
                 tracing::error!(pinned = %server, %shown, "the server has another key than the pinned one");
@@ -332,7 +337,9 @@ impl Session {
             {
                 Event::RateLimited(*retry_after)
             }
-            RequestError::Status { status, .. } if *status == hyper::StatusCode::NOT_FOUND => Event::MapNotFound,
+            RequestError::Status { status, .. } if *status == hyper::StatusCode::NOT_FOUND => {
+                Event::MapNotFound
+            }
             _ => Event::Transport { sent: true },
         })
     }

@@ -58,7 +58,9 @@ impl Session {
                 return Ok(Event::StreamEnded(lived));
             }
             End::Update(error) => return self.request_failed(&error).await,
-            End::Server => self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?,
+            End::Server => {
+                self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?
+            }
             End::Stream(error) => self.lost(&error).await?,
             End::Map(error) => {
                 self.lost(&error).await?;
@@ -151,7 +153,11 @@ impl Session {
     }
 
     /// Reads one message.
-    fn message(&mut self, frame: &Bytes, ping: &mut Option<JoinHandle<()>>) -> Result<Option<Update>, MapError> {
+    fn message(
+        &mut self,
+        frame: &Bytes,
+        ping: &mut Option<JoinHandle<()>>,
+    ) -> Result<Option<Update>, MapError> {
         let mut message: MapResponse = serde_json::from_slice(frame)?;
         if let Some(request) = message.ping_request.take() {
             // One at a time: a server cannot make us a crowd.
