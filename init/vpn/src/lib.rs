@@ -7,6 +7,7 @@ pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod noise;
+pub mod parent;
 pub mod published;
 pub mod route;
 pub mod state;
