@@ -4,4 +4,5 @@
 pub mod filter;
 pub mod key;
 pub mod netmap;
+pub mod packet;
 pub mod published;
