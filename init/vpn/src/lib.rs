@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![deny(clippy::indexing_slicing)]
 
+pub mod engine;
 pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod packet;
 pub mod published;
+pub mod sys;
