@@ -6,5 +6,6 @@ pub mod filter;
 pub mod key;
 pub mod netmap;
 pub mod packet;
+pub mod plane;
 pub mod published;
 pub mod sys;

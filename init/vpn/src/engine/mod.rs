@@ -93,7 +93,9 @@ impl From<WireGuardError> for Refused {
             WireGuardError::InvalidCounter
             | WireGuardError::DuplicateCounter
             | WireGuardError::WrongTai64nTimestamp => Self::Replayed,
-            WireGuardError::WrongKey | WireGuardError::InvalidMac | WireGuardError::InvalidAeadTag => Self::Forged,
+            WireGuardError::WrongKey | WireGuardError::InvalidMac | WireGuardError::InvalidAeadTag => {
+                Self::Forged
+            }
             WireGuardError::UnderLoad => Self::UnderLoad,
             _ => Self::Malformed,
         }

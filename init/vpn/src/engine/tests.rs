@@ -56,10 +56,7 @@ fn what_is_sealed_opens_once() {
         assert_eq!(length, len + OVERHEAD);
         assert_eq!(theirs.open(FROM, &sealed[..length], &mut opened), Opened::Packet(len));
         assert_eq!(opened[..len], packet);
-        assert_eq!(
-            theirs.open(FROM, &sealed[..length], &mut opened),
-            Opened::Refused(Refused::Replayed)
-        );
+        assert_eq!(theirs.open(FROM, &sealed[..length], &mut opened), Opened::Refused(Refused::Replayed));
     }
     let length = ours.seal(&ip_packet(99), &mut sealed).unwrap();
     sealed[40] ^= 1;

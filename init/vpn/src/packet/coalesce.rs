@@ -304,7 +304,8 @@ fn same_headers(shape: &Shape, head: &[u8], bytes: &[u8]) -> bool {
 /// Whether its checksums are right, and written as we would write them.
 fn valid(shape: &Shape, packet: &Packet<'_>) -> bool {
     let bytes = packet.bytes();
-    if shape.v4 && bytes.get(..IPV4_HEADER).map(|header| Partial::default().add(header).fold()) != Some([0xff; 2])
+    if shape.v4
+        && bytes.get(..IPV4_HEADER).map(|header| Partial::default().add(header).fold()) != Some([0xff; 2])
     {
         return false;
     }
@@ -312,8 +313,8 @@ fn valid(shape: &Shape, packet: &Packet<'_>) -> bool {
     let protocol = if shape.tcp { TCP } else { UDP };
     let pseudo = pseudo_header(packet.source(), packet.destination(), protocol, transport.len());
     // Minus zero is a right sum of TCP that nobody writes; and of IPv4's header.
-    let minus_zero = shape.tcp && u16_at(transport, 16) == Some(0xffff)
-        || shape.v4 && u16_at(bytes, 10) == Some(0xffff);
+    let minus_zero =
+        shape.tcp && u16_at(transport, 16) == Some(0xffff) || shape.v4 && u16_at(bytes, 10) == Some(0xffff);
     !minus_zero && pseudo.add(transport).fold() == [0xff; 2]
 }
 

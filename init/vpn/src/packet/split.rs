@@ -111,9 +111,15 @@ impl<'a> Split<'a> {
         Ok(split)
     }
 
-    /// How long each packet is, but perhaps the last; `None` if it is a single packet.
-    pub const fn packet_len(&self) -> Option<usize> {
-        if self.segment == 0 { None } else { Some(self.headers_len + self.segment) }
+    /// How long the next packet is.
+    pub fn next_len(&self) -> Option<usize> {
+        if self.done {
+            return None;
+        }
+        if self.gso == Gso::None {
+            return Some(self.bytes.len());
+        }
+        Some(self.headers_len + self.bytes.len().saturating_sub(self.next).min(self.segment))
     }
 
     /// The next packet, complete with its checksums.

@@ -238,12 +238,8 @@ fn a_checksum_left_to_us_is_completed() {
     let packet = Packet::parse(&whole).unwrap();
     let sum = pseudo_header(packet.source, packet.destination, TCP, whole.len() - 20).fold();
     left[36..38].copy_from_slice(&sum);
-    let header = VnetHeader {
-        needs_checksum: true,
-        checksum_start: 20,
-        checksum_offset: 16,
-        ..VnetHeader::PLAIN
-    };
+    let header =
+        VnetHeader { needs_checksum: true, checksum_start: 20, checksum_offset: 16, ..VnetHeader::PLAIN };
     let mut write = header.to_bytes().to_vec();
     write.extend(left);
     assert_eq!(split(&write), vec![whole]);
@@ -285,7 +281,10 @@ fn headers_are_read_and_lengths_are_believed_only_if_they_can_be() {
     bytes.extend(&transport);
     bytes[4..6].copy_from_slice(&((transport.len() + 8) as u16).to_be_bytes());
     let packet = Packet::parse(&bytes).unwrap();
-    assert_eq!((packet.fragment(), packet.protocol(), packet.ports()), (Fragment::First, TCP, Some((1000, 443))));
+    assert_eq!(
+        (packet.fragment(), packet.protocol(), packet.ports()),
+        (Fragment::First, TCP, Some((1000, 443)))
+    );
     bytes[42..44].copy_from_slice(&[0, 8]);
     let packet = Packet::parse(&bytes).unwrap();
     assert_eq!((packet.fragment(), packet.ports(), packet.tcp_flags()), (Fragment::Later, None, None));

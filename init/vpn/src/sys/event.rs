@@ -45,10 +45,8 @@ impl Event {
 /// What the system says.
 pub fn wait(fd: Option<BorrowedFd<'_>>, event: &Event, time: Option<Duration>) -> io::Result<Ready> {
     let event = event.0.as_fd();
-    let mut fds = [
-        PollFd::new(event, PollFlags::POLLIN),
-        PollFd::new(fd.unwrap_or(event), PollFlags::POLLIN),
-    ];
+    let mut fds =
+        [PollFd::new(event, PollFlags::POLLIN), PollFd::new(fd.unwrap_or(event), PollFlags::POLLIN)];
     let time = time.map_or(PollTimeout::NONE, |time| time.try_into().unwrap_or(PollTimeout::MAX));
     loop {
         match poll(&mut fds, time) {

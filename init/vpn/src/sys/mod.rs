@@ -8,4 +8,4 @@ mod udp;
 
 pub use event::{Event, Ready, wait};
 pub use tun::{Features, Tun, open, probe};
-pub use udp::{MAX_BATCH, Received, ReceiveBuffers, Udp, UdpOptions};
+pub use udp::{MAX_BATCH, ReceiveBuffers, Received, Udp, UdpOptions};

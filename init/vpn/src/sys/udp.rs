@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, getsockopt, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, getsockopt,
+    sendmsg, setsockopt, socket, sockopt,
 };
 
 /// As Go's magicsock: the queue of a fast link at a scheduler's worst.
@@ -74,10 +74,14 @@ impl Udp {
         let status = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(status & !OFlag::O_NONBLOCK))?;
         // Without CAP_NET_ADMIN the system's limit holds, unless the parent has set them before.
-        if setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).is_err() && getsockopt(&fd, sockopt::RcvBuf)? < BUFFER {
+        if setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).is_err()
+            && getsockopt(&fd, sockopt::RcvBuf)? < BUFFER
+        {
             setsockopt(&fd, sockopt::RcvBuf, &BUFFER)?;
         }
-        if setsockopt(&fd, sockopt::SndBufForce, &BUFFER).is_err() && getsockopt(&fd, sockopt::SndBuf)? < BUFFER {
+        if setsockopt(&fd, sockopt::SndBufForce, &BUFFER).is_err()
+            && getsockopt(&fd, sockopt::SndBuf)? < BUFFER
+        {
             setsockopt(&fd, sockopt::SndBuf, &BUFFER)?;
         }
         let gro = libc::c_int::from(options.gro);
@@ -136,10 +140,7 @@ impl Udp {
                     if matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP) {
                         self.segment.store(false, Ordering::Relaxed);
                     }
-                    if matches!(
-                        error,
-                        Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EMSGSIZE
-                    ) {
+                    if matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EMSGSIZE) {
                         lost += run
                             .chunks(size)
                             .filter(|datagram| self.send_one(to, datagram, None).is_err())
@@ -161,8 +162,12 @@ impl Udp {
         let fd = self.fd.as_raw_fd();
         loop {
             let sent = match (to, self.v6) {
-                (SocketAddr::V4(to), false) => sendmsg(fd, &parts, control, flags, Some(&SockaddrIn::from(to))),
-                (SocketAddr::V6(to), true) => sendmsg(fd, &parts, control, flags, Some(&SockaddrIn6::from(to))),
+                (SocketAddr::V4(to), false) => {
+                    sendmsg(fd, &parts, control, flags, Some(&SockaddrIn::from(to)))
+                }
+                (SocketAddr::V6(to), true) => {
+                    sendmsg(fd, &parts, control, flags, Some(&SockaddrIn6::from(to)))
+                }
                 _ => return Err(Errno::EAFNOSUPPORT),
             };
             match sent {
