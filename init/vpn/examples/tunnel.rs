@@ -9,10 +9,12 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use casemate_vpn::filter::Filter;
 use casemate_vpn::key::{Node, Secret};
 use casemate_vpn::plane::{Config, Network, PeerSpec, Plane, Route, channels};
 use casemate_vpn::sys::{Features, Tun, Udp, UdpOptions, open};
 use ipnet::IpNet;
+use serde_json::value::RawValue;
 
 fn key(number: u8) -> Secret<Node> {
     Secret::new([number; 32])
@@ -22,6 +24,12 @@ fn addresses(number: u8) -> Vec<IpNet> {
     let v4 = IpAddr::V4(Ipv4Addr::new(10, 77, 0, number));
     let v6 = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()));
     vec![v4.into(), v6.into()]
+}
+
+fn allow_all() -> Filter {
+    let rules = r#"[{"SrcIPs":["*"],"DstPorts":[{"IP":"*","Ports":{"First":0,"Last":65535}}]}]"#;
+    let rules: Box<RawValue> = serde_json::from_str(rules).unwrap();
+    Filter::compile(std::iter::once(("base", &*rules))).filter
 }
 
 fn main() {
@@ -49,7 +57,7 @@ fn main() {
     plane.set_network(&Network {
         addresses: addresses(ours),
         peers: vec![PeerSpec { key: peer, allowed: addresses(theirs) }],
-        filter: Arc::default(),
+        filter: Arc::new(allow_all()),
     });
     plane.set_route(&peer, Route { direct: Some(at.parse().unwrap()), relay: None });
     println!("{features:?}");

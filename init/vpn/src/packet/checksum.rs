@@ -10,7 +10,7 @@ pub struct Partial(u64);
 impl Partial {
     /// Adds bytes. An odd length must be the last.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         // Four sums of 32-bit words that do not wait for each other: the compiler makes vectors of them.
         let mut lanes = [0_u64; 4];
         let (blocks, rest) = bytes.as_chunks::<16>();
@@ -34,7 +34,7 @@ impl Partial {
 
     /// Adds one field of two bytes.
     #[must_use]
-    pub fn add_u16(self, field: u16) -> Self {
+    pub fn with_u16(self, field: u16) -> Self {
         Self(self.fold32() + u64::from(u16::from_ne_bytes(field.to_be_bytes())))
     }
 
@@ -64,10 +64,10 @@ const fn fold32(sum: u64) -> u64 {
 /// The sum of the pseudo-header that TCP and UDP cover (RFC 9293 section 3.1, RFC 8200 section 8.1).
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Partial {
     let sum = match (source, destination) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Partial::default().add(&from.octets()).add(&to.octets()),
-        (IpAddr::V6(from), IpAddr::V6(to)) => Partial::default().add(&from.octets()).add(&to.octets()),
+        (IpAddr::V4(from), IpAddr::V4(to)) => Partial::default().with(&from.octets()).with(&to.octets()),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Partial::default().with(&from.octets()).with(&to.octets()),
         // Never made by a packet: both addresses come from one header.
         _ => Partial::default(),
     };
-    sum.add_u16(u16::from(protocol)).add_u16(u16::try_from(length).unwrap_or(u16::MAX))
+    sum.with_u16(u16::from(protocol)).with_u16(u16::try_from(length).unwrap_or(u16::MAX))
 }

@@ -305,7 +305,7 @@ fn same_headers(shape: &Shape, head: &[u8], bytes: &[u8]) -> bool {
 fn valid(shape: &Shape, packet: &Packet<'_>) -> bool {
     let bytes = packet.bytes();
     if shape.v4
-        && bytes.get(..IPV4_HEADER).map(|header| Partial::default().add(header).fold()) != Some([0xff; 2])
+        && bytes.get(..IPV4_HEADER).map(|header| Partial::default().with(header).fold()) != Some([0xff; 2])
     {
         return false;
     }
@@ -315,7 +315,7 @@ fn valid(shape: &Shape, packet: &Packet<'_>) -> bool {
     // Minus zero is a right sum of TCP that nobody writes; and of IPv4's header.
     let minus_zero =
         shape.tcp && u16_at(transport, 16) == Some(0xffff) || shape.v4 && u16_at(bytes, 10) == Some(0xffff);
-    !minus_zero && pseudo.add(transport).fold() == [0xff; 2]
+    !minus_zero && pseudo.with(transport).fold() == [0xff; 2]
 }
 
 /// Makes the head's headers those of the super-packet.
@@ -326,7 +326,7 @@ fn super_packet(group: &Group, shape: &Shape, head: Part, arena: &mut [u8]) -> V
     if shape.v4 {
         put(bytes, 2, &length_field(len));
         put(bytes, 10, &[0, 0]);
-        let sum = Partial::default().add(bytes.get(..IPV4_HEADER).unwrap_or_default()).finish();
+        let sum = Partial::default().with(bytes.get(..IPV4_HEADER).unwrap_or_default()).finish();
         put(bytes, 10, &sum);
     } else {
         put(bytes, 4, &length_field(len - IPV6_HEADER));
@@ -342,9 +342,9 @@ fn super_packet(group: &Group, shape: &Shape, head: Part, arena: &mut [u8]) -> V
     let addresses = if shape.v4 { 12..20 } else { 8..40 };
     let protocol = if shape.tcp { TCP } else { UDP };
     let sum = Partial::default()
-        .add(bytes.get(addresses).unwrap_or_default())
-        .add_u16(u16::from(protocol))
-        .add_u16(u16::try_from(covered).unwrap_or(u16::MAX));
+        .with(bytes.get(addresses).unwrap_or_default())
+        .with_u16(u16::from(protocol))
+        .with_u16(u16::try_from(covered).unwrap_or(u16::MAX));
     put(bytes, shape.transport + place, &sum.fold());
     let field = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
     VnetHeader {

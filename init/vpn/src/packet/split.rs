@@ -146,7 +146,7 @@ impl<'a> Split<'a> {
             put(packet, 2, &length_field(len));
             put(packet, 4, &self.id.to_be_bytes());
             put(packet, 10, &[0, 0]);
-            let sum = Partial::default().add(packet.get(..transport)?).finish();
+            let sum = Partial::default().with(packet.get(..transport)?).finish();
             put(packet, 10, &sum);
             self.id = self.id.wrapping_add(1);
         } else {
@@ -171,7 +171,7 @@ impl<'a> Split<'a> {
             transport + 16
         };
         put(packet, place, &[0, 0]);
-        let sum = self.pseudo.add_u16(u16::try_from(covered).unwrap_or(0)).add(packet.get(transport..)?);
+        let sum = self.pseudo.with_u16(u16::try_from(covered).unwrap_or(0)).with(packet.get(transport..)?);
         put(packet, place, &non_zero_for_udp(self.gso == Gso::Udp, sum.finish()));
         Some(packet)
     }
@@ -192,7 +192,7 @@ fn complete(header: &VnetHeader, bytes: &mut [u8]) -> Result<(), SplitError> {
     if start < IPV4_HEADER {
         return Err(SplitError::Checksum);
     }
-    let sum = Partial::default().add(bytes.get(start..).ok_or(SplitError::Checksum)?).finish();
+    let sum = Partial::default().with(bytes.get(start..).ok_or(SplitError::Checksum)?).finish();
     let udp = header.checksum_offset == 6;
     let field = bytes.get_mut(place..).and_then(|from| from.first_chunk_mut::<2>());
     *field.ok_or(SplitError::Checksum)? = non_zero_for_udp(udp, sum);

@@ -42,7 +42,7 @@ impl Made {
             bytes.extend(self.id.to_be_bytes());
             bytes.extend([0x40, 0, 64, if self.udp { UDP } else { TCP }, 0, 0]);
             bytes.extend([100, 64, 0, self.source, 100, 64, 0, 99]);
-            let sum = Partial::default().add(&bytes).finish();
+            let sum = Partial::default().with(&bytes).finish();
             bytes[10..12].copy_from_slice(&sum);
         }
         let at = bytes.len();
@@ -61,7 +61,7 @@ impl Made {
         bytes.extend(&self.payload);
         let packet = Packet::parse(&bytes).unwrap();
         let sum = pseudo_header(packet.source, packet.destination, packet.protocol, transport)
-            .add(&bytes[at..])
+            .with(&bytes[at..])
             .finish();
         bytes[place..place + 2].copy_from_slice(&if self.udp && sum == [0, 0] { [0xff, 0xff] } else { sum });
         bytes
@@ -207,14 +207,14 @@ fn edit(bytes: &mut [u8], at: usize, value: u8) {
     bytes[36..38].copy_from_slice(&[0, 0]);
     let packet = Packet::parse(bytes).unwrap();
     let sum =
-        pseudo_header(packet.source, packet.destination, TCP, bytes.len() - 20).add(&bytes[20..]).finish();
+        pseudo_header(packet.source, packet.destination, TCP, bytes.len() - 20).with(&bytes[20..]).finish();
     bytes[36..38].copy_from_slice(&sum);
 }
 
 fn edit_ip(bytes: &mut [u8], at: usize, value: u8) {
     bytes[at] = value;
     bytes[10..12].copy_from_slice(&[0, 0]);
-    let sum = Partial::default().add(&bytes[..20]).finish();
+    let sum = Partial::default().with(&bytes[..20]).finish();
     bytes[10..12].copy_from_slice(&sum);
 }
 
@@ -305,7 +305,7 @@ proptest! {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        prop_assert_eq!(Partial::default().add(&bytes).finish(), (!(sum as u16)).to_be_bytes());
+        prop_assert_eq!(Partial::default().with(&bytes).finish(), (!(sum as u16)).to_be_bytes());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::filter;
+
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -94,20 +96,36 @@ impl Reason {
 
 /// How many packets were dropped for each reason.
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; Reason::ALL.len()]);
+pub struct Counters {
+    dropped: [AtomicU64; Reason::ALL.len()],
+    /// What [`Reason::Filtered`] is made of.
+    filtered: [AtomicU64; filter::Reason::ALL.len()],
+}
 
 impl Counters {
     pub(super) fn count(&self, reason: Reason, packets: usize) {
         if packets > 0
-            && let Some(counter) = self.0.get(reason as usize)
+            && let Some(counter) = self.dropped.get(reason as usize)
         {
             counter.fetch_add(u64::try_from(packets).unwrap_or(0), Ordering::Relaxed);
         }
     }
 
+    pub(super) fn filtered(&self, reason: filter::Reason) {
+        self.count(Reason::Filtered, 1);
+        if let Some(counter) = self.filtered.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many the packet filter dropped for a reason of its own.
+    pub fn by_filter(&self, reason: filter::Reason) -> u64 {
+        self.filtered.get(reason.index()).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
     /// How many for this reason.
     pub fn get(&self, reason: Reason) -> u64 {
-        self.0.get(reason as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.dropped.get(reason as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     /// Those that are not zero.

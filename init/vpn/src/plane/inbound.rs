@@ -198,6 +198,7 @@ impl Inbound {
     /// Source, TSMP, filter: then to the others that are written together.
     fn judge(&mut self, shared: &Shared, table: &Table, peer: &Arc<Peer>) {
         let mut owned = None;
+        let seconds = shared.seconds();
         for &(start, length) in &self.opened {
             let Some(packet) =
                 self.arena.get(start..start + length).and_then(|bytes| Packet::parse(bytes).ok())
@@ -219,8 +220,7 @@ impl Inbound {
                 }
                 continue;
             }
-            if !policy::admits(table, &shared.flows, &packet) {
-                shared.counters.count(Reason::Filtered, 1);
+            if !policy::admits(table, &shared.flows, &packet, seconds, &shared.counters) {
                 if let Some(rejection) = tsmp::rejection(&packet) {
                     shared.send_plain(table, peer, &[rejection]);
                 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::engine::{Identity, Tick};
-use crate::filter::Filter;
+use crate::filter::{Filter, FlowTable};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::RegionId;
 use crate::published::Published;
@@ -142,7 +142,7 @@ pub struct Config {
 #[derive(Debug)]
 struct Shared {
     table: Arc<Published<Table>>,
-    flows: policy::Flows,
+    flows: FlowTable,
     v4: Option<Arc<Udp>>,
     v6: Option<Arc<Udp>>,
     channels: Channels,
@@ -178,7 +178,7 @@ impl Plane {
         let table = Published::new(Table::empty(Arc::new(Identity::new(&config.key))));
         let shared = Arc::new(Shared {
             table,
-            flows: policy::Flows::default(),
+            flows: FlowTable::new(),
             v4: of(false),
             v6: of(true),
             channels: config.channels,
@@ -317,6 +317,11 @@ impl Shared {
     /// Milliseconds since the start, never zero.
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Seconds, as the filter's flows count them.
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Peer>>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::path::Route;
 use super::peer::Peer;
 use super::table::Table;
-use super::{Reason, Shared};
+use super::{Reason, Shared, policy};
 use crate::engine::{MIN_SLOT, OVERHEAD, slot_len};
 use crate::packet::{Packet, Split, VnetHeader};
 use crate::published::Reader;
@@ -99,7 +99,7 @@ impl Outbound<'_> {
         let Some(peer) = table.owner(packet.destination()) else {
             return shared.counters.count(Reason::NoPeer, 1);
         };
-        shared.flows.record_outbound(&packet);
+        policy::record_outbound(&shared.flows, &packet, shared.seconds());
         let Ok(split) = Split::new(&header, bytes) else {
             return shared.counters.count(Reason::Malformed, 1);
         };

@@ -1,46 +1,35 @@
-//! Where the packet path asks the routing table and the packet filter.
+//! Where the packet path asks the packet filter.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
+use super::counters::Counters;
 use super::table::Table;
+use crate::filter::{Flow, FlowTable, Reason, Verdict};
 use crate::packet::Packet;
 
-/// Longest prefix first. Stands in for `route::Routes`.
-#[derive(Debug)]
-pub(super) struct Routes<T>(Vec<(IpNet, T)>);
-
-impl<T> Default for Routes<T> {
-    fn default() -> Self {
-        Self(Vec::new())
+/// A packet of ours goes out: what answers it may come in. `now` is in seconds.
+pub(super) fn record_outbound(flows: &FlowTable, packet: &Packet<'_>, now: u32) {
+    // What the filter cannot read keeps no state; the kernel made it.
+    if let Ok(flow) = Flow::parse(packet.bytes()) {
+        flows.record_outbound(&flow, now);
     }
 }
 
-impl<T> Routes<T> {
-    pub(super) fn build(nets: impl Iterator<Item = (IpNet, T)>) -> Self {
-        let mut nets: Vec<_> = nets.collect();
-        // Of equal prefixes the later is found first.
-        nets.reverse();
-        nets.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-        Self(nets)
+/// Whether a peer's packet may come in; if not, it is counted.
+pub(super) fn admits(
+    table: &Table,
+    flows: &FlowTable,
+    packet: &Packet<'_>,
+    now: u32,
+    counters: &Counters,
+) -> bool {
+    let verdict = match Flow::parse(packet.bytes()) {
+        Ok(flow) => table.filter.inbound(&flow, flows, &table.addresses, now),
+        Err(_) => Verdict::Drop(Reason::Malformed),
+    };
+    match verdict {
+        Verdict::Accept => true,
+        Verdict::Drop(reason) => {
+            counters.filtered(reason);
+            false
+        }
     }
-
-    pub(super) fn lookup(&self, address: IpAddr) -> Option<&T> {
-        self.0.iter().find(|(net, _)| net.contains(&address)).map(|(_, value)| value)
-    }
-}
-
-/// What the filter remembers of flows.
-#[derive(Debug, Default)]
-pub(super) struct Flows {}
-
-impl Flows {
-    /// A packet of ours goes out: what answers it may come in.
-    pub(super) fn record_outbound(&self, _packet: &Packet<'_>) {}
-}
-
-/// Whether a peer's packet may come in.
-pub(super) fn admits(table: &Table, _flows: &Flows, packet: &Packet<'_>) -> bool {
-    table.addresses.iter().any(|net| net.contains(&packet.destination()))
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::peer::Peer;
-use super::policy::Routes;
 use crate::engine::Identity;
 use crate::filter::Filter;
 use crate::key::{Node, Public};
+use crate::route::Routes;
 
 /// What a peer may be: its key, and the addresses that are its.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct PeerSpec {
 pub struct Network {
     /// Our addresses and routes.
     pub addresses: Vec<IpNet>,
-    /// The peers. Of two that claim one address, the later has it.
+    /// The peers. Of two that claim one prefix, the first has it.
     pub peers: Vec<PeerSpec>,
     /// What they may send us.
     pub filter: Arc<Filter>,
@@ -132,7 +132,7 @@ impl Slots {
             self.peers.insert(key, (new, allowed));
             gone.push(peer);
         }
-        let routes = Routes::build(nets.into_iter());
+        let routes = Routes::build(nets);
         (self.table(identity, Arc::clone(&now.addresses), Arc::clone(&now.filter), routes), gone)
     }
 

@@ -48,7 +48,7 @@ fn ip_packet(source: IpAddr, destination: IpAddr, body: &[u8]) -> Vec<u8> {
             packet.extend([0, 0, 0, 0, HOP_LIMIT, TSMP, 0, 0]);
             packet.extend(source.octets());
             packet.extend(destination.octets());
-            let sum = Partial::default().add(&packet).finish();
+            let sum = Partial::default().with(&packet).finish();
             crate::packet::put(&mut packet, 10, &sum);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
