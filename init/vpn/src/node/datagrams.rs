@@ -10,18 +10,20 @@ use crate::derp;
 use crate::disco::{Kind, classify};
 use crate::path::{Action, Outcome, Source, Via};
 use crate::plane;
-use crate::stun;
 
 impl Node {
     /// A datagram of the UDP sockets that is not WireGuard.
     pub(super) fn on_outside(&mut self, now: Instant, outside: &plane::Outside) {
         match classify(&outside.bytes) {
-            Kind::Stun => match stun::parse_response(&outside.bytes) {
-                Ok((txid, observed)) => self.netcheck.on_response(now, outside.from, &txid, observed),
-                Err(error) => trace!(%error, from = %outside.from, "no answer of STUN"),
-            },
+            Kind::Stun => {
+                match self.netcheck.on_stun(now, outside.from, &outside.bytes, &mut self.wishes) {
+                    Ok(true) => self.check(now),
+                    Ok(false) => trace!(from = %outside.from, "an answer of STUN that nobody asked for"),
+                    Err(error) => trace!(%error, from = %outside.from, "no answer of STUN"),
+                }
+            }
             Kind::Disco => self.on_disco(now, &outside.bytes, Source::Udp(outside.from)),
-            Kind::Geneve | Kind::WireGuard | Kind::Other => *self.outside_ignored += 1,
+            Kind::Geneve | Kind::WireGuard | Kind::Other => self.outside_ignored += 1,
         }
     }
 
@@ -53,7 +55,7 @@ impl Node {
             }
             derp::Event::Connected { region, took } => {
                 debug!(region = region.0, ?took, "relay connected");
-                self.netcheck.on_connected(now, region, took);
+                self.netcheck.relay_connected(now, region, took, &mut self.wishes);
             }
             derp::Event::Disconnected { region, why } => {
                 debug!(region = region.0, why, "relay disconnected");
@@ -110,7 +112,7 @@ impl Node {
                         }
                     }
                 }
-                Action::NeedEndpoints => self.netcheck.refresh(now),
+                Action::NeedEndpoints => self.netcheck.request(now),
                 Action::RouteChanged { peer } => {
                     let route = self.paths.route(&peer).unwrap_or_default();
                     self.plane.set_route(&peer, route);

@@ -12,6 +12,7 @@ mod identity;
 mod keep;
 mod network;
 mod ping;
+mod probes;
 mod relays;
 mod report;
 mod settings;
@@ -34,7 +35,7 @@ use crate::derp::Pool;
 use crate::disco::Boxes;
 use crate::dns::{self, Zone};
 use crate::key::{NoRandom, Node as NodeKind, Public};
-use crate::netcheck::Netcheck;
+use crate::netcheck::{self, Netcheck};
 use crate::netmap::Netmap;
 use crate::parent::slots::Slots;
 use crate::parent::{Config, Handover, Requests};
@@ -106,8 +107,8 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
 
     let zone = Published::new(Zone::empty(&settings.names));
     let dns_counters = Arc::new(dns::Counters::default());
-    let names = listeners(dns)?;
-    tokio::spawn(dns::serve(names, Arc::clone(&zone), Arc::clone(&dns_counters)));
+    let sockets = listeners(dns)?;
+    tokio::spawn(dns::serve(sockets, Arc::clone(&zone), Arc::clone(&dns_counters)));
 
     let (asks, asked) = mpsc::channel(4);
     if let Some(listener) = status {
@@ -142,7 +143,9 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         control,
     );
     let session = tokio::spawn(session);
-    let netcheck = Netcheck::new(kept.home);
+    let mut netcheck = Netcheck::new();
+    netcheck.restore_home(kept.home);
+    let (resolved, names) = mpsc::channel(8);
     let node = Node {
         pool: relays.pool(),
         relays,
@@ -174,9 +177,12 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         sealed: Vec::new(),
         pings: Vec::new(),
         netchecks: Vec::new(),
+        wishes: Vec::new(),
+        resolved,
     };
+    node.pool.set_home(node.keeper.kept.home);
     ready();
-    let ends = Ends { heard, relay_events, events: receivers.events, outside: receivers.outside, asked, session };
+    let ends = Ends { heard, relay_events, events: receivers.events, outside: receivers.outside, asked, names, session };
     node.drive(ends, map).await
 }
 
@@ -187,6 +193,7 @@ struct Ends {
     events: mpsc::Receiver<plane::Event>,
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,
+    names: mpsc::Receiver<(String, Vec<IpAddr>)>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
 }
 
@@ -225,6 +232,9 @@ struct Node {
     sealed: Vec<u8>,
     pings: Vec<ping::Job>,
     netchecks: Vec<status::Asked>,
+    wishes: Vec<netcheck::Action>,
+    /// Where looked-up names go.
+    resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
 }
 
 impl Node {
@@ -262,6 +272,10 @@ impl Node {
                     self.on_relay(Instant::now(), event.ok_or(NodeError::Ended("the relays"))?);
                 }
                 Some(ask) = ends.asked.recv() => self.on_ask(Instant::now(), ask),
+                Some((host, addresses)) = ends.names.recv() => {
+                    self.netcheck.resolved(host, addresses);
+                    self.netcheck.request(Instant::now());
+                }
                 ended = &mut ends.session => {
                     return Err(match ended {
                         Ok(Err(error)) => error.into(),
@@ -297,13 +311,22 @@ impl Node {
     fn look_at_traffic(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.plane.started() + LOOK);
         let since = u64::try_from(since.as_millis()).unwrap_or(0);
+        let mut active = false;
         for peer in self.plane.peers() {
             let last = peer.traffic().last_tx;
             if last > 0 && last >= since {
+                active = true;
                 self.paths.wanted(now, &peer.key(), &mut self.actions);
             }
         }
         self.act(now);
+        self.netcheck.set_active(now, active);
+        let status = self.pool.status();
+        for region in status.connected {
+            if let Some(at) = self.pool.last_frame(region) {
+                self.netcheck.relay_alive(region, at);
+            }
+        }
     }
 
     /// The machine's own addresses may have changed.
@@ -325,7 +348,7 @@ impl Node {
     /// Where we may be reached: told to the server, and to whoever is called.
     fn tell_endpoints(&mut self, now: Instant) {
         let own = self.local.iter().map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
-        let seen = self.netcheck.observed().into_iter().map(|address| (address, EndpointType::Stun));
+        let seen = self.netcheck.report().endpoints().map(|address| (address, EndpointType::Stun));
         let mut endpoints: Vec<(SocketAddr, EndpointType)> = Vec::new();
         for (address, kind) in own.chain(seen) {
             if !endpoints.iter().any(|(known, _)| *known == address) {
@@ -361,9 +384,7 @@ impl Node {
                 return self.ping(now, &name, count, until_direct, answer);
             }
             Request::Netcheck {} => {
-                self.netcheck.full(now);
-                self.netchecks.push(answer);
-                return;
+                return self.ask_outside(now, answer);
             }
         };
         // The first line always has room.

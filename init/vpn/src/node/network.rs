@@ -61,7 +61,7 @@ impl Node {
         }
         if changes.derp || before.is_none() {
             self.pool.set_map(Arc::clone(&map.derp));
-            self.netcheck.set_map(now, Arc::clone(&map.derp));
+            self.netcheck.set_map(now, Arc::clone(&map.derp), &mut self.wishes);
         }
         if let Some(zone) = self.zone.load().updated(&map) {
             let ignored = zone.ignored();
