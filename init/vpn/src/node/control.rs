@@ -47,7 +47,7 @@ impl Node {
                 self.keeper.write(&self.parent)?;
                 info!(node = %node.secret.public(), generation, "a new node key");
                 // The plane and the relays know us by the key that the server admits: see Admitted.
-                let _ = reply.send(node.secret);
+                drop(reply.send(node.secret));
             }
             ControlEvent::Admitted { node } => {
                 let secret = &self.keeper.kept.node.secret;
@@ -73,9 +73,15 @@ impl Node {
                 if self.policy != policy {
                     match policy {
                         PolicyState::Policy => {}
-                        PolicyState::AllowAll => warn!("the network has no policy: every peer may send us everything"),
-                        PolicyState::AllowAllRefused => warn!("the network has no policy, which is required: every peer is refused"),
-                        PolicyState::Unreadable => warn!("the packet filter does not read: every peer is refused"),
+                        PolicyState::AllowAll => {
+                            warn!("the network has no policy: every peer may send us everything")
+                        }
+                        PolicyState::AllowAllRefused => {
+                            warn!("the network has no policy, which is required: every peer is refused")
+                        }
+                        PolicyState::Unreadable => {
+                            warn!("the packet filter does not read: every peer is refused")
+                        }
                     }
                     self.policy = policy;
                 }

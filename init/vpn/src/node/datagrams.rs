@@ -15,13 +15,11 @@ impl Node {
     /// A datagram of the UDP sockets that is not WireGuard.
     pub(super) fn on_outside(&mut self, now: Instant, outside: &plane::Outside) {
         match classify(&outside.bytes) {
-            Kind::Stun => {
-                match self.netcheck.on_stun(now, outside.from, &outside.bytes, &mut self.wishes) {
-                    Ok(true) => self.check(now),
-                    Ok(false) => trace!(from = %outside.from, "an answer of STUN that nobody asked for"),
-                    Err(error) => trace!(%error, from = %outside.from, "no answer of STUN"),
-                }
-            }
+            Kind::Stun => match self.netcheck.on_stun(now, outside.from, &outside.bytes, &mut self.wishes) {
+                Ok(true) => self.check(now),
+                Ok(false) => trace!(from = %outside.from, "an answer of STUN that nobody asked for"),
+                Err(error) => trace!(%error, from = %outside.from, "no answer of STUN"),
+            },
             Kind::Disco => self.on_disco(now, &outside.bytes, Source::Udp(outside.from)),
             Kind::Geneve | Kind::WireGuard | Kind::Other => self.outside_ignored += 1,
         }
@@ -99,7 +97,7 @@ impl Node {
                 Action::Disco { peer, to, message } => {
                     let Some(disco) = self.paths.disco(&peer) else { continue };
                     self.sealed.clear();
-                    if let Err(error) = self.boxes.seal(&disco, &message, &mut self.sealed) {
+                    if let Err(error) = self.boxes.seal(&message, &disco, &mut self.sealed) {
                         warn!(%error, "a disco message is not sent");
                         continue;
                     }
@@ -116,7 +114,9 @@ impl Node {
                 Action::RouteChanged { peer } => {
                     let route = self.paths.route(&peer).unwrap_or_default();
                     self.plane.set_route(&peer, route);
-                    if let Some(direct) = self.paths.status(now, &peer).filter(|path| path.trusted).and_then(|path| path.best) {
+                    if let Some(direct) =
+                        self.paths.status(now, &peer).filter(|path| path.trusted).and_then(|path| path.best)
+                    {
                         self.keeper.kept.paths.insert(peer, direct.0);
                         self.keeper.touch(now);
                     }

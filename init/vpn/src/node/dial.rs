@@ -37,11 +37,16 @@ impl Dialer {
             return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
         }
         if self.resolvers.is_empty() {
-            return Err(io::Error::other(format!("{host}: expected an address, since there is no resolver to ask")));
+            return Err(io::Error::other(format!(
+                "{host}: expected an address, since there is no resolver to ask"
+            )));
         }
         let found = lookup(&self.resolvers, host).await;
         if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host}: no resolver knows an address")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{host}: no resolver knows an address"),
+            ));
         }
         Ok(found)
     }

@@ -81,7 +81,8 @@ async fn get_key(
         .body(Full::new(Bytes::from(question)))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Zeroizing::new(Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes().to_vec());
+    let body =
+        Zeroizing::new(Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes().to_vec());
     connection.abort();
     if !status.is_success() {
         return Err(format!("GetKey: status {status}").into());

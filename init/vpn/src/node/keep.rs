@@ -52,7 +52,10 @@ impl Keeper {
         self.due = None;
         let bytes = self.kept.encode()?;
         if bytes.len() > crate::parent::slots::MAX_CONTENT {
-            warn!(bytes = bytes.len(), "the map is too large to be kept: a restart has to wait for the server");
+            warn!(
+                bytes = bytes.len(),
+                "the map is too large to be kept: a restart has to wait for the server"
+            );
             let map = self.kept.map.take();
             let bytes = self.kept.encode();
             self.kept.map = map;

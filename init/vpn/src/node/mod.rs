@@ -94,7 +94,11 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     let settings = Settings::new(&config)?;
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
-    let port = udp.first().ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?.local_address()?.port();
+    let port = udp
+        .first()
+        .ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?
+        .local_address()?
+        .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
     let kept = identity::load(&config, &slots).await?;
 
@@ -117,7 +121,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     }
 
     let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone()));
-    let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, key.clone())?;
+    let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, &key)?;
     let boxes = Boxes::new(kept.disco.clone());
     let map = kept.map.clone().map(Arc::new);
     let host = watch::Sender::new(HostState {
@@ -182,7 +186,15 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     };
     node.pool.set_home(node.keeper.kept.home);
     ready();
-    let ends = Ends { heard, relay_events, events: receivers.events, outside: receivers.outside, asked, names, session };
+    let ends = Ends {
+        heard,
+        relay_events,
+        events: receivers.events,
+        outside: receivers.outside,
+        asked,
+        names,
+        session,
+    };
     node.drive(ends, map).await
 }
 
@@ -347,7 +359,8 @@ impl Node {
 
     /// Where we may be reached: told to the server, and to whoever is called.
     fn tell_endpoints(&mut self, now: Instant) {
-        let own = self.local.iter().map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
+        let own =
+            self.local.iter().map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
         let seen = self.netcheck.report().endpoints().map(|address| (address, EndpointType::Stun));
         let mut endpoints: Vec<(SocketAddr, EndpointType)> = Vec::new();
         for (address, kind) in own.chain(seen) {
@@ -388,7 +401,7 @@ impl Node {
             }
         };
         // The first line always has room.
-        let _ = answer.try_send(line);
+        drop(answer.try_send(line));
     }
 
     fn tell_parent(&self, report: &crate::parent::message::Report) {

@@ -8,9 +8,8 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use crate::control::map::Changes;
-use crate::dns::Zone;
 use crate::key::{Node as NodeKind, Public};
-use crate::netmap::{NodeId, Netmap, TailnetNode};
+use crate::netmap::{Netmap, NodeId, TailnetNode};
 use crate::path::PeerConfig;
 use crate::plane::{Network, PeerSpec};
 
@@ -83,7 +82,7 @@ impl Node {
         self.paths.set_peer(now, peer.key, config, &mut self.actions);
     }
 
-    async fn set_addresses(&mut self, map: &Netmap) {
+    async fn set_addresses(&self, map: &Netmap) {
         let (parent, addresses) = (Arc::clone(&self.parent), map.node.addresses.clone());
         // The parent asks the kernel: not on this thread's time.
         let done = tokio::task::spawn_blocking(move || parent.set_network(&addresses)).await;
@@ -110,7 +109,8 @@ impl Node {
 
 /// The map as the plane reads it.
 fn network(map: &Netmap) -> Network {
-    let spec = |(_, peer): (&NodeId, &Arc<TailnetNode>)| PeerSpec { key: peer.key, allowed: peer.allowed.clone() };
+    let spec =
+        |(_, peer): (&NodeId, &Arc<TailnetNode>)| PeerSpec { key: peer.key, allowed: peer.allowed.clone() };
     Network {
         addresses: map.node.addresses.clone(),
         peers: map.peers.iter().map(spec).collect(),

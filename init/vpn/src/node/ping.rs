@@ -44,15 +44,29 @@ impl Node {
     /// Begins.
     pub(super) fn ping(&mut self, now: Instant, name: &str, count: u32, until_direct: bool, answer: Asked) {
         let Some(peer) = self.peer_named(name) else {
-            say(&answer, &serde_json::json!({ "error": format!("expected the name or address of a peer, found {name:?}") }));
+            say(
+                &answer,
+                &serde_json::json!({ "error": format!("expected the name or address of a peer, found {name:?}") }),
+            );
             return;
         };
         if self.pings.len() >= MAX_JOBS || count == 0 || count > MAX_COUNT {
-            say(&answer, &serde_json::json!({ "error": format!("expected a count of 1 to {MAX_COUNT}, and at most {MAX_JOBS} callers") }));
+            say(
+                &answer,
+                &serde_json::json!({ "error": format!("expected a count of 1 to {MAX_COUNT}, and at most {MAX_JOBS} callers") }),
+            );
             return;
         }
-        let mut job =
-            Job { peer, left: count, sequence: 0, until_direct, sent: now, pongs: 0, answered: false, answer };
+        let mut job = Job {
+            peer,
+            left: count,
+            sequence: 0,
+            until_direct,
+            sent: now,
+            pongs: 0,
+            answered: false,
+            answer,
+        };
         self.send_ping(now, &mut job);
         self.pings.push(job);
     }
@@ -62,7 +76,7 @@ impl Node {
         job.left -= 1;
         job.sent = now;
         job.answered = false;
-        job.pongs = self.paths.pongs(&job.peer.key);
+        job.pongs = self.pongs(now, &job.peer);
         self.paths.discover(now, &job.peer.key, &mut self.actions);
         self.act(now);
     }
@@ -80,7 +94,7 @@ impl Node {
     }
 
     fn tend(&mut self, now: Instant, job: &mut Job) -> bool {
-        if !job.answered && self.paths.pongs(&job.peer.key) != job.pongs {
+        if !job.answered && self.pongs(now, &job.peer) != job.pongs {
             job.answered = true;
             let (path, latency) = self.measured(now, &job.peer);
             let direct = matches!(path, PathStatus::Direct { .. });
@@ -104,6 +118,11 @@ impl Node {
         !job.answer.is_closed()
     }
 
+    /// How many pings the peer has answered so far.
+    fn pongs(&self, now: Instant, peer: &TailnetNode) -> u64 {
+        self.paths.status(now, &peer.key).map_or(0, |path| path.pongs)
+    }
+
     fn measured(&self, now: Instant, peer: &TailnetNode) -> (PathStatus, Option<u64>) {
         let path = self.path_status(now, peer);
         let latency = match &path {
@@ -125,6 +144,6 @@ fn line(job: &Job, path: PathStatus, latency_us: Option<u64>) {
 /// A caller that does not read loses lines; the node does not wait for it.
 fn say(answer: &Asked, line: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(line) {
-        let _ = answer.try_send(line);
+        drop(answer.try_send(line));
     }
 }

@@ -90,7 +90,10 @@ impl Node {
         let regions = self.map.iter().flat_map(|map| map.derp.regions.values()).map(|region| Region {
             region: region.id,
             code: &region.code,
-            latency_us: report.latency.get(&region.id).and_then(|latency| u64::try_from(latency.as_micros()).ok()),
+            latency_us: report
+                .latency
+                .get(&region.id)
+                .and_then(|latency| u64::try_from(latency.as_micros()).ok()),
             connected: connected.contains(&region.id),
         });
         let outside = Outside {
@@ -101,7 +104,7 @@ impl Node {
             regions: regions.collect(),
         };
         if let Ok(line) = serde_json::to_string(&outside) {
-            let _ = answer.try_send(line);
+            drop(answer.try_send(line));
         }
     }
 }

@@ -88,11 +88,8 @@ fn open(
     events: &mpsc::Sender<Event>,
     key: &Secret<Node>,
 ) -> Result<(Arc<Pool>, AbortHandle), NodeError> {
-    let config = PoolConfig {
-        ours: key.clone(),
-        trust: trust.clone(),
-        dial: Arc::clone(dialer) as Arc<dyn Dial>,
-    };
+    let config =
+        PoolConfig { ours: key.clone(), trust: trust.clone(), dial: Arc::clone(dialer) as Arc<dyn Dial> };
     let (pool, incoming) = Pool::new(config, Handle::current());
     let delivery = plane.delivery()?;
     let task = tokio::spawn(take(incoming, delivery, events.clone()));

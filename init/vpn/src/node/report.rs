@@ -37,7 +37,10 @@ impl Node {
         let map = self.map.as_ref();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let direct = map.map_or(0, |map| {
-            map.peers.values().filter(|peer| self.paths.status(now, &peer.key).is_some_and(|path| path.trusted)).count()
+            map.peers
+                .values()
+                .filter(|peer| self.paths.status(now, &peer.key).is_some_and(|path| path.trusted))
+                .count()
         });
         Report {
             standing: self.standing(),
@@ -46,9 +49,7 @@ impl Node {
             peers: number(map.map_or(0, |map| map.peers.len())),
             direct: number(direct),
             home: self.host.borrow().home.map_or(0, |home| home.0),
-            name: map
-                .and_then(|map| map.node.name.split('.').next().map(str::to_owned))
-                .unwrap_or_default(),
+            name: map.and_then(|map| map.node.name.split('.').next().map(str::to_owned)).unwrap_or_default(),
             tags: map.map(|map| map.node.tags.clone()).unwrap_or_default(),
         }
     }
@@ -57,11 +58,8 @@ impl Node {
     pub(super) fn status(&self, now: Instant) -> Status {
         let map = self.map.as_ref();
         let pool = self.pool.status();
-        let mut peers: Vec<PeerStatus> = map
-            .iter()
-            .flat_map(|map| map.peers.values())
-            .map(|peer| self.peer_status(now, peer))
-            .collect();
+        let mut peers: Vec<PeerStatus> =
+            map.iter().flat_map(|map| map.peers.values()).map(|peer| self.peer_status(now, peer)).collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         let counters = self.plane.counters();
         let mut drops: BTreeMap<String, u64> =
@@ -106,7 +104,11 @@ impl Node {
             filter: FilterStatus {
                 allow_all: self.policy == PolicyState::AllowAll,
                 rules: map.map_or(0, |map| map.filter.rules()),
-                dropped: self.plane.filtered(),
+                dropped: crate::filter::Reason::ALL
+                    .into_iter()
+                    .map(|reason| (reason.as_str().to_owned(), counters.by_filter(reason)))
+                    .filter(|(_, count)| *count > 0)
+                    .collect(),
             },
             drops,
             dns: [
@@ -141,10 +143,9 @@ impl Node {
     pub(super) fn path_status(&self, now: Instant, peer: &TailnetNode) -> PathStatus {
         let Some(path) = self.paths.status(now, &peer.key) else { return PathStatus::None {} };
         match (path.best.filter(|_| path.trusted), path.relay) {
-            (Some((address, latency)), _) => PathStatus::Direct {
-                address,
-                latency_us: u64::try_from(latency.as_micros()).ok(),
-            },
+            (Some((address, latency)), _) => {
+                PathStatus::Direct { address, latency_us: u64::try_from(latency.as_micros()).ok() }
+            }
             (None, Some(region)) => PathStatus::Relayed { region },
             (None, None) => PathStatus::None {},
         }

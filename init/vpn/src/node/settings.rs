@@ -35,13 +35,13 @@ impl Settings {
                 .map_err(|_| bad(&format!("derp_pins.{host}"), "64 hex digits"))?;
             pins.insert(host.to_ascii_lowercase(), pin);
         }
-        let authkey = match &config.login_server.authkey {
-            None => None,
-            Some(key) => Some(
-                AuthKey::new(key.expose())
-                    .ok_or_else(|| bad("login_server.authkey", "a pre-auth key of visible ASCII characters"))?,
-            ),
-        };
+        let authkey =
+            match &config.login_server.authkey {
+                None => None,
+                Some(key) => Some(AuthKey::new(key.expose()).ok_or_else(|| {
+                    bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
+                })?),
+            };
         Ok(Self {
             session: SessionConfig {
                 client: ClientSettings {
