@@ -5,6 +5,7 @@ pub mod dial;
 pub mod filter;
 pub mod key;
 pub mod netmap;
+pub mod node;
 pub mod parent;
 pub mod published;
 pub mod state;
