@@ -150,7 +150,7 @@ fn a_second_node_is_refused_in_one_line() {
 #[test]
 fn a_tailscaled_is_noticed_by_its_port_and_by_its_route() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("tailscaled"));
-    namespace.ip("link add tailscale0 type dummy");
+    namespace.ip("link add tailscale0 type veth peer name peer0");
     namespace.ip("link set tailscale0 up");
     namespace.ip("route add 100.100.100.100/32 dev tailscale0 table 52");
     let words = namespace.refused(&config(dir.path(), &[]));
@@ -173,4 +173,69 @@ fn a_state_that_others_can_read_is_refused_and_nothing_is_left() {
     assert!(words.contains("state: ") && words.contains("expected a file of mode 0600"), "{words}");
     assert!(!dir.path().join("status").exists());
     assert!(!namespace.ip("link").contains("cm0"));
+}
+
+/// The nodes of this parent, by what /proc says of them.
+fn nodes(parent: u32) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        if status.contains(&format!("\nPPid:\t{parent}\n")) && !status.contains("State:\tZ") {
+            found.push((pid, status));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("again"));
+    let running = namespace.start(&config(dir.path(), &[("uid", json!(64999))]));
+    // `ip netns exec` becomes the parent.
+    let parent = running.0.id();
+    until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t64999")));
+    let (first, status) = nodes(parent).remove(0);
+    for line in [
+        "Uid:\t64999\t64999\t64999\t64999",
+        "Gid:\t64999\t64999\t64999\t64999",
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert_eq!(fs::read(format!("/proc/{first}/environ")).unwrap(), b"");
+    assert_eq!(fs::read(format!("/proc/{first}/cmdline")).unwrap(), b"casemate-vpn\0");
+    let link = namespace.ip("-o link show cm0");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(first).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("another node", || nodes(parent).iter().any(|(pid, _)| *pid != first));
+    assert_eq!(namespace.ip("-o link show cm0").split(':').next(), link.split(':').next());
+    assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+    let words = running.stop();
+    assert!(words.contains("the node ended (signal 9); again in 1 s"), "{words}");
+}
+
+#[test]
+fn a_parent_that_is_killed_takes_everything_along() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("killed"));
+    let mut running = namespace.start(&config(dir.path(), &[]));
+    let parent = running.0.id();
+    until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t65534")));
+    let (node, _) = nodes(parent).remove(0);
+    // It says at its start whose end it follows.
+    std::thread::sleep(Duration::from_millis(500));
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    until("the node's end", || !Path::new(&format!("/proc/{node}")).exists());
+    until("the TUN's end", || !namespace.ip("link").contains("cm0"));
+    // What is left is a socket that nobody answers at: no obstacle.
+    let again = namespace.start(&config(dir.path(), &[]));
+    until("the next", || namespace.ip("link").contains("cm0"));
+    until("its node", || !nodes(again.0.id()).is_empty());
+    again.stop();
 }

@@ -53,6 +53,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")?;
     refuse_neighbours(config)?;
     let made = Made::make(config)?;
+    let serving = Serving::new(config, &made)?;
     say(format_args!(
         "{} is up, MTU {}, {} queues; UDP port {}; questions at {}",
         config.interface,
@@ -61,9 +62,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         config.port,
         config.status_socket.display()
     ));
-    let outcome = Serving::new(config, &made)?.serve(&signals);
-    drop(made);
-    outcome
+    serving.serve(&signals)
 }
 
 /// A line of the parent's own; the node's lines are its own.
