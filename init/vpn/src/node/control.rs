@@ -19,6 +19,7 @@ impl Node {
                 self.asked = true;
                 self.connected = true;
                 self.heard = Some(now);
+                self.server = Some(server);
                 debug!(%server, "the coordination server answers");
             }
             ControlEvent::Disconnected { reason } => {
@@ -54,8 +55,10 @@ impl Node {
                 if node != secret.public() {
                     return Err(NodeError::Ended("the session's idea of our key"));
                 }
-                if self.keeper.kept.server.is_none() {
+                if self.keeper.kept.server != self.server {
                     info!(%node, "admitted");
+                    self.keeper.kept.server = self.server;
+                    self.keeper.write(&self.parent)?;
                 }
                 if self.relays.key() != node {
                     self.plane.set_key(secret);
