@@ -51,7 +51,7 @@ impl Node {
                 drop(reply.send(node.secret));
             }
             ControlEvent::Admitted { node } => {
-                let secret = &self.keeper.kept.node.secret;
+                let secret = self.keeper.kept.node.secret.clone();
                 if node != secret.public() {
                     return Err(NodeError::Ended("the session's idea of our key"));
                 }
@@ -61,9 +61,9 @@ impl Node {
                     self.keeper.write(&self.parent)?;
                 }
                 if self.relays.key() != node {
-                    self.plane.set_key(secret);
+                    self.plane.set_key(&secret);
                     self.paths.set_own(node);
-                    self.relays.set_key(secret)?;
+                    self.relays.set_key(&secret)?;
                     self.pool = self.relays.pool();
                     if let Some(map) = &self.map {
                         self.pool.set_map(std::sync::Arc::clone(&map.derp));
