@@ -13,21 +13,31 @@ use crate::key::fill_random;
 
 /// Asks the resolvers one after the other; what the first to answer says, made the answer to our asker. `None`: nobody answered.
 pub(super) async fn forward(forward: &Forward, transport: Transport) -> Option<Vec<u8>> {
-    let attempts =
-        forward.upstreams.iter().cycle().take(forward.upstreams.len().clamp(MIN_ATTEMPTS, MAX_ATTEMPTS));
+    let reply = ask(&forward.upstreams, &forward.query, &forward.question, transport).await?;
+    Some(forward.finish(reply))
+}
+
+/// Asks the resolvers one after the other; what the first to answer says, as it says it.
+pub(super) async fn ask(
+    upstreams: &[SocketAddr],
+    query: &Message,
+    question: &Query,
+    transport: Transport,
+) -> Option<Vec<u8>> {
+    let attempts = upstreams.iter().cycle().take(upstreams.len().clamp(MIN_ATTEMPTS, MAX_ATTEMPTS));
     for upstream in attempts {
         let id = random_id()?;
-        let mut query = forward.query.clone();
+        let mut query = query.clone();
         query.metadata.id = id;
         let query = query.to_vec().ok()?;
         let attempt = async {
             match transport {
-                Transport::Udp => ask_udp(*upstream, &query, id, &forward.question).await,
-                Transport::Tcp => ask_tcp(*upstream, &query, id, &forward.question).await,
+                Transport::Udp => ask_udp(*upstream, &query, id, question).await,
+                Transport::Tcp => ask_tcp(*upstream, &query, id, question).await,
             }
         };
         if let Ok(Ok(reply)) = timeout(ATTEMPT, attempt).await {
-            return Some(forward.finish(reply));
+            return Some(reply);
         }
     }
     None

@@ -8,6 +8,7 @@
 
 mod answer;
 mod forward;
+mod lookup;
 mod serve;
 mod zone;
 
@@ -18,6 +19,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::answer::{Answer, Forward, Outcome, Transport, answer};
+pub use self::lookup::lookup;
 pub use self::serve::{Listeners, serve};
 pub use self::zone::{Ignored, Policy, Zone};
 

@@ -38,7 +38,7 @@ pub struct Zone {
     /// Resolvers that are peers, by suffix.
     routes: HashMap<String, Arc<[SocketAddr]>>,
     ignored: Ignored,
-    made_from: MadeFrom,
+    made_from: Option<MadeFrom>,
 }
 
 /// What of the coordinator's words was not believed.
@@ -81,9 +81,9 @@ pub(super) enum Found<'a> {
 }
 
 impl Zone {
-    /// Makes the zone of a map.
-    pub fn new(map: &Netmap, policy: &Arc<Policy>) -> Self {
-        let mut zone = Self {
+    /// The zone before there is a map: nothing is ours.
+    pub fn empty(policy: &Arc<Policy>) -> Self {
+        Self {
             policy: Arc::clone(policy),
             allowlist: policy.allowlist.iter().filter_map(|entry| allowlisted_name(entry)).collect(),
             base: None,
@@ -92,20 +92,26 @@ impl Zone {
             measured: policy.resolvers.iter().copied().filter(|resolver| !is_ourselves(resolver)).collect(),
             routes: HashMap::new(),
             ignored: Ignored::default(),
-            made_from: MadeFrom {
-                node: Arc::clone(&map.node),
-                peers: Arc::clone(&map.peers),
-                dns: Arc::clone(&map.dns),
-            },
-        };
+            made_from: None,
+        }
+    }
+
+    /// Makes the zone of a map.
+    pub fn new(map: &Netmap, policy: &Arc<Policy>) -> Self {
+        let mut zone = Self::empty(policy);
         if map.dns.magic {
-            zone.take_base();
-            zone.take_nodes();
-            zone.take_records();
+            zone.take_base(&map.dns);
+            zone.take_nodes(map);
+            zone.take_records(&map.dns);
         }
         if !policy.internal_only {
-            zone.take_routes();
+            zone.take_routes(map);
         }
+        zone.made_from = Some(MadeFrom {
+            node: Arc::clone(&map.node),
+            peers: Arc::clone(&map.peers),
+            dns: Arc::clone(&map.dns),
+        });
         zone
     }
 
@@ -114,7 +120,7 @@ impl Zone {
         let same = |a: &Arc<TailnetNode>, b: &Arc<TailnetNode>| {
             Arc::ptr_eq(a, b) || (a.name == b.name && a.addresses == b.addresses)
         };
-        let old = &self.made_from;
+        let Some(old) = &self.made_from else { return Some(Self::new(map, &self.policy)) };
         let unchanged = (Arc::ptr_eq(&old.dns, &map.dns) || old.dns == map.dns)
             && same(&old.node, &map.node)
             && (Arc::ptr_eq(&old.peers, &map.peers)
@@ -178,8 +184,7 @@ impl Zone {
         !self.allowlist.is_empty() && suffixes(name).any(|suffix| self.allowlist.contains(suffix))
     }
 
-    fn take_base(&mut self) {
-        let map = Arc::clone(&self.made_from.dns);
+    fn take_base(&mut self, map: &DnsConfig) {
         let Some(given) = map.domains.first() else { return };
         let fixed = self.policy.base_domain.as_deref().map(checked_name);
         let base = checked_name(given)
@@ -191,11 +196,10 @@ impl Zone {
         }
     }
 
-    fn take_nodes(&mut self) {
-        let (node, peers) = (Arc::clone(&self.made_from.node), Arc::clone(&self.made_from.peers));
-        self.names.reserve(peers.len());
-        self.reverse.reserve(peers.len() * 2);
-        for node in [&node].into_iter().chain(peers.values()) {
+    fn take_nodes(&mut self, map: &Netmap) {
+        self.names.reserve(map.peers.len());
+        self.reverse.reserve(map.peers.len() * 2);
+        for node in [&map.node].into_iter().chain(map.peers.values()) {
             let Some(text) = self.own_name(&node.name) else {
                 self.ignored.nodes += 1;
                 continue;
@@ -210,8 +214,7 @@ impl Zone {
         }
     }
 
-    fn take_records(&mut self) {
-        let map = Arc::clone(&self.made_from.dns);
+    fn take_records(&mut self, map: &DnsConfig) {
         self.ignored.records = map.extra_records.len().saturating_sub(MAX_RECORDS);
         for record in map.extra_records.iter().take(MAX_RECORDS) {
             let value = record.value.parse().ok().filter(|value| {
@@ -227,16 +230,15 @@ impl Zone {
         }
     }
 
-    fn take_routes(&mut self) {
-        let map = Arc::clone(&self.made_from.dns);
-        let peers = Arc::clone(&self.made_from.peers);
-        if map.routes.values().all(Vec::is_empty) {
+    fn take_routes(&mut self, map: &Netmap) {
+        let (dns, peers) = (&map.dns, &map.peers);
+        if dns.routes.values().all(Vec::is_empty) {
             return;
         }
         let peers: HashSet<IpAddr> =
             peers.values().flat_map(|peer| peer.addresses.iter().filter_map(host)).collect();
         for (suffix, resolvers) in
-            map.routes.iter().filter(|(_, resolvers)| !resolvers.is_empty()).take(MAX_RECORDS)
+            dns.routes.iter().filter(|(_, resolvers)| !resolvers.is_empty()).take(MAX_RECORDS)
         {
             let resolvers: Arc<[SocketAddr]> = resolvers
                 .iter()

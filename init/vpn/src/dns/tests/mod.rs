@@ -53,6 +53,7 @@ fn map(dns: DnsConfig, peers: &[Arc<TailnetNode>]) -> Netmap {
         derp: Arc::new(DerpMap::default()),
         dns: Arc::new(dns),
         filter: Arc::new(Filter::deny_all()),
+        filters: Arc::default(),
     }
 }
 
