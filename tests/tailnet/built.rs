@@ -115,8 +115,14 @@ fn filled(beside: &Path, name: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf
     let lock = File::create(beside.join(".lock")).unwrap();
     lock.lock().unwrap();
     if !place.exists() {
+        // Whoever had the lock before and was killed left its own.
+        for left in fs::read_dir(beside).unwrap().flatten() {
+            if left.file_name().to_string_lossy().starts_with(".fresh.") {
+                fs::remove_dir_all(left.path()).unwrap();
+            }
+        }
         let begin = Instant::now();
-        let fresh = tempfile::tempdir_in(beside).unwrap();
+        let fresh = tempfile::Builder::new().prefix(".fresh.").tempdir_in(beside).unwrap();
         let into = fresh.path().join("built");
         fs::create_dir(&into).unwrap();
         fill(fresh.path(), &into);

@@ -184,8 +184,8 @@ impl Headscale {
                 let region = json!({
                     "regionid": PINNED_REGION, "regioncode": "pinned", "regionname": "pinned", "nodes": [node],
                 });
-                let map = json!({ "regions": { PINNED_REGION.to_string(): region } });
-                fs::write(path("derp.yaml"), map.to_string()).unwrap();
+                // Its keys are numbers, which JSON has not.
+                fs::write(path("derp.yaml"), format!("regions:\n  {PINNED_REGION}: {region}\n")).unwrap();
                 config["derp"]["server"]["automatically_add_embedded_derp_region"] = json!(false);
                 config["derp"]["paths"] = json!([path("derp.yaml")]);
             }

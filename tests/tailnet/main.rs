@@ -22,3 +22,4 @@ mod wait;
 
 mod joins;
 mod nats;
+mod relays;

@@ -149,6 +149,11 @@ impl Ours {
         [of(true), of(false)]
     }
 
+    /// The region of its relay.
+    pub(crate) fn home(&self) -> Option<u16> {
+        self.status()?["derp"]["home"].as_u64()?.try_into().ok()
+    }
+
     /// How it sends to whoever has this address, if it does.
     pub(crate) fn path_to(&self, address: &str) -> Option<Path> {
         let status = self.status()?;

@@ -73,6 +73,14 @@ impl Peer {
         }
     }
 
+    /// The region of its relay.
+    pub(crate) fn home(&self) -> Option<u16> {
+        match self {
+            Self::Go(node) => node.home(),
+            Self::Ours(node) => node.home(),
+        }
+    }
+
     pub(crate) fn path_to(&self, address: &str) -> Option<Path> {
         match self {
             Self::Go(node) => node.path_to(address),

@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::built;
-use crate::headscale::{Headscale, Relay};
+use crate::headscale::{Headscale, PINNED_REGION, REGION, Relay};
 use crate::net::{Host, Succeed as _};
 use crate::peer::Path;
 use crate::process::Process;
@@ -80,6 +80,15 @@ impl Tailscaled {
         let status = self.status();
         let address = |n: usize| status["Self"]["TailscaleIPs"][n].as_str().unwrap().to_owned();
         [address(0), address(1)]
+    }
+
+    /// The region of its relay, by its code.
+    pub(crate) fn home(&self) -> Option<u16> {
+        match self.status()["Self"]["Relay"].as_str()? {
+            "own" => Some(REGION),
+            "pinned" => Some(PINNED_REGION),
+            _ => None,
+        }
     }
 
     /// How it sends to whoever has this address, if it does.
