@@ -66,7 +66,9 @@ pub(crate) fn casemate_init() -> PathBuf {
         .get_or_init(|| {
             let mut cargo = cargo();
             cargo.args(["build", "--locked", "-p", "casemate-init", "--bin", "casemate-init"]);
-            cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            cargo
+                .args(["--message-format", "json-render-diagnostics"])
+                .current_dir(env!("CARGO_MANIFEST_DIR"));
             let messages = said(&mut cargo);
             let program = messages.lines().find_map(|line| {
                 let message: Value = serde_json::from_str(line).ok()?;
@@ -78,10 +80,9 @@ pub(crate) fn casemate_init() -> PathBuf {
 }
 
 fn cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
-        PathBuf::from,
-    );
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
     base.join("casemate")
 }
 

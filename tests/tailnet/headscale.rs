@@ -1,7 +1,7 @@
 //! A real Headscale on a host of its own, with its DERP and STUN, as its operator handles it.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub(crate) enum Relay {
     Plain,
     /// By TLS, under a root.
     Rooted,
+    /// Another server's, without TLS: this one may be away.
+    Elsewhere(Ipv4Addr),
     /// By TLS, under no root: the certificate's digest is in a file of `derp.paths`, in a region of its own.
     Pinned,
 }
@@ -45,9 +47,10 @@ impl Default for Options {
 
 /// The domain under which nodes have their names.
 pub(crate) const DOMAIN: &str = "t.internal";
-/// The region of its own relay, and the one that a file describes.
+/// The region of its own relay, and the one that a file describes. Their codes are [`CODES`].
 pub(crate) const REGION: u16 = 999;
-pub(crate) const PINNED_REGION: u16 = 900;
+pub(crate) const FILE_REGION: u16 = 900;
+pub(crate) const CODES: [(&str, u16); 2] = [("own", REGION), ("file", FILE_REGION)];
 /// Where it listens.
 pub(crate) const PORT: u16 = 8080;
 
@@ -95,7 +98,7 @@ impl Headscale {
     /// Starts one with an empty database and one user.
     pub(crate) fn start(host: &Host, release: Release, options: Options) -> Self {
         let certificate = match options.relay {
-            Relay::Plain => None,
+            Relay::Plain | Relay::Elsewhere(_) => None,
             Relay::Rooted => Some(Certificate::issued(&host.folder, host.v4.into())),
             Relay::Pinned => Some(Certificate::self_signed(&host.folder, host.v4.into())),
         };
@@ -116,6 +119,11 @@ impl Headscale {
         self.url_at(PORT)
     }
 
+    /// Whether nodes must be told that this is a test, and talk to its relay without TLS.
+    pub(crate) const fn plain(&self) -> bool {
+        self.certificate.is_none()
+    }
+
     /// The same through another port of its host.
     pub(crate) fn url_at(&self, port: u16) -> String {
         let scheme = if self.certificate.is_some() { "https" } else { "http" };
@@ -123,7 +131,10 @@ impl Headscale {
     }
 
     pub(crate) fn region(&self) -> u16 {
-        if self.options.relay == Relay::Pinned { PINNED_REGION } else { REGION }
+        match self.options.relay {
+            Relay::Plain | Relay::Rooted => REGION,
+            Relay::Pinned | Relay::Elsewhere(_) => FILE_REGION,
+        }
     }
 
     /// JSON is YAML.
@@ -176,19 +187,24 @@ impl Headscale {
         if let Some(certificate) = &self.certificate {
             config["tls_cert_path"] = json!(certificate.chain);
             config["tls_key_path"] = json!(certificate.key);
-            if *relay == Relay::Pinned {
-                let node = json!({
-                    "name": "pinned", "regionid": PINNED_REGION, "hostname": v4, "ipv4": v4, "derpport": PORT,
-                    "stunport": 3478, "certname": certificate.pin,
-                });
-                let region = json!({
-                    "regionid": PINNED_REGION, "regioncode": "pinned", "regionname": "pinned", "nodes": [node],
-                });
-                // Its keys are numbers, which JSON has not.
-                fs::write(path("derp.yaml"), format!("regions:\n  {PINNED_REGION}: {region}\n")).unwrap();
-                config["derp"]["server"]["automatically_add_embedded_derp_region"] = json!(false);
-                config["derp"]["paths"] = json!([path("derp.yaml")]);
-            }
+        }
+        let described = match relay {
+            Relay::Plain | Relay::Rooted => None,
+            Relay::Pinned => Some((v4, self.certificate.as_ref().unwrap().pin.as_str())),
+            Relay::Elsewhere(address) => Some((*address, "")),
+        };
+        if let Some((address, pin)) = described {
+            let node = json!({
+                "name": "file", "regionid": FILE_REGION, "hostname": address, "ipv4": address, "derpport": PORT,
+                "stunport": 3478, "certname": pin,
+            });
+            let region = json!({
+                "regionid": FILE_REGION, "regioncode": "file", "regionname": "file", "nodes": [node],
+            });
+            // Its keys are numbers, which JSON has not.
+            fs::write(path("derp.yaml"), format!("regions:\n  {FILE_REGION}: {region}\n")).unwrap();
+            config["derp"]["server"]["automatically_add_embedded_derp_region"] = json!(false);
+            config["derp"]["paths"] = json!([path("derp.yaml")]);
         }
         config
     }

@@ -20,6 +20,11 @@ mod proxy;
 mod tailscaled;
 mod wait;
 
+mod attackers;
 mod joins;
 mod nats;
+mod outages;
+mod pairs;
+mod policy;
+mod refusals;
 mod relays;

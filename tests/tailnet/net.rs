@@ -191,8 +191,17 @@ impl Host {
         self.at_nat(s(10), "nft").arg(rules).succeed();
     }
 
-    /// Makes the NAT forget which outer port is whose: the next packet of each flow gets one anew.
+    /// The NAT gives other outer ports from now on, to flows that there are too: as one does that was restarted.
     pub(crate) fn move_mappings(&self) {
+        self.nat_rules(
+            r#"flush table ip nat
+            table ip nat {
+                chain out {
+                    oifname "eth0" meta l4proto udp masquerade to :20000-29999
+                    oifname "eth0" masquerade
+                }
+            }"#,
+        );
         self.at_nat(s(10), "conntrack").arg("--flush").succeed();
     }
 
@@ -202,8 +211,8 @@ impl Host {
     }
 
     /// `ip`, in this namespace.
-    pub(crate) fn ip(&self, arguments: &str) {
-        ip(&self.namespace, arguments);
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        ip(&self.namespace, arguments)
     }
 
     /// Starts a program in this namespace that goes on.
@@ -213,7 +222,11 @@ impl Host {
         // Both of them become the program that follows; it ends with the thread that started it.
         command.args(["setpriv", "--pdeathsig", "KILL"]).arg(program);
         change(&mut command);
-        Process::start(&format!("{name} of {}", self.name), &self.folder.join(format!("{name}.log")), &mut command)
+        Process::start(
+            &format!("{name} of {}", self.name),
+            &self.folder.join(format!("{name}.log")),
+            &mut command,
+        )
     }
 
     /// Does something in this namespace: whatever sockets it makes stay there.
@@ -295,9 +308,9 @@ fn limited(namespace: &str, limit: Duration, program: impl AsRef<OsStr>) -> Comm
     command
 }
 
-fn ip(namespace: &str, arguments: &str) {
+fn ip(namespace: &str, arguments: &str) -> String {
     let words: Vec<_> = ["-n", namespace].into_iter().chain(arguments.split_whitespace()).collect();
-    done("ip", &words);
+    done("ip", &words)
 }
 
 fn done(program: &str, arguments: &[&str]) -> String {

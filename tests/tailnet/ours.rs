@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::built;
-use crate::headscale::{Headscale, Relay};
+use crate::headscale::Headscale;
 use crate::net::Host;
 use crate::peer::Path;
 use crate::process::Process;
@@ -37,7 +37,7 @@ pub(crate) fn config(host: &Host, server: &Headscale, key: &str) -> Value {
             "url": server.url(),
             "noise_key": null,
             "authkey": { "file": file },
-            "plain_http": server.options.relay == Relay::Plain,
+            "plain_http": server.plain(),
         },
         "hostname": host.name,
         "prefixes": ["100.64.0.0/10", "fd7a:115c:a1e0::/48"],
@@ -53,7 +53,7 @@ pub(crate) fn config(host: &Host, server: &Headscale, key: &str) -> Value {
         "status_socket": host.folder.join("vpn.sock"),
         "dns": { "listen": true, "resolvers": [], "internal_only": false, "allowlist": [] },
         "roots": roots,
-        "debug_use_derp_http": server.options.relay == Relay::Plain,
+        "debug_use_derp_http": server.plain(),
     })
 }
 

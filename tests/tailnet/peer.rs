@@ -107,7 +107,8 @@ pub(crate) fn stay_relayed(a: &Peer, b: &Peer, time: Duration) {
     assert!(a.host().pings(&to_b) && b.host().pings(&to_a), "the relay does not relay");
 }
 
-fn direct(from: &Peer, address: &str) -> Option<SocketAddr> {
+/// Where it sends to directly.
+pub(crate) fn direct(from: &Peer, address: &str) -> Option<SocketAddr> {
     match from.path_to(address)? {
         Path::Direct(direct) => Some(direct),
         Path::Relayed => None,

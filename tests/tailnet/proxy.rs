@@ -124,7 +124,8 @@ impl Reader {
 
 #[test]
 fn requests_and_records_are_counted_however_they_come() {
-    let mut bytes = b"GET /key?v=130 HTTP/1.1\r\nHost: x\r\n\r\nPOST /ts2021 HTTP/1.1\r\nUpgrade: y\r\n\r\n".to_vec();
+    let mut bytes =
+        b"GET /key?v=130 HTTP/1.1\r\nHost: x\r\n\r\nPOST /ts2021 HTTP/1.1\r\nUpgrade: y\r\n\r\n".to_vec();
     bytes.extend([4, 0, 2, 9, 9, 4, 0, 0, 4, 0, 1, 13]);
     for piece in 1..=bytes.len() {
         let (mut reader, mut counts) = (Reader::default(), Counts::default());

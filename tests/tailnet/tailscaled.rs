@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::built;
-use crate::headscale::{Headscale, PINNED_REGION, REGION, Relay};
+use crate::headscale::{CODES, Headscale};
 use crate::net::{Host, Succeed as _};
 use crate::peer::Path;
 use crate::process::Process;
@@ -32,7 +32,7 @@ impl Tailscaled {
         let process = host.start("tailscaled", &built::tailscale().join("tailscaled"), |command| {
             command.arg("--statedir").arg(&host.folder).arg("--socket").arg(&socket);
             command.args(["--tun", INTERFACE, "--port", "41641", "--no-logs-no-support"]);
-            if server.options.relay == Relay::Plain {
+            if server.plain() {
                 command.env("TS_DEBUG_USE_DERP_HTTP", "1");
             }
             if let Some(certificate) = &server.certificate {
@@ -45,19 +45,26 @@ impl Tailscaled {
 
     /// Joins; or what it says why not.
     pub(crate) fn up(&self, server: &Headscale, key: &str) -> Result<(), String> {
-        let output = self.cli(60, &[
-            "up",
-            "--login-server",
-            &server.url(),
-            "--auth-key",
-            key,
-            "--hostname",
-            &self.host.name,
-            "--accept-dns=false",
-            "--timeout",
-            "50s",
-        ]);
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        let output = self.cli(
+            60,
+            &[
+                "up",
+                "--login-server",
+                &server.url(),
+                "--auth-key",
+                key,
+                "--hostname",
+                &self.host.name,
+                "--accept-dns=false",
+                "--timeout",
+                "50s",
+            ],
+        );
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 
     fn cli(&self, seconds: u64, arguments: &[&str]) -> Output {
@@ -84,11 +91,9 @@ impl Tailscaled {
 
     /// The region of its relay, by its code.
     pub(crate) fn home(&self) -> Option<u16> {
-        match self.status()["Self"]["Relay"].as_str()? {
-            "own" => Some(REGION),
-            "pinned" => Some(PINNED_REGION),
-            _ => None,
-        }
+        let status = self.status();
+        let code = status["Self"]["Relay"].as_str()?;
+        CODES.iter().find(|(known, _)| *known == code).map(|(_, region)| *region)
     }
 
     /// How it sends to whoever has this address, if it does.
