@@ -57,7 +57,6 @@ pub(crate) const PORT: u16 = 8080;
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Headscale {
-    pub(crate) release: Release,
     pub(crate) options: Options,
     pub(crate) host: Host,
     pub(crate) certificate: Option<Certificate>,
@@ -103,7 +102,7 @@ impl Headscale {
             Relay::Pinned => Some(Certificate::self_signed(&host.folder, host.v4.into())),
         };
         let program = built::headscale(release);
-        let mut server = Self { release, options, host: host.clone(), certificate, program, process: None };
+        let mut server = Self { options, host: host.clone(), certificate, program, process: None };
         fs::write(server.path("config.yaml"), server.config().to_string()).unwrap();
         server.resume();
         server.cli(&["users", "create", "alice"]);
@@ -236,11 +235,6 @@ impl Headscale {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.as_ref().unwrap().signal(signal);
-    }
-
-    /// Everything that it said.
-    pub(crate) fn said(&self) -> String {
-        fs::read_to_string(self.path("headscale.log")).unwrap()
     }
 
     /// A copy of its database as it is now.

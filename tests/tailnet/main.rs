@@ -19,6 +19,7 @@ mod process;
 mod proxy;
 mod tailscaled;
 mod wait;
+mod wire;
 
 mod attackers;
 mod joins;
@@ -28,3 +29,4 @@ mod pairs;
 mod policy;
 mod refusals;
 mod relays;
+mod wires;

@@ -32,6 +32,10 @@ pub(crate) struct Net {
     hosts: u8,
     lans: u8,
     namespaces: Vec<String>,
+    /// Of the namespaces, those with a port of the switch.
+    on_switch: Vec<String>,
+    /// Hosts behind routers, and the routers' addresses.
+    routed: Vec<(Ipv4Addr, Ipv4Addr)>,
     folder: TempDir,
 }
 
@@ -60,11 +64,10 @@ pub(crate) struct Host {
     pub(crate) name: String,
     namespace: String,
     pub(crate) v4: Ipv4Addr,
-    pub(crate) v6: Option<Ipv6Addr>,
     /// For its files and logs.
     pub(crate) folder: PathBuf,
-    /// The namespace of the NAT that it is behind.
-    nat: Option<String>,
+    /// The namespace of the router or NAT that it is behind.
+    router: Option<String>,
 }
 
 impl Net {
@@ -87,6 +90,8 @@ impl Net {
             hosts: 0,
             lans: 0,
             namespaces: Vec::new(),
+            on_switch: Vec::new(),
+            routed: Vec::new(),
             folder: tempfile::Builder::new().prefix("casemate-tailnet.").tempdir().unwrap(),
         };
         let switch = net.namespace("switch");
@@ -104,7 +109,7 @@ impl Net {
     }
 
     /// A namespace with `eth0` on the switch.
-    fn plugged(&mut self, name: &str) -> (String, Ipv4Addr, Ipv6Addr) {
+    fn plugged(&mut self, name: &str) -> (String, Ipv4Addr) {
         self.hosts += 1;
         let (namespace, switch) = (self.namespace(name), format!("{}switch", self.prefix));
         let port = format!("port{}", self.hosts);
@@ -119,39 +124,28 @@ impl Net {
         ip(&namespace, &format!("address add {v4}/24 dev eth0"));
         ip(&namespace, &format!("address add {v6}/64 dev eth0 nodad"));
         ip(&namespace, "link set eth0 up");
-        (namespace, v4, v6)
+        self.on_switch.push(namespace.clone());
+        (namespace, v4)
     }
 
     /// A host on the switch.
     pub(crate) fn host(&mut self, name: &str) -> Host {
-        let (namespace, v4, v6) = self.plugged(name);
+        let (namespace, v4) = self.plugged(name);
         let folder = self.folder.path().join(name);
         fs::create_dir(&folder).unwrap();
-        Host { name: name.to_owned(), namespace, v4, v6: Some(v6), folder, nat: None }
+        Host { name: name.to_owned(), namespace, v4, folder, router: None }
     }
 
     /// A host behind a NAT of its own, with IPv4 only.
     pub(crate) fn host_behind(&mut self, nat: Nat, name: &str) -> Host {
-        self.lans += 1;
-        let (gateway, ..) = self.plugged(&format!("nat-{name}"));
-        let namespace = self.namespace(name);
-        let (inner, v4) = (Ipv4Addr::new(10, 0, self.lans, 1), Ipv4Addr::new(10, 0, self.lans, 2));
-        ip(&gateway, &format!("link add lan type veth peer name eth0 netns {namespace}"));
-        ip(&gateway, &format!("address add {inner}/24 dev lan"));
-        ip(&gateway, "link set lan up");
-        ip(&namespace, &format!("address add {v4}/24 dev eth0"));
-        ip(&namespace, "link set eth0 up");
-        ip(&namespace, &format!("route add default via {inner}"));
-        let folder = self.folder.path().join(name);
-        fs::create_dir(&folder).unwrap();
-        let host = Host { name: name.to_owned(), namespace, v4, v6: None, folder, nat: Some(gateway) };
+        let (host, _) = self.host_at_router(name);
         let ports = if nat.random { "fully-random" } else { "" };
         let unasked = if nat.drops_unasked {
             r#"chain input { type filter hook input priority 0; iifname "eth0" ct state new drop; }"#
         } else {
             ""
         };
-        host.nat_rules(&format!(
+        host.router_rules(&format!(
             r#"table ip nat {{
                 chain out {{ type nat hook postrouting priority 100; oifname "eth0" masquerade {ports}; }}
             }}
@@ -163,8 +157,40 @@ impl Net {
                 {unasked}
             }}"#
         ));
-        host.at_nat(s(10), "sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).succeed();
         host
+    }
+
+    /// A host behind a router of its own that everybody knows the way to, with IPv4 only. Who was there before does not.
+    pub(crate) fn host_routed(&mut self, name: &str) -> Host {
+        let (host, router) = self.host_at_router(name);
+        let own = host.router.clone().unwrap();
+        for namespace in self.namespaces.iter().filter(|one| **one != own && self.on_switch.contains(one)) {
+            ip(namespace, &format!("route add {}/32 via {router}", host.v4));
+        }
+        for (other, via) in &self.routed {
+            ip(&own, &format!("route add {other}/32 via {via}"));
+        }
+        self.routed.push((host.v4, router));
+        host
+    }
+
+    /// A host with a router of its own to the switch, and the router's address there.
+    fn host_at_router(&mut self, name: &str) -> (Host, Ipv4Addr) {
+        self.lans += 1;
+        let (router, outer) = self.plugged(&format!("router-{name}"));
+        let namespace = self.namespace(name);
+        let (inner, v4) = (Ipv4Addr::new(10, 0, self.lans, 1), Ipv4Addr::new(10, 0, self.lans, 2));
+        ip(&router, &format!("link add lan type veth peer name eth0 netns {namespace}"));
+        ip(&router, &format!("address add {inner}/24 dev lan"));
+        ip(&router, "link set lan up");
+        ip(&namespace, &format!("address add {v4}/24 dev eth0"));
+        ip(&namespace, "link set eth0 up");
+        ip(&namespace, &format!("route add default via {inner}"));
+        let folder = self.folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let host = Host { name: name.to_owned(), namespace, v4, folder, router: Some(router) };
+        host.at_router("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).succeed();
+        (host, outer)
     }
 }
 
@@ -182,18 +208,19 @@ impl Host {
         limited(&self.namespace, limit, program)
     }
 
-    /// A program of the network between this host and the others.
-    pub(crate) fn at_nat(&self, limit: Duration, program: &str) -> Command {
-        limited(self.nat.as_deref().unwrap(), limit, program)
+    /// A program on this host's router.
+    fn at_router(&self, program: &str) -> Command {
+        limited(self.router.as_deref().unwrap(), s(10), program)
     }
 
-    fn nat_rules(&self, rules: &str) {
-        self.at_nat(s(10), "nft").arg(rules).succeed();
+    /// nftables' rules of this host's router.
+    pub(crate) fn router_rules(&self, rules: &str) {
+        self.at_router("nft").arg(rules).succeed();
     }
 
     /// The NAT gives other outer ports from now on, to flows that there are too: as one does that was restarted.
     pub(crate) fn move_mappings(&self) {
-        self.nat_rules(
+        self.router_rules(
             r#"flush table ip nat
             table ip nat {
                 chain out {
@@ -202,7 +229,7 @@ impl Host {
                 }
             }"#,
         );
-        self.at_nat(s(10), "conntrack").arg("--flush").succeed();
+        self.at_router("conntrack").arg("--flush").succeed();
     }
 
     /// nftables' rules of this host.
@@ -231,14 +258,11 @@ impl Host {
 
     /// Does something in this namespace: whatever sockets it makes stay there.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = Path::new("/run/netns").join(&self.namespace);
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(fs::File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        inside(&self.namespace, work)
+    }
+
+    pub(crate) fn inside_router<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(self.router.as_deref().unwrap(), work)
     }
 
     /// Programs that are started from now on ask these for names.
@@ -306,6 +330,17 @@ fn limited(namespace: &str, limit: Duration, program: impl AsRef<OsStr>) -> Comm
     command.args(["netns", "exec", namespace, "timeout", "--foreground", "--kill-after=5"]);
     command.arg(limit.as_secs_f32().to_string()).arg(program).stdin(Stdio::null());
     command
+}
+
+fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let path = Path::new("/run/netns").join(namespace);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(fs::File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn ip(namespace: &str, arguments: &str) -> String {

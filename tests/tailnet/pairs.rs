@@ -32,7 +32,9 @@ fn reach_each_other(kinds: [Kind; 2]) {
         assert!(resolved(from, &name, "ahostsv4").contains(&v4), "{name}");
         assert!(resolved(from, &format!("extra.{DOMAIN}"), "ahostsv4").contains(&record.to_string()));
         assert!(from.host().pings(&name), "{} by name", to.name());
-        if matches!(from, Peer::Ours(_)) {
+        if let Peer::Ours(node) = from {
+            let pinged = node.ping(to.name(), true);
+            assert!(pinged.status.success(), "{pinged:?}");
             // Go has these only for who has a node attribute.
             assert!(resolved(from, &name, "ahostsv6").contains(&v6), "{name}");
         }

@@ -58,13 +58,6 @@ impl Peer {
         &self.host().name
     }
 
-    pub(crate) const fn process(&mut self) -> &mut Process {
-        match self {
-            Self::Go(node) => node.process(),
-            Self::Ours(node) => node.process(),
-        }
-    }
-
     /// IPv4 and IPv6, in this order.
     pub(crate) fn addresses(&self) -> [String; 2] {
         match self {

@@ -17,13 +17,17 @@ const TAG_B: &str = "tag:node-b";
 const SOON: Duration = s(5);
 
 /// Rules from A to B: protocol, and the ports of B.
+///
+/// And one for somebody else: to nodes that connect under a policy without any rule, Headscale 0.29.2 names all others, with
+/// a filter that lets nothing new through; then what there was goes on with Go.
 fn policy(rules: &[(&str, &str)]) -> Value {
-    let rules: Vec<_> = rules
+    let mut rules: Vec<_> = rules
         .iter()
         .map(|(protocol, ports)| {
             json!({ "action": "accept", "proto": protocol, "src": [TAG_A], "dst": [format!("{TAG_B}:{ports}")] })
         })
         .collect();
+    rules.push(json!({ "action": "accept", "proto": "tcp", "src": ["100.64.50.1/32"], "dst": ["100.64.50.2/32:22"] }));
     json!({ "tagOwners": { TAG_A: ["alice@"], TAG_B: ["alice@"] }, "acls": rules })
 }
 

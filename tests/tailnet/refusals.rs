@@ -10,6 +10,7 @@ use crate::net::{Net, Segment};
 use crate::ours::{self, Ours};
 use crate::peer::{Kind, Peer};
 use crate::proxy::{Counter, Counts};
+use crate::tailscaled::Tailscaled;
 use crate::wait::s;
 
 /// How long whoever is refused is looked at.
@@ -77,6 +78,25 @@ fn the_refused_wait(release: Release) {
             "{what}: {said}"
         );
     }
+}
+
+/// The counter counts what real clients send.
+#[test]
+fn a_go_node_is_refused_and_counted() {
+    let mut net = Net::new(Segment::Private);
+    let server = Headscale::start(&net.host("headscale"), Release::V0_29, Options::default());
+    let counter = Counter::open(&server);
+    let node = Tailscaled::start(&net.host("node-a"), &server);
+    let expired = server.key(KeyFor { expires: "1s", ..KeyFor::default() });
+    std::thread::sleep(s(2));
+    node.up_at(&counter.url(&server), &expired).unwrap_err();
+    let refused = counter.counts();
+    assert!(
+        refused.connections >= 2 && refused.keys >= 1 && refused.upgrades >= 1 && refused.records >= 3,
+        "{refused:?}"
+    );
+    node.up_at(&counter.url(&server), &server.key(KeyFor::default())).unwrap();
+    assert!(counter.counts().records > refused.records);
 }
 
 #[test]

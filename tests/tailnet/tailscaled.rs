@@ -17,7 +17,7 @@ use crate::wait::{s, until};
 #[derive(Debug)]
 pub(crate) struct Tailscaled {
     pub(crate) host: Host,
-    process: Process,
+    _process: Process,
     socket: PathBuf,
 }
 
@@ -40,26 +40,20 @@ impl Tailscaled {
             }
         });
         until(s(20), "tailscaled's socket", || std::os::unix::net::UnixStream::connect(&socket).ok());
-        Self { host: host.clone(), process, socket }
+        Self { host: host.clone(), _process: process, socket }
     }
 
     /// Joins; or what it says why not.
     pub(crate) fn up(&self, server: &Headscale, key: &str) -> Result<(), String> {
-        let output = self.cli(
-            60,
-            &[
-                "up",
-                "--login-server",
-                &server.url(),
-                "--auth-key",
-                key,
-                "--hostname",
-                &self.host.name,
-                "--accept-dns=false",
-                "--timeout",
-                "50s",
-            ],
-        );
+        self.up_at(&server.url(), key)
+    }
+
+    /// The same at another address of the server's.
+    pub(crate) fn up_at(&self, url: &str, key: &str) -> Result<(), String> {
+        let host = &self.host.name;
+        let mut arguments = vec!["up", "--login-server", url, "--auth-key", key, "--hostname", host];
+        arguments.extend(["--accept-dns=false", "--timeout", "20s"]);
+        let output = self.cli(30, &arguments);
         if output.status.success() {
             Ok(())
         } else {
@@ -76,10 +70,6 @@ impl Tailscaled {
         let mut command = self.host.command(s(10), built::tailscale().join("tailscale"));
         let said = command.arg("--socket").arg(&self.socket).args(["status", "--json"]).succeed();
         serde_json::from_str(&said).unwrap()
-    }
-
-    pub(crate) const fn process(&mut self) -> &mut Process {
-        &mut self.process
     }
 
     /// IPv4 and IPv6, in this order.
