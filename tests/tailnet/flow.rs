@@ -44,7 +44,7 @@ struct Seen {
 }
 
 impl Flow {
-    /// Begins one: there must be a way.
+    /// Begins one: there must be a way. Port 0 is any.
     pub(crate) fn begin(protocol: Protocol, from: &Host, to: &Host, address: &str, port: u16) -> Self {
         let address = SocketAddr::new(address.parse::<IpAddr>().unwrap(), port);
         let seen = Seen { last: Instant::now(), longest: Duration::ZERO, count: 0, broken: None };
@@ -61,6 +61,7 @@ impl Flow {
 
     fn tcp(&mut self, from: &Host, to: &Host, address: SocketAddr) {
         let listener = to.inside(|| TcpListener::bind(address).unwrap());
+        let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let near = from.inside(|| connected(address, s(10))).unwrap();
         let accepted = crate::wait::until(s(10), "a connection", || listener.accept().ok());
@@ -111,6 +112,7 @@ impl Flow {
 
     fn udp(&mut self, from: &Host, to: &Host, address: SocketAddr) {
         let far = to.inside(|| UdpSocket::bind(address).unwrap());
+        let address = far.local_addr().unwrap();
         let near = from.inside(|| {
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             UdpSocket::bind(any).unwrap()

@@ -118,15 +118,20 @@ impl Ours {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
-    /// Waits until it is in a state, and gives its status then.
-    pub(crate) fn becomes(&self, state: &str, limit: Duration) -> Value {
-        until(limit, &format!("{} is {state}", self.host.name), || {
-            self.status().filter(|status| status["state"] == state)
+    /// Waits until it is in one of these states, and gives its status then.
+    fn becomes(&self, states: &[&str], limit: Duration) -> Value {
+        until(limit, &format!("{} is {states:?}", self.host.name), || {
+            self.status().filter(|status| states.iter().any(|state| status["state"] == *state))
         })
     }
 
     pub(crate) fn running(&self, limit: Duration) -> Value {
-        self.becomes("running", limit)
+        self.becomes(&["running"], limit)
+    }
+
+    /// Its key was refused, or it has none and was told that it needs one.
+    pub(crate) fn waits_for_a_key(&self, limit: Duration) -> Value {
+        self.becomes(&["refused", "key-needed"], limit)
     }
 
     /// Its own ping, which says how it got there.

@@ -9,7 +9,7 @@ use crate::peer::{Kind, Peer, become_direct, direct};
 use crate::wait::s;
 
 /// Where both kinds answer for the names of the tailnet.
-const MAGIC: &str = "100.100.100.100";
+pub(crate) const MAGIC: &str = "100.100.100.100";
 
 /// What a host's C library finds, one address a line.
 fn resolved(from: &Peer, name: &str, family: &str) -> String {

@@ -71,8 +71,11 @@ fn a_policy_changes(release: Release, kinds: [Kind; 2]) {
 
     // The last rule between the two is revoked: they are strangers.
     server.policy(&policy(&[]));
-    for flow in [&tcp, &udp] {
-        flow.stops(SOON);
+    // To 0.26.1 they are not: both stay in each other's maps, and a filter without rules lets go on what there is.
+    if release > Release::V0_26 {
+        for flow in [&tcp, &udp] {
+            flow.stops(SOON);
+        }
     }
     assert!(!connects(a, b, &to_b, 7001) && !a.pings(&to_b) && !b.pings(&to_a));
 

@@ -48,14 +48,14 @@ fn the_refused_wait(release: Release) {
     let refused = [("used", &used), ("expired", &expired), ("unknown", &unknown)]
         .map(|(what, key)| Refused::joins(&mut net, &server, what, key));
     for Refused { node, what, .. } in &refused {
-        let status = node.becomes("refused", s(30));
+        let status = node.waits_for_a_key(s(30));
         assert!(status["refusal"]["text"].as_str().is_some_and(|text| !text.is_empty()), "{what}: {status}");
         assert!(!status.to_string().contains("hskey-"), "{what}: {status}");
     }
     server.delete(&server.node("node-deleted").unwrap());
     std::thread::sleep(LOOK);
     // It was told nothing; by now it has found out.
-    revoked.node.becomes("key-needed", s(60));
+    revoked.node.waits_for_a_key(s(60));
     for Refused { node, counter, what } in refused.iter().chain([&revoked]) {
         let counts = counter.counts();
         eprintln!("{release:?} {what}: {counts:?}");
