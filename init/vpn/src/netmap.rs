@@ -8,17 +8,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::filter::Filter;
 use crate::key::{Disco, Node, Public};
 
 /// A node's number. The coordinator may give it to another node later: peers are known by their key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 /// A DERP region's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RegionId(pub u32);
 
 /// The whole map.
@@ -34,10 +36,15 @@ pub struct Netmap {
     pub dns: Arc<DnsConfig>,
     /// What peers may send us.
     pub filter: Arc<Filter>,
+    /// The texts that the filter was compiled from, by name: what a restart compiles it from again.
+    pub filters: Arc<NamedFilters>,
 }
 
+/// Packet filters as the coordinator sent them, by name; they hold together, in the order of their names.
+pub type NamedFilters = BTreeMap<String, Box<RawValue>>;
+
 /// One node: ourselves or a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TailnetNode {
     /// Its number.
     pub id: NodeId,
@@ -60,20 +67,21 @@ pub struct TailnetNode {
     /// Its tags.
     pub tags: Vec<String>,
     /// When its key ends; `None`: never.
+    #[serde(with = "time::serde::timestamp::option")]
     pub key_expiry: Option<OffsetDateTime>,
     /// Whether the coordinator says that its key has ended.
     pub expired: bool,
 }
 
 /// The relays, by region.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DerpMap {
     /// The regions.
     pub regions: BTreeMap<RegionId, DerpRegion>,
 }
 
 /// One region: its servers are meshed, any of them will do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DerpRegion {
     /// Its number.
     pub id: RegionId,
@@ -88,7 +96,7 @@ pub struct DerpRegion {
 }
 
 /// One relay server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DerpNode {
     /// Its name in the map.
     pub name: String,
@@ -113,7 +121,7 @@ pub struct DerpNode {
 }
 
 /// What the coordinator says about names. Hostile input: [`crate::dns`] decides what of it is believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsConfig {
     /// Whether the node answers names itself (`Proxied`).
     pub magic: bool,
@@ -128,7 +136,7 @@ pub struct DnsConfig {
 }
 
 /// One further record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtraRecord {
     /// The name, without the last dot.
     pub name: String,

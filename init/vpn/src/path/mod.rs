@@ -77,6 +77,8 @@ pub struct PathStatus {
     pub relay_latency: Option<Duration>,
     /// Addresses that it may have.
     pub candidates: usize,
+    /// Pings of ours that it answered.
+    pub pongs: u64,
 }
 
 /// For how long a pong is believed (`trustUDPAddrDuration`).

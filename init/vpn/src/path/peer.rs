@@ -55,6 +55,8 @@ pub struct PeerPath {
     /// The region that it last used to reach us: there we have a connection, and so has it.
     reply: Option<RegionId>,
     relay_latency: Option<Duration>,
+    /// Pongs that were taken, by any way.
+    pongs: u64,
     candidates: Candidates,
     best: Option<(SocketAddr, Duration)>,
     trust_until: Option<Instant>,
@@ -103,6 +105,7 @@ impl PeerPath {
             home: None,
             reply: None,
             relay_latency: None,
+            pongs: 0,
             candidates: Candidates::default(),
             best: None,
             trust_until: None,
@@ -347,6 +350,7 @@ impl PeerPath {
             relay: self.relay(),
             relay_latency: self.relay_latency,
             candidates: self.candidates.len(),
+            pongs: self.pongs,
         }
     }
 
@@ -447,6 +451,7 @@ impl PeerPath {
             return Pong::Unknown;
         }
         self.pings.remove(at);
+        self.pongs += 1;
         let latency = now.duration_since(sent.at);
         match sent.to {
             Via::Relay(_) => self.relay_latency = Some(latency),

@@ -1,0 +1,127 @@
+//! What must survive a restart of the process: who we are, and the last map, so that tunnels stand while the coordination server
+//! is away (design section 7).
+//!
+//! PID 1 keeps the bytes, in memory only; what it gives back is read as hostile input. A record that does not read, or that names
+//! addresses outside the tailnet's prefixes, counts as none: then the node joins anew.
+
+mod record;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::filter::Filter;
+use crate::key::{Disco, Machine, Node, Public, Secret};
+use crate::netmap::{Netmap, RegionId};
+
+/// The node key, and the how-manieth it is: where keys are derived, the number decides the key.
+#[derive(Clone, Debug)]
+pub struct NodeKey {
+    /// 0 for the first.
+    pub generation: u32,
+    /// The key.
+    pub secret: Secret<Node>,
+}
+
+/// A pre-auth key that the server refused. Not the key: its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// What the server said.
+    pub text: String,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Who the machine is.
+    pub machine: Secret<Machine>,
+    /// Who the node is.
+    pub node: NodeKey,
+    /// What its paths are found by: peers would not know a new one while the server is away.
+    pub disco: Secret<Disco>,
+    /// The server's key, as it was when it admitted us.
+    pub server: Option<Public<Machine>>,
+    /// The keys that must not be sent again.
+    pub refused: Vec<Refused>,
+    /// The home relay.
+    pub home: Option<RegionId>,
+    /// Where each peer was last reached.
+    pub paths: BTreeMap<Public<Node>, SocketAddr>,
+    /// The last map.
+    pub map: Option<Netmap>,
+}
+
+impl Kept {
+    /// Its bytes. They hold private keys: they are wiped when dropped.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON; no value of these types cannot.
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        record::encode(self)
+    }
+
+    /// From bytes that somebody else kept.
+    ///
+    /// # Errors
+    /// If they are not a record, or name what no record of ours would.
+    pub fn decode(bytes: &[u8], prefixes: &[IpNet]) -> Result<Self, StateError> {
+        let kept = record::decode(bytes)?;
+        if let Some(map) = &kept.map {
+            inside(map, &kept.node.secret.public(), prefixes)?;
+        }
+        Ok(kept)
+    }
+}
+
+/// Whether a kept map is one that we would have accepted from the server.
+fn inside(map: &Netmap, own: &Public<Node>, prefixes: &[IpNet]) -> Result<(), StateError> {
+    if map.node.key != *own {
+        return Err(StateError::AnotherNode);
+    }
+    let all = std::iter::once(&map.node).chain(map.peers.values());
+    for net in all.flat_map(|node| node.addresses.iter().chain(&node.allowed)) {
+        if !prefixes.iter().any(|prefix| prefix.contains(net)) {
+            return Err(StateError::Outside(*net));
+        }
+    }
+    Ok(())
+}
+
+/// Why bytes are no kept state.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Not the JSON of a record.
+    #[error("the kept state does not read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A version of the record that this program does not know.
+    #[error("the kept state has version {found}, expected {expected}")]
+    Version {
+        /// What it has.
+        found: u32,
+        /// What we write.
+        expected: u32,
+    },
+    /// A key that is none.
+    #[error("the kept state's {0} is not a key")]
+    Key(&'static str),
+    /// A map of another node key.
+    #[error("the kept map is another node's")]
+    AnotherNode,
+    /// An address that no map of ours could have.
+    #[error("the kept map has {0}, which is outside the tailnet's prefixes")]
+    Outside(IpNet),
+}
+
+/// Compiles what was kept as text; what does not parse denies.
+fn compile(filters: &crate::netmap::NamedFilters) -> Arc<Filter> {
+    Arc::new(Filter::compile(filters.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter)
+}
+
+#[cfg(test)]
+mod tests;

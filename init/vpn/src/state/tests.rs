@@ -1,0 +1,106 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::netmap::{DerpMap, DnsConfig, NodeId, TailnetNode};
+
+fn prefixes() -> Vec<IpNet> {
+    vec!["100.64.0.0/10".parse().unwrap(), "fd7a:115c:a1e0::/48".parse().unwrap()]
+}
+
+fn node(id: u64, key: Public<Node>, address: &str) -> TailnetNode {
+    let addresses: Vec<IpNet> = vec![address.parse().unwrap()];
+    TailnetNode {
+        id: NodeId(id),
+        key,
+        disco: None,
+        name: format!("n{id}.t.internal"),
+        allowed: addresses.clone(),
+        addresses,
+        endpoints: vec!["192.0.2.1:41641".parse().unwrap()],
+        home: Some(RegionId(999)),
+        online: Some(true),
+        tags: vec!["tag:internal-only".to_owned()],
+        key_expiry: None,
+        expired: false,
+    }
+}
+
+fn kept() -> Kept {
+    let secret = Secret::<Node>::generate().unwrap();
+    let peer = Secret::<Node>::generate().unwrap().public();
+    let filters: crate::netmap::NamedFilters = [(
+        "base".to_owned(),
+        serde_json::from_str(
+            r#"[{"SrcIPs":["*"],"DstPorts":[{"IP":"*","Ports":{"First":0,"Last":65535}}]}]"#,
+        )
+        .unwrap(),
+    )]
+    .into();
+    Kept {
+        machine: Secret::generate().unwrap(),
+        disco: Secret::generate().unwrap(),
+        server: Some(Secret::generate().unwrap().public()),
+        refused: vec![Refused { digest: [3; 32], text: "authkey already used".to_owned() }],
+        home: Some(RegionId(999)),
+        paths: [(peer, "192.0.2.7:41641".parse().unwrap())].into(),
+        map: Some(Netmap {
+            node: Arc::new(node(1, secret.public(), "100.64.0.1/32")),
+            peers: Arc::new([(NodeId(2), Arc::new(node(2, peer, "100.64.0.2/32")))].into()),
+            derp: Arc::new(DerpMap::default()),
+            dns: Arc::new(DnsConfig::default()),
+            filter: compile(&filters),
+            filters: Arc::new(filters),
+        }),
+        node: NodeKey { generation: 4, secret },
+    }
+}
+
+#[test]
+fn what_is_kept_is_read_as_it_was() {
+    let kept = kept();
+    let bytes = kept.encode().unwrap();
+    let back = Kept::decode(&bytes, &prefixes()).unwrap();
+    assert_eq!(*back.encode().unwrap(), *bytes);
+    assert_eq!(back.node.generation, 4);
+    assert_eq!(back.node.secret.public(), kept.node.secret.public());
+    let (map, was) = (back.map.unwrap(), kept.map.unwrap());
+    assert_eq!((&map.node, &map.peers, &map.filter), (&was.node, &was.peers, &was.filter));
+    assert_ne!(*map.filter, Filter::default(), "an allowing filter came back as one");
+}
+
+#[test]
+fn what_no_record_of_ours_would_say_is_no_record() {
+    let good: Value = serde_json::from_slice(&kept().encode().unwrap()).unwrap();
+    let cases = [
+        ("/version", json!(2), "the kept state has version 2, expected 1"),
+        ("/node", json!("00"), "the kept state's node key is not a key"),
+        ("/machine", json!(format!("zz{}", "0".repeat(62))), "the kept state's machine key is not a key"),
+        (
+            "/map/node/key",
+            json!(Secret::<Node>::generate().unwrap().public()),
+            "the kept map is another node's",
+        ),
+        (
+            "/map/peers/0/allowed/0",
+            json!("0.0.0.0/0"),
+            "the kept map has 0.0.0.0/0, which is outside the tailnet's prefixes",
+        ),
+        (
+            "/map/node/addresses/0",
+            json!("192.0.2.1/32"),
+            "the kept map has 192.0.2.1/32, which is outside the tailnet's prefixes",
+        ),
+        ("/paths", json!([]), "the kept state does not read: "),
+    ];
+    for (at, value, expected) in cases {
+        let mut bad = good.clone();
+        *bad.pointer_mut(at).unwrap() = value;
+        let found = Kept::decode(bad.to_string().as_bytes(), &prefixes()).unwrap_err().to_string();
+        assert!(found.starts_with(expected), "{at}: {found}");
+    }
+    for bytes in [&b""[..], b"{}", &[0; 4096]] {
+        Kept::decode(bytes, &prefixes()).unwrap_err();
+    }
+}

@@ -1,0 +1,84 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::*;
+
+fn status() -> Status {
+    Status {
+        state: "running".to_owned(),
+        refusal: None,
+        node: None,
+        capability_version: 130,
+        control: ControlStatus { connected: true, server_key: None, last_map_seconds: Some(3) },
+        derp: DerpStatus::default(),
+        endpoints: vec![],
+        peers: vec![PeerStatus {
+            name: "b\"\n.t".to_owned(),
+            key: Public::new([2; 32]),
+            addresses: vec![],
+            path: PathStatus::Direct { address: "192.0.2.1:41641".parse().unwrap(), latency_us: Some(810) },
+            last_handshake_seconds: Some(1),
+            rx_bytes: 10,
+            tx_bytes: 20,
+            online: None,
+        }],
+        filter: FilterStatus { allow_all: false, rules: 1, dropped: [("no rule".to_owned(), 4)].into() },
+        drops: BTreeMap::new(),
+        dns: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn metrics_are_lines_whatever_a_peer_is_called() {
+    let text = metrics(&status());
+    assert!(text.contains("casemate_vpn_peer_received_bytes_total{peer=\"b\\\"\\n.t\"} 10\n"), "{text}");
+    assert!(text.contains("casemate_vpn_filter_dropped_packets_total{reason=\"no rule\"} 4\n"), "{text}");
+    assert!(text.contains("casemate_vpn_peers{path=\"direct\"} 1\n"), "{text}");
+    for line in text.lines() {
+        assert!(line.starts_with("# ") || line.starts_with("casemate_vpn_"), "{line}");
+    }
+}
+
+async fn exchange(asks: mpsc::Sender<Ask>, request: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let server = tokio::spawn(serve(UnixListener::bind(&path).unwrap(), asks));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    server.abort();
+    answer
+}
+
+#[tokio::test]
+async fn a_request_is_a_line_and_each_answer_is_one() {
+    let (asks, mut asked) = mpsc::channel::<Ask>(1);
+    tokio::spawn(async move {
+        let ask = asked.recv().await.unwrap();
+        assert_eq!(ask.request, Request::Ping { name: "b".to_owned(), count: 2, until_direct: false });
+        ask.answer.send("one".to_owned()).await.unwrap();
+        ask.answer.send("two".to_owned()).await.unwrap();
+    });
+    let answer = exchange(asks, "{\"command\":\"ping\",\"name\":\"b\",\"count\":2}\n").await;
+    assert_eq!(answer, "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_and_never_asked() {
+    for bad in [
+        "{}\n",
+        "\n",
+        "{\"command\":\"stop\"}\n",
+        "{\"command\":\"status\",\"x\":1}\n",
+        &format!("{}\n", "[".repeat(4000)),
+    ] {
+        let (asks, mut asked) = mpsc::channel::<Ask>(1);
+        let answer = exchange(asks, bad).await;
+        assert!(answer.starts_with("{\"error\":\"expected a request, found "), "{bad:?}: {answer}");
+        assert!(asked.recv().await.is_none());
+    }
+}
