@@ -180,6 +180,11 @@ fn replies_go_through_the_relay_that_was_used_last() {
     paths.received(now, &PEER, Via::Relay(other), &mut out);
     paths.region_lost(now, other, &mut out);
     assert_eq!(route(&paths).1, Some(HOME));
+    // The peer closes that connection when it does not use it.
+    paths.received(now, &PEER, Via::Relay(other), &mut out);
+    assert_eq!(paths.next_deadline(), Some(now + REPLY_ROUTE));
+    paths.tick(now + REPLY_ROUTE, &mut out);
+    assert_eq!((route(&paths).1, paths.next_deadline()), (Some(HOME), None));
 }
 
 #[test]
