@@ -117,7 +117,9 @@ impl Task {
                 Err(error) => {
                     let why = error.to_string();
                     debug!(region = self.region.0, why, "no relay");
-                    first = None;
+                    if let Some(batch) = first.take() {
+                        self.dropped(&batch);
+                    }
                     self.drop_queue();
                     self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                     failures = failures.saturating_add(1);
@@ -275,7 +277,9 @@ impl Task {
 
     fn dropped(&self, batch: &Outgoing) {
         self.shared.queued.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
-        self.shared.dropped_out.fetch_add(1, Ordering::Relaxed);
+        // A probe has nothing in it that could be lost.
+        let lost = u64::from(!batch.bytes.is_empty());
+        self.shared.dropped_out.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// An event that must not be lost; who takes them being gone, so are we soon.

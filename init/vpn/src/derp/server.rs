@@ -155,7 +155,8 @@ impl Server {
             if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at + 4;
             }
-            if buffer.len() > MAX_HEAD || stream.read_buf(buffer).await? == 0 {
+            let hopeless = buffer.len() >= METHOD.len() && !buffer.starts_with(METHOD);
+            if hopeless || buffer.len() > MAX_HEAD || stream.read_buf(buffer).await? == 0 {
                 return Err(ServeError::NotDerp);
             }
         };
@@ -180,4 +181,5 @@ impl Server {
 
 /// As a real relay's queue for one client.
 const QUEUE: usize = 32;
+const METHOD: &[u8] = b"GET ";
 const MAX_HEAD: usize = 16 << 10;

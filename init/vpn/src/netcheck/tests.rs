@@ -128,8 +128,12 @@ fn unanswered_servers_are_asked_three_times_and_no_longer_than_the_round() {
     check.set_map(now, three(), &mut Vec::new());
     let out = round(&mut check, &mut now, by_region([0, 20, 0]), seen);
     assert_eq!(sends(&out).len(), 2 + 4 * 3);
-    assert_eq!(now, start + PROBE_TIMEOUT);
+    assert_eq!(now, start + PATIENCE);
     assert_eq!(check.report().home, Some(RegionId(2)));
+    check.network_changed(now);
+    let start = now;
+    let out = round(&mut check, &mut now, |_| None, seen);
+    assert_eq!((sends(&out).len(), now), (6 * 3, start + PROBE_TIMEOUT));
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn a_home_without_stun_stays_while_its_relay_lives() {
         check.set_map(now, three(), &mut Vec::new());
         round(&mut check, &mut now, by_region([10, 50, 200]), seen);
         check.network_changed(now);
-        check.relay_alive(RegionId(1), now + PROBE_TIMEOUT - Duration::from_secs(age));
+        check.relay_alive(RegionId(1), now + PATIENCE - Duration::from_secs(age));
         round(&mut check, &mut now, by_region([0, 50, 200]), seen);
         assert_eq!(check.report().home == Some(RegionId(1)), stays, "{age}");
     }

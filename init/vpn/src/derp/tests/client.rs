@@ -408,3 +408,25 @@ async fn a_region_that_does_not_answer_costs_a_bounded_queue() {
     let big = Bytes::from(vec![0; 70_000]);
     assert_eq!(a.send(REGION, secret(2).public(), big, 0), SendOutcome::Dropped);
 }
+
+#[tokio::test]
+async fn what_was_dropped_while_a_relay_was_away_takes_no_room_when_it_is_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let other = Relay::start(None, None).await;
+    let node = DerpNode { derp_port: address.port(), ..other.node() };
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, node)]));
+    let batch = Bytes::from(vec![0; 60_000]);
+    for round in 0..12 {
+        assert_eq!(a.send(REGION, secret(2).public(), batch.clone(), 1280), SendOutcome::Queued, "{round}");
+        until("all of it is dropped", || a.status().dropped_out > round).await;
+    }
+    let relay = Relay::on(TcpListener::bind(address).await.unwrap(), None, None);
+    while relay.server.clients().is_empty() {
+        a.probe(REGION);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(connected(&mut events).await, REGION);
+}

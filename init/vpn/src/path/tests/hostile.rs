@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use super::super::*;
 use super::machine::{DISCO, HOME, PEER, address, calls, paths, pings, pong};
 use crate::disco::{MAX_ENDPOINTS, Message, TxId};
@@ -177,4 +179,114 @@ fn the_map_cannot_fill_more_than_its_share() {
     let source = Source::Udp(address("192.0.2.200:9"));
     let ping = Message::Ping { txid: [1; 12], node: None };
     assert_eq!(paths.on_disco(now, &DISCO, source, &ping, &mut out), Outcome::Taken);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Wanted,
+    Received(u8),
+    Ping(u8, u8),
+    Pong(u8, usize),
+    Call(u8, u8),
+    Map(Option<u8>, u8),
+    Endpoints,
+    Gone,
+    Network,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0_u64..20_000).prop_map(Step::Wait),
+        3 => Just(Step::Wanted),
+        2 => any::<u8>().prop_map(Step::Received),
+        2 => any::<(u8, u8)>().prop_map(|(from, txid)| Step::Ping(from, txid)),
+        3 => any::<(u8, usize)>().prop_map(|(from, which)| Step::Pong(from, which)),
+        2 => any::<(u8, u8)>().prop_map(|(first, count)| Step::Call(first, count)),
+        1 => any::<(Option<u8>, u8)>().prop_map(|(disco, count)| Step::Map(disco, count)),
+        1 => Just(Step::Endpoints),
+        1 => Just(Step::Gone),
+        1 => Just(Step::Network),
+    ]
+}
+
+/// An even number is an address, an odd one a relay.
+fn via(number: u8) -> Via {
+    if number.is_multiple_of(2) {
+        Via::Udp(SocketAddr::new([192, 0, 2, number].into(), 41641))
+    } else {
+        Via::Relay(RegionId(u32::from(number % 5)))
+    }
+}
+
+fn some(first: u8, count: u8) -> Vec<SocketAddr> {
+    (0..count).map(|port| SocketAddr::new([192, 0, 2, first].into(), u16::from(port))).collect()
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_machine_stays_bounded_and_goes_on(steps in proptest::collection::vec(steps(), 0..150)) {
+        let mut now = Instant::now();
+        let mut paths = with_other(now, &some(1, 3));
+        let mut disco = DISCO;
+        let mut sent = Vec::<(Via, TxId)>::new();
+        for step in steps {
+            let mut out = Vec::new();
+            let mut pongs = 0;
+            let source = |from| match via(from) {
+                Via::Udp(address) => Source::Udp(address),
+                Via::Relay(region) => Source::Relay { region, node: PEER },
+            };
+            match &step {
+                Step::Wait(millis) => {
+                    let end = now + Duration::from_millis(*millis);
+                    while let Some(at) = paths.next_deadline().filter(|at| *at <= end) {
+                        now = now.max(at);
+                        paths.tick(now, &mut out);
+                        prop_assert!(paths.next_deadline().is_none_or(|at| at > now), "it does not move");
+                    }
+                    now = end;
+                }
+                Step::Wanted => paths.wanted(now, &PEER, &mut out),
+                Step::Received(from) => paths.received(now, &PEER, via(*from), &mut out),
+                Step::Ping(from, txid) => {
+                    let ping = Message::Ping { txid: [*txid; 12], node: None };
+                    paths.on_disco(now, &disco, source(*from), &ping, &mut out);
+                    pongs = 1;
+                }
+                Step::Pong(from, which) => {
+                    if let Some((_, txid)) = which.checked_rem(sent.len()).and_then(|which| sent.get(which)) {
+                        paths.on_disco(now, &disco, source(*from), &pong(*txid), &mut out);
+                    }
+                }
+                Step::Call(first, count) => {
+                    let call = Message::CallMeMaybe { endpoints: some(*first, *count) };
+                    paths.on_disco(now, &disco, source(1), &call, &mut out);
+                }
+                Step::Map(key, count) => {
+                    let key = key.map(|key| Public::new([key.max(1); 32]));
+                    disco = key.unwrap_or(disco);
+                    let endpoints = some(2, *count);
+                    let config = PeerConfig { disco: key, home: Some(HOME), endpoints: &endpoints };
+                    paths.set_peer(now, PEER, config, &mut out);
+                }
+                Step::Endpoints => paths.set_endpoints(now, vec![address("198.51.100.9:1")], &mut out),
+                Step::Gone => paths.region_lost(now, RegionId(1), &mut out),
+                Step::Network => paths.network_changed(now, &mut out),
+            }
+            let answered = out.iter().filter(|action| matches!(action, Action::Disco { message: Message::Pong { .. }, .. })).count();
+            prop_assert!(answered <= pongs, "{answered} pongs for {step:?}");
+            prop_assert!(!matches!(step, Step::Ping(..)) || pings(&out).len() <= 1);
+            let status = paths.status(now, &PEER).unwrap();
+            prop_assert!(status.candidates <= MAX_ENDPOINTS);
+            let route = paths.route(&PEER).unwrap();
+            // Something is always tried, and the relay is left out only for a path that is believed or a tunnel that answers.
+            prop_assert!(route.direct.is_some() || route.relay.is_some());
+            for action in out {
+                if let Action::Disco { to, message: Message::Ping { txid, .. }, .. } = action {
+                    sent.push((to, txid));
+                }
+            }
+        }
+    }
 }
