@@ -19,6 +19,7 @@ impl Node {
                 self.asked = true;
                 self.connected = true;
                 self.heard = Some(now);
+                self.server = Some(server);
                 debug!(%server, "the coordination server answers");
             }
             ControlEvent::Disconnected { reason } => {
@@ -50,17 +51,19 @@ impl Node {
                 drop(reply.send(node.secret));
             }
             ControlEvent::Admitted { node } => {
-                let secret = &self.keeper.kept.node.secret;
+                let secret = self.keeper.kept.node.secret.clone();
                 if node != secret.public() {
                     return Err(NodeError::Ended("the session's idea of our key"));
                 }
-                if self.keeper.kept.server.is_none() {
+                if self.keeper.kept.server != self.server {
                     info!(%node, "admitted");
+                    self.keeper.kept.server = self.server;
+                    self.keeper.write(&self.parent)?;
                 }
                 if self.relays.key() != node {
-                    self.plane.set_key(secret);
+                    self.plane.set_key(&secret);
                     self.paths.set_own(node);
-                    self.relays.set_key(secret)?;
+                    self.relays.set_key(&secret)?;
                     self.pool = self.relays.pool();
                     if let Some(map) = &self.map {
                         self.pool.set_map(std::sync::Arc::clone(&map.derp));

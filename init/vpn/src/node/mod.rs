@@ -34,7 +34,7 @@ use crate::control::wire::EndpointType;
 use crate::derp::Pool;
 use crate::disco::Boxes;
 use crate::dns::{self, Zone};
-use crate::key::{NoRandom, Node as NodeKind, Public};
+use crate::key::{Machine, NoRandom, Node as NodeKind, Public};
 use crate::netcheck::{self, Netcheck};
 use crate::netmap::Netmap;
 use crate::parent::slots::Slots;
@@ -172,6 +172,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         refusal: None,
         policy: PolicyState::default(),
         connected: false,
+        server: None,
         asked: false,
         heard: None,
         map_drops: Box::default(),
@@ -234,6 +235,8 @@ struct Node {
     refusal: Option<Refusal>,
     policy: PolicyState,
     connected: bool,
+    /// Whose key the connection that stands, or stood last, was made with.
+    server: Option<Public<Machine>>,
     asked: bool,
     heard: Option<Instant>,
     map_drops: Box<MapDrops>,

@@ -22,7 +22,7 @@ const MAX_COUNT: u32 = 1000;
 #[derive(Serialize)]
 struct Line<'a> {
     sequence: u32,
-    peer: &'a str,
+    name: &'a str,
     path: PathStatus,
     /// The round trip on that path, in microseconds; `null`: no answer.
     latency_us: Option<u64>,
@@ -138,7 +138,7 @@ impl Node {
 }
 
 fn line(job: &Job, path: PathStatus, latency_us: Option<u64>) {
-    say(&job.answer, &Line { sequence: job.sequence, peer: &job.peer.name, path, latency_us });
+    say(&job.answer, &Line { sequence: job.sequence, name: &job.peer.name, path, latency_us });
 }
 
 /// A caller that does not read loses lines; the node does not wait for it.

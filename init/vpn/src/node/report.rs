@@ -95,7 +95,7 @@ impl Node {
             capability_version: CAPABILITY_VERSION,
             control: ControlStatus {
                 connected: self.connected,
-                server_key: self.keeper.kept.server,
+                server_key: self.server.or(self.keeper.kept.server),
                 last_map_seconds: self.heard.map(|heard| now.duration_since(heard).as_secs()),
             },
             derp: DerpStatus { home: self.host.borrow().home, connected: pool.connected },
