@@ -573,7 +573,7 @@ fn launch(binary: &File, null: &File, process: &mut Process, awake: Duration) ->
         stdin: null.as_fd(),
         output: output_end.as_fd(),
         descriptors: &descriptors,
-        cgroup: recipe.leaf.as_fd(),
+        cgroup: Some(recipe.leaf.as_fd()),
         namespaces: recipe.namespaces,
         uid: recipe.uid,
     })?;

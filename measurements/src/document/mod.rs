@@ -8,7 +8,7 @@ mod carried_out;
 mod dstack;
 mod error;
 mod forms;
-pub(crate) mod json;
+pub mod json;
 mod keys;
 mod node;
 mod parts;

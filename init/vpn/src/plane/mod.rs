@@ -29,12 +29,13 @@ use crate::engine::{Identity, Tick};
 use crate::filter::{Filter, FlowTable};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::RegionId;
+pub use crate::path::Route;
 use crate::published::Published;
 use crate::sys::{Event as Wake, Features, Ready, Tun, Udp, wait};
 
 pub use counters::{Counters, Reason};
 pub use inbound::Delivery;
-pub use path::Route;
+
 pub use peer::{Peer, Traffic};
 pub use table::{Network, PeerSpec, Table};
 

@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::path::Route;
 use super::peer::Peer;
 use super::table::Table;
 use super::{Reason, Shared, policy};
 use crate::engine::{MIN_SLOT, OVERHEAD, slot_len};
 use crate::packet::{Packet, Split, VnetHeader};
+use crate::path::Route;
 use crate::published::Reader;
 use crate::sys::{Ready, Tun, Udp, wait};
 

@@ -5,15 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 use crate::netmap::RegionId;
-
-/// How a peer is reached. With both ways, packets go both ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Route {
-    /// By UDP.
-    pub direct: Option<SocketAddr>,
-    /// By a relay.
-    pub relay: Option<RegionId>,
-}
+use crate::path::Route;
 
 const DIRECT: u64 = 1;
 const V6: u64 = 2;

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::path::{Route, RouteCell};
+use super::path::RouteCell;
 use crate::engine::Engine;
 use crate::key::{Node, Public};
+use crate::path::Route;
 
 /// Packets that wait for a session. Enough for what a connection sends before its first answer.
 const MAX_WAITING: usize = 64;
