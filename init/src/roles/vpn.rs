@@ -50,11 +50,15 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
         sys::inherited(number).with_context(|| format!("descriptor: {what}"))
     };
     let what = config.descriptors.clone();
-    if what.queues.saturating_add(what.dns.len()) > MAX_DESCRIPTORS {
+    if what.queues.saturating_add(what.dns.len()).saturating_add(what.udp) > MAX_DESCRIPTORS {
         bail!("descriptors: expected at most {MAX_DESCRIPTORS}, found {what:?}");
     }
     let state = next("state")?;
     let status = if what.status { Some(UnixListener::from(next("status socket")?)) } else { None };
+    let mut udp = Vec::new();
+    for _ in 0..what.udp {
+        udp.push(UdpSocket::from(next("UDP")?));
+    }
     let mut dns = Vec::new();
     for _ in &what.dns {
         dns.push((UdpSocket::from(next("DNS over UDP")?), TcpListener::from(next("DNS over TCP")?)));
@@ -63,5 +67,5 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
     for _ in 0..what.queues {
         tun.push(next("TUN queue")?);
     }
-    Ok(Handover { config, state, requests: Requests::new(report), status, dns, tun })
+    Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun })
 }

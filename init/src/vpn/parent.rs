@@ -65,6 +65,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     serving.serve(&signals)
 }
 
+/// Bytes of each buffer of the sockets that peers send to, as tailscale's (`wgengine/magicsock/magicsock.go`, `socketBufferSize`).
+const PEERS_BUFFER: usize = 7 << 20;
+
 /// A line of the parent's own; the node's lines are its own.
 fn say(words: std::fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "casemate-init vpn: {words}"));
@@ -98,6 +101,7 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
 struct Made {
     tun: Vec<OwnedFd>,
     tailnet: Tailnet,
+    udp: Vec<UdpSocket>,
     dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
     status: StatusSocket,
     state: OwnedFd,
@@ -108,6 +112,7 @@ impl Made {
         let tun = open_tun(&config.interface, config.queues)?;
         let tailnet = Tailnet::bring_up(&config.interface, &config.prefixes, config.mtu, config.dns.listen)
             .context("interface")?;
+        let udp = bind_peers(config.port).with_context(|| format!("port: {}", config.port))?;
         let mut dns = Vec::new();
         for address in tailnet.names() {
             let address = SocketAddr::new(*address, DNS_PORT);
@@ -117,7 +122,7 @@ impl Made {
         let status = StatusSocket::bind(&config.status_socket)
             .with_context(|| format!("status_socket: {}", config.status_socket.display()))?;
         let state = slots::create().context("memory for the state")?;
-        Ok(Self { tun, tailnet, dns, status, state })
+        Ok(Self { tun, tailnet, udp, dns, status, state })
     }
 }
 
@@ -133,6 +138,25 @@ fn open_tun(interface: &str, queues: usize) -> anyhow::Result<Vec<OwnedFd>> {
         }
         _ => anyhow::Error::new(error).context(format!("interface: {interface}")),
     })
+}
+
+/// Where peers send to, with buffers for a fast link, which only the privileged may have (`SO_RCVBUFFORCE`, socket(7)). IPv6 may be
+/// missing.
+fn bind_peers(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let open = |address: SocketAddr| -> io::Result<UdpSocket> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        setsockopt(&socket, sockopt::RcvBufForce, &PEERS_BUFFER)?;
+        setsockopt(&socket, sockopt::SndBufForce, &PEERS_BUFFER)?;
+        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
+        Ok(UdpSocket::from(socket))
+    };
+    let v4 = open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    let v6 = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.local_addr()?.port())));
+    Ok(std::iter::once(v4).chain(v6).collect())
 }
 
 /// UDP and TCP, both non-blocking. An IPv6 address just set may not be usable yet, so that is not asked.
@@ -276,6 +300,7 @@ impl<'a> Serving<'a> {
             .context("handover")?;
         let mut descriptors = vec![handover.as_fd(), theirs.as_fd(), self.made.state.as_fd()];
         descriptors.push(self.made.status.listener.as_fd());
+        descriptors.extend(self.made.udp.iter().map(UdpSocket::as_fd));
         for (_, udp, tcp) in &self.made.dns {
             descriptors.extend([udp.as_fd(), tcp.as_fd()]);
         }
@@ -320,6 +345,7 @@ impl<'a> Serving<'a> {
                 debug_use_derp_http: config.debug_use_derp_http,
                 descriptors: Descriptors {
                     status: true,
+                    udp: self.made.udp.len(),
                     dns: self.made.dns.iter().map(|(address, ..)| *address).collect(),
                     queues: self.made.tun.len(),
                 },

@@ -134,6 +134,8 @@ pub struct Dns {
 pub struct Descriptors {
     /// A listener for status questions.
     pub status: bool,
+    /// UDP sockets that peers send to, bound and with their buffers set; 0: the process opens its own.
+    pub udp: usize,
     /// Addresses of names' sockets.
     pub dns: Vec<SocketAddr>,
     /// Queues of the TUN.
@@ -151,6 +153,8 @@ pub struct Handover {
     pub requests: Requests,
     /// Where status questions come in; bound by the parent, so that it outlives restarts.
     pub status: Option<UnixListener>,
+    /// Where peers send to; empty: the process opens its own.
+    pub udp: Vec<UdpSocket>,
     /// Where names are asked for; empty: the process opens its own, if it listens at all.
     pub dns: Vec<(UdpSocket, TcpListener)>,
     /// The TUN's queues, `IFF_VNET_HDR`, non-blocking.

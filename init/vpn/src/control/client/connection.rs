@@ -1,0 +1,174 @@
+//! HTTP/2 inside the tunnel: register, updates, the map stream, side by side on one connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use thiserror::Error;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::stream::MapStream;
+use super::upgrade::ConnectError;
+use super::{MAX_BODY, REQUEST_TIMEOUT, Wire};
+use crate::control::wire::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::noise::NoiseStream;
+use crate::noise::early::{self, Early};
+
+/// What the server may send ahead of us on one stream, and on all: memory, not speed.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// The longest head of an answer.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// How much of a refusal's body is kept.
+const MAX_REFUSAL: usize = 512;
+
+/// A connection; closed when it is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: AbortHandle,
+    authority: String,
+    early: Option<Early>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// HTTP/2 failed; whether the request arrived is not known.
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] hyper::Error),
+    /// It was answered with another status than 200.
+    #[error("status {status}")]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// `Retry-After`, where it is a number of seconds.
+        retry_after: Option<Duration>,
+        /// The head of the body: for people only.
+        text: String,
+    },
+    /// The answer does not read.
+    #[error("the answer does not read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The answer is too long.
+    #[error("the answer is longer than {MAX_BODY} bytes")]
+    TooLong,
+    /// The answer broke off.
+    #[error("the answer broke off: {0}")]
+    Body(String),
+    /// It took too long.
+    #[error("no answer within {} seconds", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+    /// A request that cannot be written; none of ours.
+    #[error("the request cannot be written: {0}")]
+    Request(#[from] hyper::http::Error),
+}
+
+impl Connection {
+    pub(super) async fn start(mut noise: NoiseStream<Wire>, authority: String) -> Result<Self, ConnectError> {
+        let early = early::read(&mut noise).await?;
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
+            .max_send_buf_size(STREAM_WINDOW as usize)
+            .handshake(TokioIo::new(noise))
+            .await?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the control connection ended");
+            }
+        });
+        Ok(Self { sender, driver: driver.abort_handle(), authority, early })
+    }
+
+    /// What the server said before HTTP/2.
+    pub const fn early(&self) -> Option<&Early> {
+        self.early.as_ref()
+    }
+
+    /// Whether it can take no more requests.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Asks to join.
+    ///
+    /// # Errors
+    /// If there is no answer of the protocol's.
+    pub async fn register(&self, request: &RegisterRequest<'_>) -> Result<RegisterResponse, RequestError> {
+        let exchange = async {
+            let response = self.post("/machine/register", request).await?;
+            let body = read(response.into_body()).await?;
+            Ok(serde_json::from_slice(&body)?)
+        };
+        timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
+    }
+
+    /// Tells the server of us.
+    ///
+    /// # Errors
+    /// If it did not take it.
+    pub async fn update(&self, request: &MapRequest<'_>) -> Result<(), RequestError> {
+        let exchange = async {
+            let response = self.post("/machine/map", request).await?;
+            read(response.into_body()).await?;
+            Ok(())
+        };
+        timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
+    }
+
+    /// Opens the stream of maps.
+    ///
+    /// # Errors
+    /// If the server gives none.
+    pub async fn stream(&self, request: &MapRequest<'_>) -> Result<MapStream, RequestError> {
+        let response = timeout(REQUEST_TIMEOUT, self.post("/machine/map", request))
+            .await
+            .map_err(|_| RequestError::Timeout)??;
+        Ok(MapStream::new(response.into_body()))
+    }
+
+    /// Sends a request and takes a 200.
+    async fn post(&self, path: &str, request: &impl Serialize) -> Result<Response<Incoming>, RequestError> {
+        let request = Request::post(format!("https://{}{path}", self.authority))
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(serde_json::to_vec(request)?)))?;
+        let mut sender = self.sender.clone();
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        let retry_after = response
+            .headers()
+            .get(hyper::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
+        let body = read(response.into_body()).await.unwrap_or_default();
+        let (head, _) = body.split_at_checked(MAX_REFUSAL).unwrap_or((&body, &[]));
+        Err(RequestError::Status { status, retry_after, text: String::from_utf8_lossy(head).into_owned() })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, RequestError> {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(RequestError::TooLong),
+        Err(error) => Err(RequestError::Body(error.to_string())),
+    }
+}

@@ -1,0 +1,446 @@
+//! Joining as a state machine: answers and time in, what to send out. It never looks at the server's texts.
+//!
+//! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
+//!   not sent again. Then we wait for another key.
+//! - Not more than one request with a key a minute, and not more than one without.
+//! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is.
+//! - An unknown node (404 on the map) asks once without a key, then as above.
+//! - A restart asks without a key. Nothing ever logs out.
+
+mod refusal;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use refusal::{AuthKey, Refusal, RefusalKind};
+
+use super::wire::RegisterResponse;
+use crate::state::Refused;
+
+/// Between two requests to join with a key, and between two without.
+pub const MIN_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a node that waits for a key asks whether it is known again: a database may be put back, an expiry undone.
+pub const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// How long we leave a server alone that refuses our version.
+pub const VERSION_PAUSE: Duration = Duration::from_secs(600);
+/// How long we leave a server alone that has another key than the pinned one.
+pub const PIN_PAUSE: Duration = Duration::from_secs(3600);
+/// The shortest back-off after a failed transport.
+pub const MIN_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A stream that lived this long makes the next back-off the shortest.
+const GOOD_STREAM: Duration = Duration::from_secs(60);
+/// What a 429 without a time means, and the most that it can mean.
+const DEFAULT_RETRY: Duration = Duration::from_secs(60);
+const MAX_RETRY: Duration = Duration::from_secs(3600);
+/// How many refused keys are remembered; at one a minute, the last four hours'. The oldest are forgotten.
+pub const MAX_REFUSED: usize = 256;
+
+/// What a register request was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// We belong to the network.
+    Authorized,
+    /// `Error`, with its text.
+    Refused(String),
+    /// `AuthURL`: we are not known.
+    NotKnown,
+    /// The node key has ended.
+    NodeKeyExpired,
+    /// None of these: a person has yet to let us in.
+    NotAuthorized,
+    /// An HTTP status that is no answer, with the body's head.
+    Status(u16, String),
+}
+
+impl From<RegisterResponse> for Answer {
+    /// The order matters: an expired node can be "authorized" as well (tailscale `controlclient/direct.go`, `doLogin`).
+    fn from(response: RegisterResponse) -> Self {
+        if !response.error.is_empty() {
+            Self::Refused(response.error)
+        } else if !response.auth_url.is_empty() {
+            Self::NotKnown
+        } else if response.node_key_expired {
+            Self::NodeKeyExpired
+        } else if response.machine_authorized {
+            Self::Authorized
+        } else {
+            Self::NotAuthorized
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The register request was answered.
+    Answered(Answer),
+    /// The new node key is made and stored.
+    Rotated,
+    /// The first map of a stream came.
+    MapReceived,
+    /// A map request was answered 404.
+    MapNotFound,
+    /// A request was answered 429.
+    RateLimited(Option<Duration>),
+    /// The transport failed; `sent`: the request may have arrived.
+    Transport {
+        /// Whether the request was sent.
+        sent: bool,
+    },
+    /// The stream ended after this long.
+    StreamEnded(Duration),
+    /// The server would not talk: it refuses our version, or is not the pinned one.
+    Unwilling(RefusalKind),
+    /// The map says whether our own key has ended.
+    OwnKeyExpired(bool),
+    /// The key to join with, as it is now.
+    Offered(Option<AuthKey>),
+}
+
+/// What to do now. All but [`Command::Wait`] are answered by an [`Event`] before the next is given.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Send a register request, with this key or without.
+    Register(Option<AuthKey>),
+    /// Make and store a new node key.
+    RotateNodeKey,
+    /// Update the server, then open the stream of maps.
+    Stream,
+    /// Nothing until then, or until something happens.
+    Wait(Option<Instant>),
+}
+
+/// Where we are, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// On the way.
+    Joining,
+    /// Maps come.
+    Joined,
+    /// A pre-auth key is needed.
+    KeyNeeded,
+    /// The server is left alone for long.
+    Unwilling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Ask without a key whether we belong.
+    Ask,
+    /// Join with the offered key.
+    UseKey,
+    /// Maps.
+    Stream,
+    /// A key that was not refused.
+    AwaitKey,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InFlight {
+    Register { digest: Option<[u8; 32]>, before: Option<Instant> },
+    Rotation,
+    Stream,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Joiner {
+    goal: Goal,
+    in_flight: Option<InFlight>,
+    offered: Option<AuthKey>,
+    refused: VecDeque<Refused>,
+    refusal: Option<Refusal>,
+    /// Not before this: back-off, or the server's word.
+    not_before: Option<Instant>,
+    last_with_key: Option<Instant>,
+    last_without: Option<Instant>,
+    ask_again: Option<Instant>,
+    backoff: Duration,
+    jitter: u64,
+    /// Whether a server has ever known us, so that asking without a key makes sense.
+    known: bool,
+    /// The server says that our node key has ended.
+    expired: bool,
+    /// The node key is new and no server has accepted it yet.
+    rotated: bool,
+    /// A 404 was answered by asking, and no map came since.
+    asked_after_404: bool,
+    /// The key that let us in, until a map comes.
+    admitted_by: Option<[u8; 32]>,
+    maps: bool,
+    unwilling: bool,
+}
+
+impl Joiner {
+    /// A node that a server has known before, or not; with the keys that were refused in a former life.
+    pub fn new(known: bool, refused: Vec<Refused>, seed: u64) -> Self {
+        Self {
+            goal: if known { Goal::Ask } else { Goal::UseKey },
+            in_flight: None,
+            offered: None,
+            refused: refused.into_iter().take(MAX_REFUSED).collect(),
+            refusal: None,
+            not_before: None,
+            last_with_key: None,
+            last_without: None,
+            ask_again: None,
+            backoff: MIN_BACKOFF * 2,
+            jitter: seed | 1,
+            known,
+            expired: false,
+            rotated: false,
+            asked_after_404: false,
+            admitted_by: None,
+            maps: false,
+            unwilling: false,
+        }
+    }
+
+    /// The last refusal, until it is overcome.
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_ref()
+    }
+
+    /// The refused keys, to be kept over a restart.
+    pub const fn refused(&self) -> &VecDeque<Refused> {
+        &self.refused
+    }
+
+    /// Where we are.
+    pub fn phase(&self) -> Phase {
+        if self.unwilling {
+            Phase::Unwilling
+        } else if self.maps {
+            if self.expired && self.usable_key().is_none() { Phase::KeyNeeded } else { Phase::Joined }
+        } else if self.goal == Goal::AwaitKey && self.usable_key().is_none() {
+            Phase::KeyNeeded
+        } else {
+            Phase::Joining
+        }
+    }
+
+    /// Whether the stream should be closed so that a new node key can be registered.
+    pub fn wants_stream_closed(&self) -> bool {
+        self.in_flight == Some(InFlight::Stream) && self.expired && self.usable_key().is_some()
+    }
+
+    /// What to do now.
+    pub fn poll(&mut self, now: Instant) -> Command {
+        if self.in_flight.is_some() {
+            return Command::Wait(None);
+        }
+        if self.goal == Goal::AwaitKey {
+            if self.usable_key().is_some() {
+                self.goal = Goal::UseKey;
+            } else if self.known && self.ask_again.is_some_and(|at| at <= now) {
+                self.ask_again = None;
+                self.goal = Goal::Ask;
+            } else {
+                return Command::Wait(self.ask_again.filter(|_| self.known));
+            }
+        }
+        let interval = |last: Option<Instant>| last.map(|last| last + MIN_INTERVAL);
+        let allowed = match self.goal {
+            Goal::Ask => self.not_before.max(interval(self.last_without)),
+            Goal::UseKey => self.not_before.max(interval(self.last_with_key)),
+            Goal::Stream | Goal::AwaitKey => self.not_before,
+        };
+        if let Some(at) = allowed.filter(|at| *at > now) {
+            return Command::Wait(Some(at));
+        }
+        self.unwilling = false;
+        match self.goal {
+            Goal::Ask => {
+                let before = self.last_without.replace(now);
+                self.in_flight = Some(InFlight::Register { digest: None, before });
+                Command::Register(None)
+            }
+            Goal::UseKey => {
+                let Some(key) = self.usable_key().cloned() else {
+                    self.await_key(now);
+                    return self.poll(now);
+                };
+                if self.expired && !self.rotated {
+                    self.in_flight = Some(InFlight::Rotation);
+                    return Command::RotateNodeKey;
+                }
+                let before = self.last_with_key.replace(now);
+                self.in_flight = Some(InFlight::Register { digest: Some(key.digest()), before });
+                Command::Register(Some(key))
+            }
+            Goal::Stream => {
+                self.in_flight = Some(InFlight::Stream);
+                Command::Stream
+            }
+            Goal::AwaitKey => Command::Wait(None),
+        }
+    }
+
+    /// Takes what happened.
+    pub fn on(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Offered(key) => self.offered = key,
+            Event::OwnKeyExpired(expired) => self.own_key(expired),
+            Event::MapReceived => {
+                self.maps = true;
+                self.known = true;
+                self.asked_after_404 = false;
+                self.admitted_by = None;
+                self.refusal =
+                    self.refusal.take().filter(|refusal| refusal.kind == RefusalKind::NodeKeyExpired);
+            }
+            Event::Answered(answer) => self.answered(answer, now),
+            Event::Rotated => {
+                self.in_flight = None;
+                self.rotated = true;
+            }
+            Event::MapNotFound => self.map_not_found(now),
+            Event::RateLimited(after) => {
+                self.in_flight = None;
+                self.maps = false;
+                let after = after.unwrap_or(DEFAULT_RETRY).clamp(MIN_BACKOFF, MAX_RETRY);
+                self.not_before = Some(now + after);
+            }
+            Event::Transport { sent } => self.transport_failed(sent, now),
+            Event::StreamEnded(lived) => {
+                self.in_flight = None;
+                self.maps = false;
+                if self.expired && self.usable_key().is_some() {
+                    self.goal = Goal::UseKey;
+                    return;
+                }
+                if lived >= GOOD_STREAM {
+                    self.backoff = MIN_BACKOFF * 2;
+                }
+                self.back_off(now);
+            }
+            Event::Unwilling(kind) => {
+                self.transport_failed(false, now);
+                let pause = if kind == RefusalKind::Pin { PIN_PAUSE } else { VERSION_PAUSE };
+                self.not_before = Some(now + pause);
+                self.refusal = Some(Refusal { kind, text: String::new() });
+                self.unwilling = true;
+            }
+        }
+    }
+
+    fn own_key(&mut self, expired: bool) {
+        let refusal = Refusal { kind: RefusalKind::NodeKeyExpired, text: String::new() };
+        if expired {
+            self.refusal = Some(refusal);
+        } else if self.refusal.as_ref() == Some(&refusal) {
+            self.refusal = None;
+        }
+        self.expired = expired;
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) {
+        let Some(InFlight::Register { digest, .. }) = self.in_flight.take() else {
+            return;
+        };
+        self.not_before = None;
+        let (kind, text) = match answer {
+            Answer::Authorized => {
+                self.refusal = None;
+                self.expired = false;
+                self.rotated = false;
+                self.known = true;
+                self.admitted_by = digest;
+                self.goal = Goal::Stream;
+                return;
+            }
+            Answer::NodeKeyExpired => {
+                self.refusal = Some(Refusal { kind: RefusalKind::NodeKeyExpired, text: String::new() });
+                self.expired = true;
+                match digest {
+                    // Even a new node key, with a key: the machine itself is locked out. This key will not help.
+                    Some(digest) if self.rotated => {
+                        self.refuse(digest, String::new());
+                        self.await_key(now);
+                    }
+                    _ => self.goal = Goal::UseKey,
+                }
+                return;
+            }
+            Answer::Refused(text) => (RefusalKind::Refused, text),
+            Answer::NotKnown => (RefusalKind::NotKnown, String::new()),
+            Answer::NotAuthorized => (RefusalKind::NotAuthorized, String::new()),
+            Answer::Status(status, text) => (RefusalKind::Status(status), text),
+        };
+        let refusal = Refusal::new(kind, &text);
+        match digest {
+            Some(digest) => {
+                self.refuse(digest, refusal.text.clone());
+                self.await_key(now);
+            }
+            None => self.goal = Goal::UseKey,
+        }
+        self.refusal = Some(refusal);
+    }
+
+    fn map_not_found(&mut self, now: Instant) {
+        self.in_flight = None;
+        self.maps = false;
+        self.refusal = Some(Refusal { kind: RefusalKind::NotKnown, text: String::new() });
+        if !self.asked_after_404 {
+            self.asked_after_404 = true;
+            self.goal = Goal::Ask;
+            return;
+        }
+        // The server said that we belong, and knows us not: the key that it took so has done nothing.
+        if let Some(digest) = self.admitted_by.take() {
+            self.refuse(digest, String::new());
+        }
+        self.await_key(now);
+    }
+
+    fn transport_failed(&mut self, sent: bool, now: Instant) {
+        self.maps = false;
+        match self.in_flight.take() {
+            Some(InFlight::Register { digest: Some(_), before }) => {
+                if sent {
+                    // It may have been taken: then the node is known now, and the key may be used up.
+                    self.known = true;
+                    self.goal = Goal::Ask;
+                } else {
+                    self.last_with_key = before;
+                }
+            }
+            Some(InFlight::Register { digest: None, before }) if !sent => self.last_without = before,
+            _ => {}
+        }
+        self.back_off(now);
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        let half = (self.backoff / 2).max(MIN_BACKOFF);
+        self.not_before = Some(now + half + half.mul_f64(self.random()));
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+    }
+
+    /// A number from 0 to 1 (xorshift64: jitter, not a secret).
+    fn random(&mut self) -> f64 {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        f64::from((self.jitter >> 40) as u32 & 0xff_ffff) / f64::from(0x100_0000)
+    }
+
+    fn await_key(&mut self, now: Instant) {
+        self.goal = Goal::AwaitKey;
+        self.ask_again = Some(now + ASK_AGAIN);
+    }
+
+    fn refuse(&mut self, digest: [u8; 32], text: String) {
+        if self.refused.len() >= MAX_REFUSED {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(Refused { digest, text });
+    }
+
+    fn usable_key(&self) -> Option<&AuthKey> {
+        self.offered.as_ref().filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
+    }
+}

@@ -1,0 +1,197 @@
+//! The packet filters by name, and whether they are a policy at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::filter::Filter;
+use crate::netmap::NamedFilters;
+
+/// The name of the filter that `PacketFilter` stands for (`tailcfg.go`, `MapResponse.PacketFilters`).
+const BASE: &str = "base";
+/// With `null`: all filters go, before the others of the same message are taken.
+const ALL: &str = "*";
+/// More names than any server has.
+const MAX_NAMES: usize = 256;
+
+/// What a map's filter is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyState {
+    /// Rules, or none: what no rule allows is denied.
+    #[default]
+    Policy,
+    /// The server has no policy: everybody may send us everything.
+    AllowAll,
+    /// The same, refused since the document requires a policy: everything is denied.
+    AllowAllRefused,
+    /// The filters do not read: everything is denied.
+    Unreadable,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Policy {
+    named: Arc<NamedFilters>,
+    filter: Arc<Filter>,
+    state: PolicyState,
+    unreadable: bool,
+    stale: bool,
+}
+
+impl Policy {
+    /// A stream begins: no filters, which denies.
+    pub(super) fn clear(&mut self) {
+        self.named = Arc::default();
+        self.unreadable = false;
+        self.stale = true;
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        base: Option<Box<RawValue>>,
+        named: Option<Box<RawValue>>,
+        require_policy: bool,
+    ) {
+        if let Some(base) = base {
+            self.set(BASE.to_owned(), Some(base));
+        }
+        if let Some(named) = named {
+            match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
+                Ok(named) if named.len() <= MAX_NAMES => {
+                    // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
+                    self.unreadable = false;
+                    if matches!(named.get(ALL), Some(None)) {
+                        self.named = Arc::default();
+                        self.stale = true;
+                    }
+                    for (name, raw) in named {
+                        if name != ALL || raw.is_some() {
+                            self.set(name, raw);
+                        }
+                    }
+                }
+                _ => {
+                    self.named = Arc::default();
+                    self.unreadable = true;
+                    self.stale = true;
+                }
+            }
+        }
+        if self.stale {
+            self.compile(require_policy);
+        }
+    }
+
+    fn set(&mut self, name: String, raw: Option<Box<RawValue>>) {
+        let same = match (&raw, self.named.get(&name)) {
+            (Some(new), Some(old)) => new.get() == old.get(),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        self.stale = true;
+        let named = Arc::make_mut(&mut self.named);
+        match raw {
+            Some(raw) if named.len() < MAX_NAMES || named.contains_key(&name) => {
+                named.insert(name, raw);
+            }
+            Some(_) => {
+                named.clear();
+                self.unreadable = true;
+            }
+            None => {
+                named.remove(&name);
+            }
+        }
+    }
+
+    fn compile(&mut self, require_policy: bool) {
+        self.stale = false;
+        let allow_all = self.named.values().any(|raw| is_allow_all(raw));
+        if allow_all && require_policy {
+            // Not even the texts are kept: a restart must not compile them.
+            self.filter = Arc::new(compile(&NamedFilters::new()));
+            self.state = PolicyState::AllowAllRefused;
+            tracing::error!("the server has no policy and lets everybody in: refused, everything is denied");
+            return;
+        }
+        self.filter = Arc::new(compile(&self.named));
+        self.state = match (self.unreadable, allow_all) {
+            (true, _) => PolicyState::Unreadable,
+            (_, true) => PolicyState::AllowAll,
+            _ => PolicyState::Policy,
+        };
+        if allow_all {
+            tracing::warn!("the server has no policy: every peer may send us everything");
+        }
+    }
+
+    /// The filter, and the texts that it was compiled from.
+    pub(super) fn compiled(&self) -> (Arc<Filter>, Arc<NamedFilters>) {
+        let named = match self.state {
+            PolicyState::AllowAllRefused => Arc::default(),
+            _ => Arc::clone(&self.named),
+        };
+        (Arc::clone(&self.filter), named)
+    }
+
+    pub(super) const fn state(&self) -> PolicyState {
+        self.state
+    }
+}
+
+/// The one place where filters are compiled.
+fn compile(named: &NamedFilters) -> Filter {
+    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter
+}
+
+/// Whether two sets of filters have the same texts.
+pub(super) fn same(a: &NamedFilters, b: &NamedFilters) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.get() == b.get())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Rule {
+    #[serde(rename = "SrcIPs", default)]
+    sources: Option<Vec<String>>,
+    #[serde(default)]
+    dst_ports: Option<Vec<Destination>>,
+    #[serde(rename = "IPProto", default)]
+    protocols: Option<Vec<i64>>,
+}
+
+#[derive(Deserialize)]
+struct Destination {
+    #[serde(rename = "IP", default)]
+    ip: Option<String>,
+    #[serde(rename = "Ports", default)]
+    ports: Option<Ports>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Ports {
+    first: u16,
+    last: u16,
+}
+
+/// Whether a filter has the rule that a server without a policy sends (`tailcfg.FilterAllowAll`).
+fn is_allow_all(raw: &RawValue) -> bool {
+    let Ok(rules) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
+        return false;
+    };
+    let everybody = |rule: &Rule| rule.sources.iter().flatten().any(|source| source == "*");
+    let everything = |rule: &Rule| {
+        rule.protocols.as_ref().is_none_or(Vec::is_empty)
+            && rule.dst_ports.iter().flatten().any(|to| {
+                to.ip.as_deref() == Some("*")
+                    && to.ports.as_ref().is_some_and(|ports| (ports.first, ports.last) == (0, u16::MAX))
+            })
+    };
+    let mut rules = rules.iter().filter_map(|rule| serde_json::from_str::<Rule>(rule.get()).ok());
+    rules.any(|rule| everybody(&rule) && everything(&rule))
+}

@@ -1,0 +1,372 @@
+//! The task that keeps us joined: it carries out what [`super::join`] decides, over [`super::client`], and hands out maps.
+
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::client::{Client, ClientSettings, ConnectError, Connection, RequestError};
+use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
+use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState};
+use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
+use crate::dial::Dial;
+use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
+use crate::netmap::{Netmap, RegionId};
+use crate::state::Refused;
+
+/// How often the server is told of us although nothing changed: a deleted node learns of it no other way.
+pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
+/// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
+const CLOSES_TO_BELIEVE: u32 = 2;
+
+/// What does not change while we run.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The server.
+    pub client: ClientSettings,
+    /// What maps are judged by.
+    pub map: MapSettings,
+}
+
+/// Who we are, and what a former life left.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The machine's key.
+    pub machine: Secret<Machine>,
+    /// The node's key.
+    pub node: Secret<Node>,
+    /// Whether a server has admitted this node key before: then we ask without a pre-auth key first.
+    pub known: bool,
+    /// The pre-auth keys that were refused before.
+    pub refused: Vec<Refused>,
+    /// The map that is in force until a new one comes.
+    pub map: Option<Arc<Netmap>>,
+}
+
+/// What the server is told of us. Each change is told at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// Our name: a DNS label, the same in every request.
+    pub hostname: String,
+    /// Our disco key.
+    pub disco: Public<Disco>,
+    /// Where we may be reached, and how we know.
+    pub endpoints: Vec<(SocketAddr, EndpointType)>,
+    /// Our home relay.
+    pub home: Option<RegionId>,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum ControlEvent {
+    /// A tunnel to the server with this key stands.
+    Connected {
+        /// The server's key.
+        server: Public<Machine>,
+    },
+    /// It does not stand any more, or did not come about. What is in force stays.
+    Disconnected {
+        /// Why, for people.
+        reason: String,
+    },
+    /// Where joining is, whenever that changes.
+    Joining {
+        /// The phase.
+        phase: Phase,
+        /// The last refusal, until it is overcome.
+        refusal: Option<Refusal>,
+    },
+    /// A pre-auth key was refused: to be kept over a restart.
+    KeyRefused(Refused),
+    /// A new node key is needed. Whoever keeps the state makes it, stores it, and then answers; it is used from then on.
+    NodeKeyNeeded {
+        /// The answer.
+        reply: oneshot::Sender<Secret<Node>>,
+    },
+    /// The server admitted us under this node key.
+    Admitted {
+        /// The key.
+        node: Public<Node>,
+    },
+    /// A new map.
+    Netmap {
+        /// The map.
+        map: Arc<Netmap>,
+        /// What changed from the one before.
+        changes: Changes,
+        /// What its filter is.
+        policy: PolicyState,
+        /// What of all maps so far was not accepted.
+        drops: Box<MapDrops>,
+    },
+    /// A message came that changed nothing.
+    Alive,
+}
+
+/// Why the session cannot begin.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// No jitter.
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
+}
+
+/// Nobody listens any more.
+#[derive(Debug)]
+struct Closed;
+
+/// Joins and stays joined until nobody listens to `events`, or the senders of `host` or `auth` are gone.
+///
+/// # Errors
+/// If it cannot begin. Nothing that the server does is an error.
+pub async fn run(
+    config: SessionConfig,
+    dial: Arc<dyn Dial>,
+    identity: Identity,
+    host: watch::Receiver<HostState>,
+    auth: watch::Receiver<Option<AuthKey>>,
+    events: mpsc::Sender<ControlEvent>,
+) -> Result<(), SessionError> {
+    let mut seed = [0; 8];
+    fill_random(&mut seed)?;
+    let client = Arc::new(Client::new(config.client, dial)?);
+    let map = MapState::new(config.map, identity.node.public(), identity.map);
+    let mut session = Session {
+        client,
+        machine: identity.machine,
+        node: identity.node,
+        old_node: None,
+        joiner: Joiner::new(identity.known, identity.refused, u64::from_ne_bytes(seed)),
+        map,
+        connection: None,
+        server: None,
+        closes: 0,
+        said: None,
+        last_refused: None,
+        host,
+        auth,
+        events,
+    };
+    // The end of the listeners is the end of the session, not an error.
+    session.last_refused = session.joiner.refused().back().map(|refused| refused.digest);
+    let Err(Closed) = session.drive().await;
+    Ok(())
+}
+
+struct Session {
+    client: Arc<Client>,
+    machine: Secret<Machine>,
+    node: Secret<Node>,
+    /// The node key that the server may still know us by.
+    old_node: Option<Public<Node>>,
+    joiner: Joiner,
+    map: MapState,
+    connection: Option<Connection>,
+    /// The server's key as `/key` said it, where none is pinned.
+    server: Option<Public<Machine>>,
+    closes: u32,
+    said: Option<(Phase, Option<Refusal>)>,
+    last_refused: Option<[u8; 32]>,
+    host: watch::Receiver<HostState>,
+    auth: watch::Receiver<Option<AuthKey>>,
+    events: mpsc::Sender<ControlEvent>,
+}
+
+impl Session {
+    async fn drive(&mut self) -> Result<std::convert::Infallible, Closed> {
+        loop {
+            let offered = self.auth.borrow_and_update().clone();
+            self.on(Event::Offered(offered)).await?;
+            let event = match self.joiner.poll(Instant::now()) {
+                Command::Wait(until) => {
+                    self.wait(until).await?;
+                    continue;
+                }
+                Command::Register(key) => self.register(key.as_ref()).await?,
+                Command::RotateNodeKey => self.rotate().await?,
+                Command::Stream => self.stream().await?,
+            };
+            self.on(event).await?;
+        }
+    }
+
+    /// Tells the state machine, and the listeners what they should know of it.
+    async fn on(&mut self, event: Event) -> Result<(), Closed> {
+        self.joiner.on(event, Instant::now());
+        let newest = self.joiner.refused().back().cloned();
+        if let Some(refused) = newest.filter(|refused| self.last_refused != Some(refused.digest)) {
+            self.last_refused = Some(refused.digest);
+            self.tell(ControlEvent::KeyRefused(refused)).await?;
+        }
+        let now = (self.joiner.phase(), self.joiner.refusal().cloned());
+        if self.said.as_ref() != Some(&now) {
+            if let Some(refusal) = &now.1 {
+                tracing::warn!(kind = refusal.kind.name(), text = refusal.text, "the server refuses us");
+            }
+            self.tell(ControlEvent::Joining { phase: now.0, refusal: now.1.clone() }).await?;
+            self.said = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, event: ControlEvent) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    async fn wait(&mut self, until: Option<Instant>) -> Result<(), Closed> {
+        let sleep = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep => Ok(()),
+            changed = self.auth.changed() => changed.map_err(|_| Closed),
+            () = self.events.closed() => Err(Closed),
+            () = sender_gone(self.host.clone()) => Err(Closed),
+        }
+    }
+
+    /// A connection that stands, or what to tell the state machine.
+    async fn connect(&mut self) -> Result<Result<Connection, Event>, Closed> {
+        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
+            return Ok(Ok(connection));
+        }
+        let failed = Ok(Err(Event::Transport { sent: false }));
+        let pin = self.client.settings().pin;
+        let server = match pin.or(self.server) {
+            Some(server) => server,
+            None => match self.client.server_key().await {
+                Ok(server) => *self.server.insert(server),
+                Err(error) => {
+                    self.lost(&error).await?;
+                    return failed;
+                }
+            },
+        };
+        match self.client.connect(&self.machine, &server).await {
+            Ok(connection) => {
+                self.closes = 0;
+                self.tell(ControlEvent::Connected { server }).await?;
+                Ok(Ok(connection))
+            }
+            Err(error) => {
+                self.lost(&error).await?;
+                if matches!(error, ConnectError::ClosedAfterUpgrade) {
+                    return Ok(Err(self.why_closed(server).await));
+                }
+                failed
+            }
+        }
+    }
+
+    /// The server closed after the upgrade without a byte: does it have another key, or does it refuse our version?
+    async fn why_closed(&mut self, server: Public<Machine>) -> Event {
+        let transport = Event::Transport { sent: false };
+        match self.client.shown_key().await {
+            Ok(shown) if shown == server => {
+                self.closes += 1;
+                if self.closes < CLOSES_TO_BELIEVE {
+                    transport
+                } else {
+                    Event::Unwilling(RefusalKind::Version)
+                }
+            }
+            Ok(shown) if self.client.settings().pin.is_some() => {
+                tracing::error!(pinned = %server, %shown, "the server has another key than the pinned one");
+                Event::Unwilling(RefusalKind::Pin)
+            }
+            // Not pinned: its new key is asked for anew, and believed as the old one was.
+            Ok(_) => {
+                self.server = None;
+                transport
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the server does not show its key");
+                transport
+            }
+        }
+    }
+
+    async fn lost(&self, error: &(dyn std::error::Error + Sync)) -> Result<(), Closed> {
+        tracing::info!(%error, "no connection to the coordination server");
+        self.tell(ControlEvent::Disconnected { reason: error.to_string() }).await
+    }
+
+    async fn register(&mut self, key: Option<&AuthKey>) -> Result<Event, Closed> {
+        let connection = match self.connect().await? {
+            Ok(connection) => connection,
+            Err(event) => return Ok(event),
+        };
+        let hostinfo = hostinfo(&self.host.borrow());
+        let request =
+            RegisterRequest::new(self.node.public(), self.old_node, key.map(AuthKey::expose), &hostinfo);
+        let answer = connection.register(&request).await;
+        let answer = match answer {
+            Ok(response) => Answer::from(response),
+            Err(RequestError::Status { status, text, .. })
+                if status.is_client_error() && status != hyper::StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Answer::Status(status.as_u16(), text)
+            }
+            Err(error) => return self.request_failed(&error).await,
+        };
+        self.connection = Some(connection);
+        if answer == Answer::Authorized {
+            self.old_node = None;
+            self.tell(ControlEvent::Admitted { node: self.node.public() }).await?;
+        }
+        Ok(Event::Answered(answer))
+    }
+
+    /// What a request without an answer of the protocol's means. Its connection is gone.
+    async fn request_failed(&self, error: &RequestError) -> Result<Event, Closed> {
+        self.lost(error).await?;
+        Ok(match error {
+            RequestError::Status { status, retry_after, .. }
+                if *status == hyper::StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Event::RateLimited(*retry_after)
+            }
+            RequestError::Status { status, .. } if *status == hyper::StatusCode::NOT_FOUND => {
+                Event::MapNotFound
+            }
+            _ => Event::Transport { sent: true },
+        })
+    }
+
+    async fn rotate(&mut self) -> Result<Event, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(ControlEvent::NodeKeyNeeded { reply }).await?;
+        let Ok(node) = answer.await else {
+            tracing::warn!("there is no new node key");
+            return Ok(Event::Transport { sent: false });
+        };
+        self.old_node.get_or_insert(self.node.public());
+        self.node = node;
+        Ok(Event::Rotated)
+    }
+}
+
+/// Ends when the sender is gone.
+async fn sender_gone(mut host: watch::Receiver<HostState>) {
+    while host.changed().await.is_ok() {}
+}
+
+fn hostinfo(host: &HostState) -> Hostinfo {
+    Hostinfo::new(&host.hostname, host.home)
+}
+
+/// The request for a host's state.
+fn update<'a>(node: Public<Node>, host: &HostState, hostinfo: &'a Hostinfo) -> MapRequest<'a> {
+    MapRequest::update(node, host.disco, &host.endpoints, hostinfo)
+}

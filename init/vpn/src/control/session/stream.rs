@@ -1,0 +1,185 @@
+//! One stream of maps: an update before it, updates beside it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::{Closed, ControlEvent, HostState, Session, UPDATE_INTERVAL, hostinfo, update};
+use crate::control::client::{Connection, RequestError, StreamError};
+use crate::control::join::Event;
+use crate::control::map::{MapError, Update};
+use crate::control::wire::MapResponse;
+use crate::key::{Node, Public};
+
+/// How often peers' expiries are looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+
+type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), RequestError>> + Send + 'a>>;
+
+/// Why a stream is over.
+enum End {
+    Server,
+    Stream(StreamError),
+    Map(MapError),
+    Update(RequestError),
+    /// For a new node key; the connection is still good.
+    Ours,
+}
+
+impl Session {
+    /// Updates the server and follows a stream until it ends.
+    pub(super) async fn stream(&mut self) -> Result<Event, Closed> {
+        let connection = match self.connect().await? {
+            Ok(connection) => connection,
+            Err(event) => return Ok(event),
+        };
+        let node = self.node.public();
+        let host = self.host.borrow_and_update().clone();
+        if let Err(error) = tell_host(&connection, node, host.clone()).await {
+            return self.request_failed(&error).await;
+        }
+        let info = hostinfo(&host);
+        let mut stream = match connection.stream(&update(node, &host, &info).streaming()).await {
+            Ok(stream) => stream,
+            Err(error) => return self.request_failed(&error).await,
+        };
+        self.map.begin_stream(node);
+        let began = Instant::now();
+        let end = self.follow(&connection, &mut stream).await?;
+        let lived = began.elapsed();
+        drop(stream);
+        match end {
+            End::Ours => {
+                self.connection = Some(connection);
+                return Ok(Event::StreamEnded(lived));
+            }
+            End::Update(error) => return self.request_failed(&error).await,
+            End::Server => {
+                self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?
+            }
+            End::Stream(error) => self.lost(&error).await?,
+            End::Map(error) => {
+                self.lost(&error).await?;
+                // A map that we refuse is no life: the next one comes later and later.
+                return Ok(Event::StreamEnded(Duration::ZERO));
+            }
+        }
+        Ok(Event::StreamEnded(lived))
+    }
+
+    async fn follow(
+        &mut self,
+        connection: &Connection,
+        stream: &mut crate::control::client::MapStream,
+    ) -> Result<End, Closed> {
+        let node = self.node.public();
+        let mut received = false;
+        let mut pending: Option<Pending<'_>> = None;
+        let mut due = false;
+        let mut ping: Option<JoinHandle<()>> = None;
+        let start = tokio::time::Instant::now();
+        let mut updates = tokio::time::interval_at(start + UPDATE_INTERVAL, UPDATE_INTERVAL);
+        let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
+        updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut clock = Instant::now();
+        loop {
+            if due && pending.is_none() {
+                due = false;
+                let host = self.host.borrow_and_update().clone();
+                pending = Some(Box::pin(tell_host(connection, node, host)));
+            }
+            let updated = async {
+                match &mut pending {
+                    Some(pending) => pending.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                frame = stream.next() => {
+                    let frame = match frame {
+                        Ok(Some(frame)) => frame,
+                        Ok(None) => return Ok(End::Server),
+                        Err(error) => return Ok(End::Stream(error)),
+                    };
+                    let update = match self.message(&frame, &mut ping) {
+                        Ok(update) => update,
+                        Err(error) => return Ok(End::Map(error)),
+                    };
+                    drop(frame);
+                    clock = Instant::now();
+                    let Some(update) = update else {
+                        self.tell(ControlEvent::Alive).await?;
+                        continue;
+                    };
+                    if !received {
+                        received = true;
+                        self.on(Event::MapReceived).await?;
+                    }
+                    self.publish(update).await?;
+                }
+                result = updated => {
+                    pending = None;
+                    if let Err(error) = result {
+                        return Ok(End::Update(error));
+                    }
+                }
+                changed = self.host.changed() => {
+                    changed.map_err(|_| Closed)?;
+                    due = true;
+                }
+                _ = updates.tick() => due = true,
+                _ = expiries.tick() => {
+                    let now = self.map.control_time().map(|time| time + clock.elapsed());
+                    if let Some(update) = now.and_then(|now| self.map.expire(now)) {
+                        self.publish(update).await?;
+                    }
+                }
+                changed = self.auth.changed() => {
+                    changed.map_err(|_| Closed)?;
+                    let offered = self.auth.borrow_and_update().clone();
+                    self.on(Event::Offered(offered)).await?;
+                }
+                () = self.events.closed() => return Err(Closed),
+            }
+            if self.joiner.wants_stream_closed() {
+                return Ok(End::Ours);
+            }
+        }
+    }
+
+    /// Reads one message.
+    fn message(
+        &mut self,
+        frame: &Bytes,
+        ping: &mut Option<JoinHandle<()>>,
+    ) -> Result<Option<Update>, MapError> {
+        let mut message: MapResponse = serde_json::from_slice(frame)?;
+        if let Some(request) = message.ping_request.take() {
+            // One at a time: a server cannot make us a crowd.
+            if ping.as_ref().is_none_or(JoinHandle::is_finished) {
+                let client = Arc::clone(&self.client);
+                *ping = Some(tokio::spawn(async move { client.answer_ping(&request).await }));
+            }
+        }
+        self.map.apply(message)
+    }
+
+    async fn publish(&mut self, update: Update) -> Result<(), Closed> {
+        let expired = update.map.node.expired;
+        let Update { map, changes, policy } = update;
+        let drops = Box::new(self.map.drops().clone());
+        self.tell(ControlEvent::Netmap { map, changes, policy, drops }).await?;
+        self.on(Event::OwnKeyExpired(expired)).await
+    }
+}
+
+/// Tells the server of us.
+async fn tell_host(connection: &Connection, node: Public<Node>, host: HostState) -> Result<(), RequestError> {
+    let info = hostinfo(&host);
+    connection.update(&update(node, &host, &info)).await
+}
