@@ -69,7 +69,7 @@ fn ours_restarts(release: Release) {
     let server = Headscale::start(&net.host("headscale"), release, Options::default());
     let mut node = Ours::join(&net.host("node-a"), &server, &server.key(KeyFor::default()));
     let before = node.status().unwrap()["self"].clone();
-    assert_eq!((&before["tags"][0], before["name"].as_str()), (&json!(TAG), Some("node-a.t.internal.")));
+    assert_eq!((&before["tags"][0], before["name"].as_str()), (&json!(TAG), Some("node-a.t.internal")));
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         node.process().signal(signal);
         let ended = node.process().end(s(10));

@@ -145,12 +145,8 @@ impl Ours {
 
     /// IPv4 and IPv6, in this order.
     pub(crate) fn addresses(&self) -> [String; 2] {
-        let status = self.status().unwrap();
-        let addresses = status["self"]["addresses"].as_array().unwrap();
-        let of = |v4: bool| {
-            let mut all = addresses.iter().map(|one| one.as_str().unwrap());
-            all.find(|one| one.contains(':') != v4).unwrap().to_owned()
-        };
+        let all = addresses(&self.status().unwrap()["self"]);
+        let of = |v4: bool| all.iter().find(|one| one.contains(':') != v4).unwrap().clone();
         [of(true), of(false)]
     }
 
@@ -162,9 +158,8 @@ impl Ours {
     /// How it sends to whoever has this address, if it does.
     pub(crate) fn path_to(&self, address: &str) -> Option<Path> {
         let status = self.status()?;
-        let peer = status["peers"].as_array()?.iter().find(|peer| {
-            peer["addresses"].as_array().is_some_and(|all| all.iter().any(|one| one == address))
-        })?;
+        let mut peers = status["peers"].as_array()?.iter();
+        let peer = peers.find(|peer| addresses(peer).iter().any(|one| one == address))?;
         match peer["path"]["kind"].as_str()? {
             "direct" => {
                 let address = peer["path"]["address"].as_str().unwrap();
@@ -174,4 +169,10 @@ impl Ours {
             _ => None,
         }
     }
+}
+
+/// Of a node of its status, without the lengths of their prefixes.
+fn addresses(node: &Value) -> Vec<String> {
+    let addresses = node["addresses"].as_array().unwrap();
+    addresses.iter().map(|one| one.as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
 }
