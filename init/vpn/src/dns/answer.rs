@@ -178,7 +178,7 @@ impl Asked {
         let wanted = matches!(question.query_type(), RecordType::PTR | RecordType::ANY);
         let records = owner
             .filter(|_| wanted)
-            .map(|owner| Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(owner.clone()))));
+            .map(|owner| Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(owner))));
         let labels = match net.addr() {
             IpAddr::V4(_) => REVERSE_LABELS_V4,
             IpAddr::V6(_) => REVERSE_LABELS_V6,

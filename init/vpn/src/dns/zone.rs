@@ -32,8 +32,8 @@ pub struct Zone {
     allowlist: HashSet<String>,
     base: Option<Base>,
     /// Names under the base, also those between it and a record, which have no addresses.
-    names: HashMap<String, Vec<IpAddr>>,
-    reverse: HashMap<IpAddr, Name>,
+    names: HashMap<Arc<str>, Vec<IpAddr>>,
+    reverse: HashMap<IpAddr, Arc<str>>,
     measured: Arc<[SocketAddr]>,
     /// Resolvers that are peers, by suffix.
     routes: HashMap<String, Arc<[SocketAddr]>>,
@@ -141,7 +141,7 @@ impl Zone {
 
     /// The addresses behind one of the tailnet's full names, for our own use.
     pub fn addresses(&self, name: &str) -> &[IpAddr] {
-        checked_name(name).and_then(|name| self.names.get(&name)).map_or(&[], Vec::as_slice)
+        checked_name(name).and_then(|name| self.names.get(name.as_str())).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn policy(&self) -> &Policy {
@@ -152,8 +152,8 @@ impl Zone {
         self.base.as_ref().map(|base| &base.name)
     }
 
-    pub(super) fn reverse(&self, address: IpAddr) -> Option<&Name> {
-        self.reverse.get(&address)
+    pub(super) fn reverse(&self, address: IpAddr) -> Option<Name> {
+        self.reverse.get(&address).and_then(|text| absolute(text))
     }
 
     /// Where a queried name belongs.
@@ -169,7 +169,7 @@ impl Zone {
             return match plain {
                 Some(text) if text == base.text => Found::Apex,
                 Some(text) => {
-                    self.names.get(&text).map_or(Found::Nowhere, |addresses| Found::Here(addresses))
+                    self.names.get(text.as_str()).map_or(Found::Nowhere, |addresses| Found::Here(addresses))
                 }
                 None => Found::Nowhere,
             };
@@ -200,13 +200,13 @@ impl Zone {
         self.names.reserve(map.peers.len());
         self.reverse.reserve(map.peers.len() * 2);
         for node in [&map.node].into_iter().chain(map.peers.values()) {
-            let Some((text, name)) = self.own_name(&node.name) else {
+            let Some(text) = self.own_name(&node.name) else {
                 self.ignored.nodes += 1;
                 continue;
             };
             for address in node.addresses.iter().filter_map(host) {
                 if self.policy.prefixes.iter().any(|prefix| prefix.contains(&address)) {
-                    self.reverse.entry(address).or_insert_with(|| name.clone());
+                    self.reverse.entry(address).or_insert_with(|| Arc::clone(&text));
                     self.add(&text, address);
                 }
             }
@@ -224,7 +224,7 @@ impl Zone {
                 ) && is_unicast(value)
             });
             match (self.own_name(&record.name), value) {
-                (Some((text, _)), Some(value)) if self.add(&text, value) => self.add_ancestors(&text),
+                (Some(text), Some(value)) if self.add(&text, value) => self.add_ancestors(&text),
                 _ => self.ignored.records += 1,
             }
         }
@@ -261,22 +261,21 @@ impl Zone {
     }
 
     /// A name that the coordinator may speak for: strictly under the base domain, and not on the allowlist.
-    fn own_name(&self, given: &str) -> Option<(String, Name)> {
+    fn own_name(&self, given: &str) -> Option<Arc<str>> {
         let base = self.base.as_ref()?;
         let text = checked_name(given)?;
         let under = text.strip_suffix(base.text.as_str())?.strip_suffix('.')?;
         if under.split('.').count() > MAX_DEPTH || self.is_allowlisted(&text) {
             return None;
         }
-        let name = absolute(&text)?;
-        Some((text, name))
+        Some(text.into())
     }
 
     /// Adds an address; not more than an answer bears.
-    fn add(&mut self, text: &str, address: IpAddr) -> bool {
+    fn add(&mut self, text: &Arc<str>, address: IpAddr) -> bool {
         let addresses = match self.names.get_mut(text) {
             Some(addresses) => addresses,
-            None => self.names.entry(text.to_owned()).or_default(),
+            None => self.names.entry(Arc::clone(text)).or_default(),
         };
         let room = addresses.len() < MAX_ADDRESSES && !addresses.contains(&address);
         if room {
@@ -290,7 +289,7 @@ impl Zone {
         let base = self.base.as_ref().map_or(0, |base| base.text.len());
         for suffix in suffixes(text).take_while(|suffix| suffix.len() > base) {
             if !self.names.contains_key(suffix) {
-                self.names.insert(suffix.to_owned(), Vec::new());
+                self.names.insert(suffix.into(), Vec::new());
             }
         }
     }

@@ -137,8 +137,8 @@ pub trait Engine: Send {
     /// Opens a message into a slot at least as long, and as [`MIN_SLOT`].
     fn open(&mut self, from: IpAddr, datagram: &[u8], slot: &mut [u8]) -> Opened;
 
-    /// Begins a handshake, unless one is under way.
-    fn initiate(&mut self, slot: &mut [u8]) -> Option<usize>;
+    /// Begins a handshake, unless one is under way; or begins `again`, since the last one may have gone nowhere.
+    fn initiate(&mut self, again: bool, slot: &mut [u8]) -> Option<usize>;
 
     /// To be called four times a second or so.
     fn tick(&mut self, slot: &mut [u8]) -> Tick;
@@ -250,8 +250,8 @@ impl Engine for Boringtun {
         }
     }
 
-    fn initiate(&mut self, slot: &mut [u8]) -> Option<usize> {
-        match self.tunn.format_handshake_initiation(slot, false) {
+    fn initiate(&mut self, again: bool, slot: &mut [u8]) -> Option<usize> {
+        match self.tunn.format_handshake_initiation(slot, again) {
             TunnResult::WriteToNetwork(message) => Some(message.len()),
             _ => None,
         }

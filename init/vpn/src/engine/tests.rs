@@ -34,7 +34,7 @@ fn joined() -> Pair {
     let (mut ours, mut theirs) = (us.engine(&them.key(), 3), them.engine(&us.key(), 9));
     let (mut one, mut two) = ([0; 2048], [0; 2048]);
     assert!(!ours.has_session());
-    let len = ours.initiate(&mut one).unwrap();
+    let len = ours.initiate(false, &mut one).unwrap();
     assert_eq!(Message::of(&one[..len]), Some(Message::Initiation));
     assert!(matches!(them.beginning(FROM, &one[..len], &mut two), Beginning::From(key) if key == us.key()));
     let Opened::Answer(len) = theirs.open(FROM, &one[..len], &mut two) else { panic!("no response") };
@@ -79,7 +79,7 @@ fn a_slot_that_is_too_short_is_refused_and_not_asserted() {
 fn a_flood_of_beginnings_is_asked_for_cookies() {
     let (us, them) = identities();
     let mut message = [0; 148];
-    let length = us.engine(&them.key(), 1).initiate(&mut message).unwrap();
+    let length = us.engine(&them.key(), 1).initiate(false, &mut message).unwrap();
     assert_eq!(length, message.len());
     let mut slot = [0; 148];
     let mut cookies = 0;

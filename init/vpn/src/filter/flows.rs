@@ -55,9 +55,17 @@ impl FlowTable {
         keeps_state(flow) && self.ours.touch(self.inbound_key(flow), now, OURS_SECONDS)
     }
 
-    /// Notes a flow that a rule let in.
-    pub(super) fn record_admitted(&self, flow: &Flow, now: u32) {
-        self.theirs.record(self.inbound_key(flow), now, THEIRS_SECONDS);
+    /// Judges a packet that comes in: as an answer, or by the rules, and then notes whose flow it is.
+    pub(super) fn inbound(&self, flow: &Flow, now: u32, admits: impl FnOnce() -> bool) -> bool {
+        let key = self.inbound_key(flow);
+        if self.ours.touch(key, now, OURS_SECONDS) {
+            return true;
+        }
+        let admitted = admits();
+        if admitted {
+            self.theirs.record(key, now, THEIRS_SECONDS);
+        }
+        admitted
     }
 
     /// Forgets all flows, for a node that became another.
@@ -89,7 +97,8 @@ fn keeps_state(flow: &Flow) -> bool {
     matches!(flow.kind, Kind::Udp | Kind::Sctp)
 }
 
-/// Buckets of eight. A reader that meets a writer sees the flow or does not; it never sees another one.
+/// Buckets of eight. A reader that meets a writer sees the flow or does not; it never sees another one. Two writers that meet in one
+/// slot leave one of their flows there, and the other comes with its next packet.
 #[derive(Debug)]
 struct Table(Box<[[Slot; WAYS]]>);
 

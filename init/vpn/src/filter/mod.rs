@@ -115,15 +115,7 @@ impl Filter {
         let admitted = match flow.kind {
             Kind::LaterFragment | Kind::Tsmp => true,
             Kind::Tcp { flags } => flags & TCP_SYN_ACK != TCP_SYN || self.admits(flow),
-            Kind::Udp | Kind::Sctp => {
-                flows.expects(flow, now) || {
-                    let admitted = self.admits(flow);
-                    if admitted {
-                        flows.record_admitted(flow, now);
-                    }
-                    admitted
-                }
-            }
+            Kind::Udp | Kind::Sctp => flows.inbound(flow, now, || self.admits(flow)),
             Kind::Icmp { kind, code } => is_icmp_answer(flow, kind, code) || self.admits(flow),
             Kind::Other => self.admits(flow),
         };

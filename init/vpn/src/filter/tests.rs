@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -395,6 +396,29 @@ fn a_full_table_gives_up_its_oldest_flows() {
     };
     assert!((9_900..10_000).all(open));
     assert!((0..10_000).filter(|n| open(*n)).count() <= 4096);
+}
+
+#[test]
+fn threads_share_a_table() {
+    let (flows, deny, local) = (FlowTable::new(), Filter::deny_all(), local());
+    let found = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u16 {
+            let (flows, deny, local, found) = (&flows, &deny, &local, &found);
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    let mine = udp("100.64.0.1", thread, "100.64.0.2", n % 100);
+                    flows.record_outbound(&mine, 0);
+                    let open = deny.inbound(&reversed(&mine), flows, local, 0) == Verdict::Accept;
+                    found.fetch_add(usize::from(open), Ordering::Relaxed);
+                    let strange = udp("100.64.0.2", n, "100.64.0.1", 1000 + thread);
+                    assert_eq!(deny.inbound(&strange, flows, local, 0), NO_RULE);
+                }
+            });
+        }
+    });
+    // Two threads may take one place at once; then one of the two flows waits for its next packet.
+    assert!(found.into_inner() > 7_900);
 }
 
 fn v4(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {

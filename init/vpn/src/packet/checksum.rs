@@ -11,16 +11,19 @@ impl Partial {
     /// Adds bytes. An odd length must be the last.
     #[must_use]
     pub fn with(self, bytes: &[u8]) -> Self {
-        // Four sums of 32-bit words that do not wait for each other: the compiler makes vectors of them.
-        let mut lanes = [0_u64; 4];
+        // Four sums of 32-bit words that do not wait for each other: vectors, also where the compiler is told to be small.
         let (blocks, rest) = bytes.as_chunks::<16>();
-        for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (lane, &word) in lanes.iter_mut().zip(words) {
-                *lane += u64::from(u32::from_ne_bytes(word));
-            }
-        }
-        let mut sum: u64 = lanes.iter().sum();
+        let [first, second, third, fourth] =
+            blocks.iter().fold([0; 4], |[first, second, third, fourth], block| {
+                let &[a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = block;
+                [
+                    first + word([a0, a1, a2, a3]),
+                    second + word([b0, b1, b2, b3]),
+                    third + word([c0, c1, c2, c3]),
+                    fourth + word([d0, d1, d2, d3]),
+                ]
+            });
+        let mut sum = first + second + third + fourth;
         let (pairs, odd) = rest.as_chunks::<2>();
         for &pair in pairs {
             sum += u64::from(u16::from_ne_bytes(pair));
@@ -55,6 +58,10 @@ impl Partial {
     pub fn finish(self) -> [u8; 2] {
         self.fold().map(|byte| !byte)
     }
+}
+
+fn word(bytes: [u8; 4]) -> u64 {
+    u64::from(u32::from_ne_bytes(bytes))
 }
 
 const fn fold32(sum: u64) -> u64 {

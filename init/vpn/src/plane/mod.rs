@@ -253,12 +253,12 @@ impl Plane {
         self.shared.table.load().peers().map(Arc::clone).collect()
     }
 
-    /// Sets how a peer is reached. If there was no way and packets wait, a handshake begins.
+    /// Sets how a peer is reached. If packets wait for a session, its handshake begins again by the new way.
     pub fn set_route(&self, key: &Public<Node>, route: Route) {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
-        if before == Route::default() && route != before && peer.has_waiting() {
-            self.shared.initiate(&self.shared.table.load(), &peer);
+        if route != before && peer.has_waiting() {
+            self.shared.initiate(&self.shared.table.load(), &peer, true);
         }
     }
 
@@ -266,7 +266,7 @@ impl Plane {
     pub fn initiate(&self, key: &Public<Node>) {
         let table = self.shared.table.load();
         if let Some(peer) = table.peer(key) {
-            self.shared.initiate(&table, peer);
+            self.shared.initiate(&table, peer, false);
         }
     }
 
@@ -383,8 +383,8 @@ impl Shared {
         }
     }
 
-    /// Begins a handshake, if the peer has a way and none is under way.
-    fn initiate(&self, table: &Table, peer: &Arc<Peer>) {
+    /// Begins a handshake, if the peer has a way; if one is under way, only `again`.
+    fn initiate(&self, table: &Table, peer: &Arc<Peer>, again: bool) {
         if peer.route() == Route::default() {
             self.want(peer);
             return;
@@ -392,7 +392,7 @@ impl Shared {
         let mut message = [0; crate::engine::MIN_SLOT];
         let length = {
             let mut tunnel = peer.tunnel();
-            self.engine(table, peer, &mut tunnel).and_then(|engine| engine.initiate(&mut message))
+            self.engine(table, peer, &mut tunnel).and_then(|engine| engine.initiate(again, &mut message))
         };
         if let Some(message) = length.and_then(|length| message.get(..length)) {
             self.send(peer, message, message.len());

@@ -118,8 +118,11 @@ impl Outbound<'_> {
             let Some(engine) = shared.engine(table, peer, &mut tunnel) else { return };
             if !engine.has_session() {
                 let mut message = [0; MIN_SLOT];
-                let length =
-                    if peer.route() == Route::default() { None } else { engine.initiate(&mut message) };
+                let length = if peer.route() == Route::default() {
+                    None
+                } else {
+                    engine.initiate(false, &mut message)
+                };
                 while let Some(packet) = split.next_packet() {
                     shared.counters.count(Reason::WaitingFull, usize::from(!tunnel.wait(packet)));
                 }

@@ -43,6 +43,8 @@ pub struct Udp {
     fd: OwnedFd,
     v6: bool,
     segment: AtomicBool,
+    /// Whether segments were ever taken.
+    worked: AtomicBool,
 }
 
 impl Udp {
@@ -95,7 +97,7 @@ impl Udp {
         // The numbers are the same for both families.
         let discover = if options.dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_DONT };
         set_int(&fd, level, option, discover)?;
-        Ok(Self { fd, v6, segment: AtomicBool::new(options.segment) })
+        Ok(Self { fd, v6, segment: AtomicBool::new(options.segment), worked: AtomicBool::new(false) })
     }
 
     /// Whether it is of IPv6.
@@ -132,24 +134,27 @@ impl Udp {
         let mut lost = 0;
         for run in bytes.chunks(size * Self::max_segments(size)) {
             let segment = if run.len() > size { u16::try_from(size).ok() } else { None };
-            match self.send_one(to, run, segment) {
-                Ok(()) => {}
-                Err(error) => {
-                    // EIO: the device cannot checksum. EINVAL: the kernel or the device knows no segments. For good. A path
-                    // whose MTU is too small (EMSGSIZE) is that path's matter.
-                    if matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP) {
-                        self.segment.store(false, Ordering::Relaxed);
-                    }
-                    if matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EMSGSIZE) {
-                        lost += run
-                            .chunks(size)
-                            .filter(|datagram| self.send_one(to, datagram, None).is_err())
-                            .count();
-                    } else {
-                        lost += run.len().div_ceil(size);
-                    }
+            let Err(error) = self.send_one(to, run, segment) else {
+                if segment.is_some() && !self.worked.load(Ordering::Relaxed) {
+                    self.worked.store(true, Ordering::Relaxed);
                 }
+                continue;
+            };
+            // EIO: the device cannot checksum. EINVAL: the kernel knows no segments. A path whose MTU is too small is that
+            // path's matter: EMSGSIZE, but EINVAL of older kernels.
+            let never = match error {
+                Errno::EIO | Errno::EOPNOTSUPP => true,
+                Errno::EINVAL => !self.worked.load(Ordering::Relaxed),
+                _ => false,
+            };
+            if never {
+                self.segment.store(false, Ordering::Relaxed);
             }
+            lost += if never || matches!(error, Errno::EINVAL | Errno::EMSGSIZE) {
+                run.chunks(size).filter(|datagram| self.send_one(to, datagram, None).is_err()).count()
+            } else {
+                run.len().div_ceil(size)
+            };
         }
         lost
     }
