@@ -32,7 +32,8 @@ const QUICK: Timing = Timing {
     steady: Duration::from_secs(30),
     min_back_off: Duration::from_millis(20),
     max_back_off: Duration::from_millis(100),
-    watchdog: Duration::from_secs(20),
+    // Longer than any test waits: what ends a connection there is what the test is about.
+    watchdog: Duration::from_secs(120),
     idle: Duration::from_millis(300),
     idle_check: Duration::from_millis(50),
 };
