@@ -18,7 +18,8 @@ use crate::key::{Machine, Public, Secret};
 const INITIATION: &str = "00820100607b0d47d93427f8311160781c7c733fd89f88970aef490d8aa0ee19a4cb8a1b1461d2949213e755bc180b5d5\
                           dbbd8c50a2a1beb69f8940d24cab4606a34cd5d41d3436702f1e655d68edaf704e1f548b714f83a929d0d0448498ccd808\
                           f757285";
-const RESPONSE: &str = "020030ff2ee45601ec1b67310c7790404585ae697331eee1c1f8cf2419731c1fff3e6be3f6ce89a1966bab3d8310c9a165b36e";
+const RESPONSE: &str =
+    "020030ff2ee45601ec1b67310c7790404585ae697331eee1c1f8cf2419731c1fff3e6be3f6ce89a1966bab3d8310c9a165b36e";
 /// The records "first", "" and "third" of the initiator.
 const SENT: &str = "04001583b2d6e86c932e6b40107a5b1c7ba360aa2c7bc0fd040010b9fa36b547aa650d6932bc188d2cbb7b0400155b2ac2d1930c06acd8ff105af3af241fcabae79c54";
 /// The records "answer" and "more" of the responder.
@@ -199,7 +200,8 @@ fn the_head_says_whether_a_payload_follows() {
 
 #[tokio::test]
 async fn the_early_payload_may_come_in_any_pieces_or_not_at_all() {
-    let payload = br#"{"nodeKeyChallenge":"chalpub:82aabb4b953916abee8c6e234088d7c524cffc926dc30afc6c2b768956cbd652"}"#;
+    let payload =
+        br#"{"nodeKeyChallenge":"chalpub:82aabb4b953916abee8c6e234088d7c524cffc926dc30afc6c2b768956cbd652"}"#;
     let mut plain = b"\xff\xff\xffTS".to_vec();
     plain.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
     plain.extend_from_slice(payload);
@@ -225,7 +227,9 @@ async fn the_early_payload_may_come_in_any_pieces_or_not_at_all() {
     stream.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "PRI * HTTP/2.0");
 
-    for (bad, expected) in [(&b"\xff\xff\xffTS\0\0\0\x02{"[..], "reading"), (b"\xff\xff\xffTS\0\0\0\x02{]", "does not read")] {
+    for (bad, expected) in
+        [(&b"\xff\xff\xffTS\0\0\0\x02{"[..], "reading"), (b"\xff\xff\xffTS\0\0\0\x02{]", "does not read")]
+    {
         let (mut ours, theirs) = pair();
         let wire = records(&mut ours.sealer, bad);
         let mut stream = NoiseStream::new(&wire[..], theirs, BytesMut::new());

@@ -72,8 +72,7 @@ fn own_key(message: &Value) -> Public<Node> {
 
 /// Plays recorded messages from the first map on.
 fn replay(version: &str, names: &[&str], require_policy: bool) -> (MapState, Vec<Option<Update>>) {
-    let mut state =
-        MapState::new(settings(require_policy), own_key(&recorded(version, names[0])), None);
+    let mut state = MapState::new(settings(require_policy), own_key(&recorded(version, names[0])), None);
     let updates = names.iter().map(|name| apply(&mut state, recorded(version, name))).collect();
     (state, updates)
 }
@@ -129,7 +128,11 @@ fn peers_join_change_and_leave_in_each_version() {
         assert!(peer.disco.is_some() && !peer.endpoints.is_empty());
         for update in &updates[1..] {
             let changes = &update.as_ref().unwrap().changes;
-            assert_eq!((changes.changed.as_slice(), changes.removed.len()), (&[peer.key][..], 0), "{version}");
+            assert_eq!(
+                (changes.changed.as_slice(), changes.removed.len()),
+                (&[peer.key][..], 0),
+                "{version}"
+            );
             assert!(!changes.filter && !changes.derp && !changes.dns, "{version}: told again, unchanged");
         }
         let gone = peer.key;
@@ -212,13 +215,17 @@ fn a_peer_whose_key_ended_holds_nothing() {
     soon["KeyExpiry"] = "2030-01-01T00:00:00Z".into();
     apply(&mut state, json!({ "PeersChanged": [soon] }));
     assert!(state.expire(convert::time("2029-01-01T00:00:00Z").unwrap()).is_none());
-    assert_eq!(state.expire(convert::time("2030-01-01T00:00:00Z").unwrap()).unwrap().changes.changed, [public(2)]);
+    assert_eq!(
+        state.expire(convert::time("2030-01-01T00:00:00Z").unwrap()).unwrap().changes.changed,
+        [public(2)]
+    );
     assert!(addresses(&state, 2).is_empty());
 }
 
 #[test]
 fn the_recorded_patches_of_an_ended_peer_do_not_revive_it() {
-    let mut state = MapState::new(settings(false), own_key(&recorded("0.29.2", "map-policy-two-way-b-0")), None);
+    let mut state =
+        MapState::new(settings(false), own_key(&recorded("0.29.2", "map-policy-two-way-b-0")), None);
     for name in 0..8 {
         apply(&mut state, recorded("0.29.2", &format!("map-policy-two-way-b-{name}")));
     }
@@ -230,9 +237,17 @@ fn the_recorded_patches_of_an_ended_peer_do_not_revive_it() {
 fn until_a_streams_first_map_the_old_one_stays_and_then_it_is_replaced_whole() {
     let mut state = begun(&[peer(2), peer(3)]);
     let rule = json!([{ "SrcIPs": ["100.64.0.2"], "DstPorts": [{ "IP": "*", "Ports": { "First": 1, "Last": 2 } }] }]);
-    apply(&mut state, json!({ "PacketFilters": { "base": rule }, "DERPMap": { "Regions": { "7": { "Nodes": [] } } } }));
+    apply(
+        &mut state,
+        json!({ "PacketFilters": { "base": rule }, "DERPMap": { "Regions": { "7": { "Nodes": [] } } } }),
+    );
     state.begin_stream(public(1));
-    for early in [json!({ "KeepAlive": true }), json!({ "PeersRemoved": [2] }), json!({ "PacketFilters": { "*": null } }), json!({})] {
+    for early in [
+        json!({ "KeepAlive": true }),
+        json!({ "PeersRemoved": [2] }),
+        json!({ "PacketFilters": { "*": null } }),
+        json!({}),
+    ] {
         assert!(apply(&mut state, early).is_none());
     }
     assert_eq!(ids(&state), [2, 3]);
@@ -260,11 +275,16 @@ fn deltas_do_what_the_protocol_says() {
     assert_eq!(ids(&state), [2, 4]);
     apply(&mut state, json!({ "PeersChanged": [peer(5)], "PeersRemoved": [2] }));
     assert_eq!(ids(&state), [4, 5]);
-    let update = apply(&mut state, json!({ "OnlineChange": { "4": false }, "PeerSeenChange": { "5": true } })).unwrap();
+    let update =
+        apply(&mut state, json!({ "OnlineChange": { "4": false }, "PeerSeenChange": { "5": true } }))
+            .unwrap();
     assert_eq!(update.changes.changed, [public(4)]);
     let disco = Public::<crate::key::Disco>::new([9; 32]).to_string();
     let patch = json!({ "NodeID": 5, "DERPRegion": 3, "Endpoints": ["192.0.2.1:1", "nonsense"], "DiscoKey": disco, "Online": true });
-    apply(&mut state, json!({ "PeersChangedPatch": [patch, null, { "NodeID": 77 }, { "NodeID": 5, "DERPRegion": 0, "Endpoints": [] }] }));
+    apply(
+        &mut state,
+        json!({ "PeersChangedPatch": [patch, null, { "NodeID": 77 }, { "NodeID": 5, "DERPRegion": 0, "Endpoints": [] }] }),
+    );
     let peer5 = state.current().unwrap().peers[&NodeId(5)].clone();
     assert_eq!((peer5.home, peer5.endpoints.len(), peer5.online), (Some(RegionId(3)), 1, Some(true)));
     assert_eq!(peer5.disco.unwrap().to_string(), disco);
@@ -331,9 +351,13 @@ fn what_a_peer_may_not_have_is_dropped_and_counted() {
 #[test]
 fn an_address_is_whose_message_came_last() {
     let mut state = begun(&[node(2, &["100.64.0.2/32", "100.64.0.22/32"]), peer(3)]);
-    let changes = apply(&mut state, json!({ "PeersChanged": [node(4, &["100.64.0.2/32"])] })).unwrap().changes;
+    let changes =
+        apply(&mut state, json!({ "PeersChanged": [node(4, &["100.64.0.2/32"])] })).unwrap().changes;
     assert_eq!(changes.changed, [public(2), public(4)]);
-    assert_eq!((addresses(&state, 2), addresses(&state, 4)), (vec!["100.64.0.22/32".into()], vec!["100.64.0.2/32".into()]));
+    assert_eq!(
+        (addresses(&state, 2), addresses(&state, 4)),
+        (vec!["100.64.0.22/32".into()], vec!["100.64.0.2/32".into()])
+    );
     // Its last address lost, a peer stays without any.
     apply(&mut state, json!({ "PeersChanged": [node(4, &["100.64.0.2/32", "100.64.0.22/32"])] }));
     assert!(addresses(&state, 2).is_empty() && state.current().unwrap().peers[&NodeId(2)].allowed.is_empty());
@@ -358,7 +382,10 @@ fn a_map_that_is_not_ours_is_refused_and_the_old_one_stays() {
     other["Key"] = key(99).into();
     assert!(matches!(try_apply(&mut state, &json!({ "Node": other })), Err(MapError::AnotherNode(_))));
     for none in [node(1, &[]), node(1, &["10.0.0.1/32"]), node(1, &["100.64.0.0/24"])] {
-        assert!(matches!(try_apply(&mut state, &json!({ "Node": none, "Peers": [peer(3)] })), Err(MapError::NoAddress)));
+        assert!(matches!(
+            try_apply(&mut state, &json!({ "Node": none, "Peers": [peer(3)] })),
+            Err(MapError::NoAddress)
+        ));
     }
     assert_eq!(ids(&state), [2]);
     // Ours in part is ours.
@@ -371,7 +398,9 @@ fn filters_are_named_replaced_deleted_and_deny_when_they_do_not_read() {
     let rule = |port: u16| json!([{ "SrcIPs": ["100.64.0.2"], "DstPorts": [{ "IP": "100.64.0.1", "Ports": { "First": port, "Last": port } }] }]);
     let names = |state: &MapState| state.current().unwrap().filters.keys().cloned().collect::<Vec<_>>();
     let mut state = begun(&[]);
-    let changed = |state: &mut MapState, message: Value| apply(state, message).is_some_and(|update| update.changes.filter);
+    let changed = |state: &mut MapState, message: Value| {
+        apply(state, message).is_some_and(|update| update.changes.filter)
+    };
     assert!(changed(&mut state, json!({ "PacketFilter": rule(1) })));
     assert_eq!(names(&state), ["base"]);
     assert!(!changed(&mut state, json!({ "PacketFilter": null, "PacketFilters": null })));
@@ -426,10 +455,16 @@ fn relays_are_read_with_their_defaults_and_a_bad_pin_is_no_relay() {
     let derp = &state.current().unwrap().derp;
     assert_eq!(derp.regions.keys().map(|id| id.0).collect::<Vec<_>>(), [2, 3]);
     let region = &derp.regions[&RegionId(2)];
-    assert_eq!((region.not_home, region.score_milli, derp.regions[&RegionId(3)].score_milli), (true, 500, 1000));
+    assert_eq!(
+        (region.not_home, region.score_milli, derp.regions[&RegionId(3)].score_milli),
+        (true, 500, 1000)
+    );
     let hosts: Vec<_> = region.nodes.iter().map(|node| node.host.as_str()).collect();
     assert_eq!(hosts, ["a", "b", "e"]);
-    assert_eq!((region.nodes[0].derp_port, region.nodes[0].stun_port, region.nodes[0].ipv4), (443, None, None));
+    assert_eq!(
+        (region.nodes[0].derp_port, region.nodes[0].stun_port, region.nodes[0].ipv4),
+        (443, None, None)
+    );
     assert_eq!((region.nodes[1].pin, region.nodes[1].stun_port), (Some([0xab; 32]), Some(1)));
     assert_eq!((region.nodes[2].pin, region.nodes[2].cert_name.as_deref()), (None, Some("other.example")));
     assert_eq!(state.drops().of(DropReason::BadRelay), 2);
