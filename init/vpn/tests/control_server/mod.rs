@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
 
-mod node;
+pub(crate) mod node;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,8 +22,6 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio_rustls::TlsAcceptor;
-
-pub(crate) use node::{Setup, TestNode, eventually, within};
 
 /// What the server does at the upgrade.
 #[derive(Clone, Debug)]
