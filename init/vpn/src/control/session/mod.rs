@@ -298,8 +298,9 @@ impl Session {
     }
 
     async fn lost(&self, error: &(dyn std::error::Error + Sync)) -> Result<(), Closed> {
-        tracing::info!(%error, "no connection to the coordination server");
-        self.tell(ControlEvent::Disconnected { reason: error.to_string() }).await
+        let reason = reason(error);
+        tracing::info!(reason, "no connection to the coordination server");
+        self.tell(ControlEvent::Disconnected { reason }).await
     }
 
     async fn register(&mut self, key: Option<&AuthKey>) -> Result<Event, Closed> {
@@ -355,6 +356,20 @@ impl Session {
         self.node = node;
         Ok(Event::Rotated)
     }
+}
+
+/// An error with its causes, as far as it does not say them itself.
+fn reason(error: &(dyn std::error::Error + Sync)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let own = error.to_string();
+        if !text.contains(&own) {
+            text = format!("{text}: {own}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Ends when the sender is gone.
