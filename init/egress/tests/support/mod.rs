@@ -139,6 +139,7 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         mesh_targets: vec![(LISTED, 443).into()],
         time_servers: vec![(TIMES, 4460).into()],
         backends: vec![Backend { service: 1, port: 8000 }],
+        tunnel: None,
         uids: Uids { agent: AGENT, vpn: 102, mesh: MESH, vpc: 104, dhcp: 105, time: TIME },
         dhcp_mark: Some(DHCP_MARK),
     }

@@ -235,7 +235,7 @@ pub async fn next_frame<R: AsyncRead + Unpin>(
     decoder: &mut Decoder,
 ) -> Result<Frame, ReadError> {
     loop {
-        if let Some(frame) = decoder.next()? {
+        if let Some(frame) = decoder.next_frame()? {
             return Ok(frame);
         }
         let buffer = decoder.buffer();

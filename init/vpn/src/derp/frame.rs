@@ -121,7 +121,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If the stream is not DERP's; it cannot be read further then.
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let drop = self.skip.min(self.buffer.len());
         self.buffer.advance(drop);
         self.skip -= drop;

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod handshake;
 mod pool;
 mod region;
+pub mod server;
 mod trust;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::frame::{GoneReason, MAX_PACKET};
-use super::region;
+use super::region::{self, Timing};
 use super::trust::Trust;
 use crate::dial::Dial;
 use crate::key::{Node, Public, Secret};
@@ -145,11 +145,20 @@ pub struct Pool {
     slots: Mutex<HashMap<RegionId, Slot>>,
     /// What regions that left the map had dropped.
     past: Mutex<(u64, u64)>,
+    timing: Timing,
 }
 
 impl Pool {
     /// A pool without a map. Its tasks run on `runtime`; its events must be taken.
     pub fn new(config: PoolConfig, runtime: Handle) -> (Self, mpsc::Receiver<Event>) {
+        Self::with_timing(config, runtime, Timing::REAL)
+    }
+
+    pub(super) fn with_timing(
+        config: PoolConfig,
+        runtime: Handle,
+        timing: Timing,
+    ) -> (Self, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let pool = Self {
             config: Arc::new(config),
@@ -158,6 +167,7 @@ impl Pool {
             events,
             slots: Mutex::default(),
             past: Mutex::default(),
+            timing,
         };
         (pool, receiver)
     }
@@ -275,6 +285,7 @@ impl Pool {
                 queue: receiver,
                 events: self.events.clone(),
                 shared: Arc::clone(&shared),
+                timing: self.timing,
             };
             Slot { queue, shared, task: self.runtime.spawn(task.run()).abort_handle() }
         }))

@@ -23,6 +23,43 @@ pub(super) struct Task {
     pub(super) queue: mpsc::Receiver<Outgoing>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) shared: Arc<Shared>,
+    pub(super) timing: Timing,
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// After this long a connection has been a good one.
+    pub(super) steady: Duration,
+    /// The first wait after a failure.
+    pub(super) min_back_off: Duration,
+    /// The longest wait after failures.
+    pub(super) max_back_off: Duration,
+    /// Silence after which a relay is dead.
+    pub(super) watchdog: Duration,
+    /// After this long without use, a connection that is not home is closed.
+    pub(super) idle: Duration,
+    /// How often that is looked at.
+    pub(super) idle_check: Duration,
+}
+
+impl Timing {
+    /// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead. Idle: tailscale
+    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check. The back-off is ours.
+    pub(super) const REAL: Self = Self {
+        steady: Duration::from_secs(30),
+        min_back_off: Duration::from_secs(1),
+        max_back_off: Duration::from_secs(30),
+        watchdog: Duration::from_secs(130),
+        idle: Duration::from_secs(60),
+        idle_check: Duration::from_secs(15),
+    };
+
+    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
+    fn back_off(&self, failures: u32) -> Duration {
+        let doubled = self.min_back_off.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        jitter(doubled.min(self.max_back_off))
+    }
 }
 
 /// Why a connection ended.
@@ -60,7 +97,7 @@ impl Task {
                     info!(region = self.region.0, ?took, "relay connected");
                     let end = self.hold(connection, first.take(), took).await;
                     // A server that drops us at once is not to be stormed.
-                    if started.elapsed() >= STEADY {
+                    if started.elapsed() >= self.timing.steady {
                         failures = 0;
                     }
                     match end {
@@ -73,18 +110,20 @@ impl Task {
                             info!(region = self.region.0, why, "relay lost");
                             self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                             failures += 1;
-                            Some(after.unwrap_or_else(|| back_off(failures)))
+                            Some(after.unwrap_or_else(|| self.timing.back_off(failures)))
                         }
                     }
                 }
                 Err(error) => {
                     let why = error.to_string();
                     debug!(region = self.region.0, why, "no relay");
-                    first = None;
+                    if let Some(batch) = first.take() {
+                        self.dropped(&batch);
+                    }
                     self.drop_queue();
                     self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                     failures = failures.saturating_add(1);
-                    Some(back_off(failures))
+                    Some(self.timing.back_off(failures))
                 }
             };
             if let Some(wait) = wait
@@ -143,6 +182,7 @@ impl Task {
             pongs,
             events: self.events.clone(),
             shared: Arc::clone(&self.shared),
+            timing: self.timing,
         };
         let read = reader.run();
         let write = self.write(write, first, pings);
@@ -171,6 +211,7 @@ impl Task {
             self.put(&batch, &mut out);
         }
         let mut last_sent = Instant::now();
+        let (idle, idle_check) = (self.timing.idle, self.timing.idle_check);
         loop {
             while out.len() < WRITE_BATCH
                 && let Ok(batch) = self.queue.try_recv()
@@ -211,7 +252,7 @@ impl Task {
                         encode(&Frame::NotePreferred(home), &mut out);
                     }
                 },
-                () = sleep(IDLE_CHECK) => if !home && last_sent.elapsed() >= IDLE { return End::Idle },
+                () = sleep(idle_check) => if !home && last_sent.elapsed() >= idle { return End::Idle },
             }
         }
     }
@@ -236,7 +277,9 @@ impl Task {
 
     fn dropped(&self, batch: &Outgoing) {
         self.shared.queued.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
-        self.shared.dropped_out.fetch_add(1, Ordering::Relaxed);
+        // A probe has nothing in it that could be lost.
+        let lost = u64::from(!batch.bytes.is_empty());
+        self.shared.dropped_out.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// An event that must not be lost; who takes them being gone, so are we soon.
@@ -253,13 +296,14 @@ struct Reader {
     pongs: mpsc::Sender<[u8; 8]>,
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
+    timing: Timing,
 }
 
 impl Reader {
     async fn run(mut self) -> End {
         let mut comeback = None;
         loop {
-            let frame = match timeout(WATCHDOG, self.next()).await {
+            let frame = match timeout(self.timing.watchdog, self.next()).await {
                 Ok(Ok(frame)) => frame,
                 Ok(Err(error)) => return End::Broken(error.to_string(), comeback),
                 Err(_) => return End::Broken("the relay has gone silent".to_owned(), comeback),
@@ -277,8 +321,9 @@ impl Reader {
                         drop(self.events.try_send(event));
                     }
                     Frame::Restarting { after_millis, .. } => {
-                        let after = Duration::from_millis(after_millis.into()).min(MAX_BACK_OFF);
-                        comeback = Some(jitter(after.max(MIN_BACK_OFF)));
+                        let after = Duration::from_millis(after_millis.into());
+                        let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
+                        comeback = Some(jitter(after));
                     }
                     Frame::Health(text) if !text.is_empty() => {
                         let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
@@ -286,7 +331,7 @@ impl Reader {
                     }
                     _ => {}
                 }
-                next = match self.decoder.next() {
+                next = match self.decoder.next_frame() {
                     Ok(next) => next,
                     Err(error) => return End::Broken(error.to_string(), comeback),
                 };
@@ -316,11 +361,6 @@ async fn flush<W: AsyncWrite + Unpin>(stream: &mut W, out: &[u8]) -> std::io::Re
     timeout(WRITE_TIMEOUT, write).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-/// 1, 2, 4 … 30 s, each somewhere between its half and its whole.
-fn back_off(failures: u32) -> Duration {
-    jitter((MIN_BACK_OFF * 2_u32.saturating_pow(failures.saturating_sub(1).min(5))).min(MAX_BACK_OFF))
-}
-
 fn jitter(most: Duration) -> Duration {
     let mut random = [0; 2];
     // Without random bytes: the whole.
@@ -328,16 +368,7 @@ fn jitter(most: Duration) -> Duration {
     most / 2 + most.mul_f64(f64::from(part) / 65_535.0 / 2.0)
 }
 
-/// After this long a connection has been a good one.
-const STEADY: Duration = Duration::from_secs(30);
-const MIN_BACK_OFF: Duration = Duration::from_secs(1);
-const MAX_BACK_OFF: Duration = Duration::from_secs(30);
-/// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead.
-const WATCHDOG: Duration = Duration::from_secs(130);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// tailscale `wgengine/magicsock`, `derpInactiveCleanupTime` and its check.
-const IDLE: Duration = Duration::from_secs(60);
-const IDLE_CHECK: Duration = Duration::from_secs(15);
 /// What goes out in one flush.
 const WRITE_BATCH: usize = 64 << 10;
 const PINGS: usize = 4;

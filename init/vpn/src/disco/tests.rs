@@ -80,6 +80,16 @@ fn a_message_opens_only_for_whom_it_is_and_unchanged() {
 }
 
 #[test]
+fn the_box_is_laid_out_as_nacl_does() {
+    use crypto_box::aead::Aead as _;
+    let (ours, _, here, there) = pair();
+    let mut sealed = Vec::new();
+    seal(&Message::Unknown(9), &ours.public(), &here, &mut sealed).unwrap();
+    let (nonce, boxed) = sealed[MAGIC.len() + KEY_LEN..].split_first_chunk::<NONCE_LEN>().unwrap();
+    assert_eq!(there.decrypt(&Nonce::<SalsaBox>::from(*nonce), boxed).unwrap(), [9, 0]);
+}
+
+#[test]
 fn a_key_that_gives_a_known_secret_has_no_box() {
     assert!(shared_box(&Secret::new([3; KEY_LEN]), &Public::zero()).is_none());
 }

@@ -98,6 +98,13 @@ struct Round {
     answers: Vec<Answer>,
 }
 
+impl Round {
+    /// Who answered nothing yet is not waited for as long as if nobody had: a family without a route never answers.
+    fn end(&self) -> Instant {
+        self.started + if self.answers.is_empty() { PROBE_TIMEOUT } else { PATIENCE }
+    }
+}
+
 /// One region by one family: asked up to [`TRIES`] times, one server after the other.
 #[derive(Debug)]
 struct Probe {
@@ -254,7 +261,7 @@ impl Netcheck {
             self.begin(now);
         }
         self.probe(now, out);
-        let over = self.round.as_ref().is_some_and(|round| now >= round.started + PROBE_TIMEOUT);
+        let over = self.round.as_ref().is_some_and(|round| now >= round.end());
         if over || self.round.as_ref().is_some_and(|round| round.probes.is_empty()) {
             self.finish(now, out);
         }
@@ -264,7 +271,7 @@ impl Netcheck {
     pub fn next_deadline(&self) -> Option<Instant> {
         let Some(round) = &self.round else { return self.next_round };
         let open = round.probes.iter().filter(|probe| !probe.answered && probe.tries < TRIES);
-        open.map(|probe| probe.next).chain([round.started + PROBE_TIMEOUT]).min()
+        open.map(|probe| probe.next).chain([round.end()]).min()
     }
 
     fn begin(&mut self, now: Instant) {
@@ -466,6 +473,8 @@ const RE_STUN_MIN: Duration = Duration::from_secs(20);
 const RE_STUN_MAX: Duration = Duration::from_secs(26);
 /// `stunProbeTimeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// When a round ends in which somebody has answered (ours): peers wait for what it finds.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// `defaultActiveRetransmitTime`.
 const RETRANSMIT: Duration = Duration::from_millis(200);
 /// Requests to one region by one family.

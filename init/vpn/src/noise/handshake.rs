@@ -87,7 +87,7 @@ impl Initiator {
     }
 
     /// As [`Self::start`], with an ephemeral key of the caller's: for tests.
-    fn start_with(
+    pub(super) fn start_with(
         version: u16,
         machine: &Secret<Machine>,
         server: &Public<Machine>,

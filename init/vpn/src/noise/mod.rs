@@ -8,6 +8,9 @@ pub mod handshake;
 pub mod record;
 pub mod stream;
 
+#[cfg(test)]
+mod tests;
+
 pub use handshake::{HandshakeError, INITIATION_LEN, Initiator, RESPONSE_LEN, Tunnel, respond};
 pub use record::{Opener, RecordError, Sealer};
 pub use stream::NoiseStream;

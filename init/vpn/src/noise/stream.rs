@@ -41,6 +41,11 @@ impl<S> NoiseStream<S> {
         }
     }
 
+    /// The stream below. What was not flushed is lost.
+    pub fn into_inner(self) -> S {
+        self.io
+    }
+
     /// Puts back plaintext that was read and belongs to the next reader.
     pub fn unread(&mut self, bytes: &[u8]) {
         let mut plain = BytesMut::with_capacity(bytes.len() + self.plain.len());

@@ -101,3 +101,6 @@ pub const ENDPOINTS_FRESH: Duration = Duration::from_secs(27);
 pub const CALL_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two pings that answer a peer's pings (ours).
 pub const PING_BACK_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long a region that a peer reached us through, and that is not its home, is one to reach it in: peers close such
+/// connections when they have sent nothing for this long (`derpInactiveCleanupTime`).
+pub const REPLY_ROUTE: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use super::candidates::{Candidates, is_usable};
 use super::quality::is_better;
 use super::{
     Action, CALL_INTERVAL, ENDPOINTS_FRESH, GOOD_ENOUGH, HEARTBEAT, PING_BACK_INTERVAL, PING_INTERVAL,
-    PING_TIMEOUT, PathStatus, Route, SESSION_ACTIVE, TRUST, UPGRADE, Via,
+    PING_TIMEOUT, PathStatus, REPLY_ROUTE, Route, SESSION_ACTIVE, TRUST, UPGRADE, Via,
 };
 use crate::disco::{MAX_ENDPOINTS, Message, TxId};
 use crate::key::{Disco, Node, Public, fill_random};
@@ -52,8 +52,9 @@ pub struct PeerPath {
     key: Public<Node>,
     disco: Option<Public<Disco>>,
     home: Option<RegionId>,
-    /// The region that it last used to reach us: there we have a connection, and so has it.
-    reply: Option<RegionId>,
+    /// The region that it last used to reach us, if that is not its home: there we have a connection, and so has it, for
+    /// [`REPLY_ROUTE`].
+    reply: Option<(RegionId, Instant)>,
     relay_latency: Option<Duration>,
     /// Pongs that were taken, by any way.
     pongs: u64,
@@ -185,7 +186,7 @@ impl PeerPath {
 
     /// Looks for a path now, and measures the relay: for `vpn ping`.
     pub fn discover(&mut self, now: Instant, env: &Env, out: &mut Vec<Action>) {
-        if let (Some(region), true) = (self.relay(), self.disco.is_some()) {
+        if let (Some(region), true) = (self.relay(now), self.disco.is_some()) {
             self.ping(now, env, Via::Relay(region), out);
         }
         if let Some((best, _)) = self.best {
@@ -197,7 +198,7 @@ impl PeerPath {
     /// An authentic WireGuard packet came that way.
     pub fn received(&mut self, now: Instant, env: &Env, from: Via, out: &mut Vec<Action>) {
         match from {
-            Via::Relay(region) => self.reply = Some(region),
+            Via::Relay(region) => self.note_relay(now, region),
             Via::Udp(address) => {
                 if self.best.is_some_and(|best| best.0 == address) && self.is_trusted(now) {
                     return;
@@ -224,7 +225,7 @@ impl PeerPath {
         }
         let source = match from {
             Via::Relay(region) => {
-                self.reply = Some(region);
+                self.note_relay(now, region);
                 relay_address(region)
             }
             Via::Udp(address) => {
@@ -264,7 +265,7 @@ impl PeerPath {
         endpoints: &[SocketAddr],
         out: &mut Vec<Action>,
     ) {
-        self.reply = Some(region);
+        self.note_relay(now, region);
         let usable = |address: &SocketAddr| is_usable(*address, &env.excluded);
         let endpoints = endpoints.iter().copied().filter(usable).take(MAX_ENDPOINTS).collect::<Vec<_>>();
         match self.called {
@@ -276,7 +277,7 @@ impl PeerPath {
 
     /// A relay does not have this peer, or is not connected: replies go to its home again.
     pub fn relay_lost(&mut self, now: Instant, region: RegionId, out: &mut Vec<Action>) {
-        if self.reply == Some(region) {
+        if self.reply.is_some_and(|reply| reply.0 == region) {
             self.reply = None;
         }
         self.refresh(now, out);
@@ -330,6 +331,7 @@ impl PeerPath {
             self.pings.front().map(|sent| sent.at + PING_TIMEOUT),
             self.trust_until.filter(|at| *at > now),
             self.hint.map(|(_, at)| at + TRUST).filter(|at| *at > now),
+            self.reply.map(|(_, at)| at + REPLY_ROUTE).filter(|at| *at > now),
             self.call.is_some().then(|| self.called.map_or(now, |at| at + CALL_INTERVAL)),
         ]
         .into_iter()
@@ -347,7 +349,7 @@ impl PeerPath {
         PathStatus {
             best: self.best,
             trusted: self.is_trusted(now),
-            relay: self.relay(),
+            relay: self.relay(now),
             relay_latency: self.relay_latency,
             candidates: self.candidates.len(),
             pongs: self.pongs,
@@ -403,7 +405,7 @@ impl PeerPath {
     }
 
     fn send_call(&mut self, now: Instant, env: &Env, out: &mut Vec<Action>) {
-        let (Some(region), true) = (self.relay(), self.disco.is_some()) else { return };
+        let (Some(region), true) = (self.relay(now), self.disco.is_some()) else { return };
         if !env.is_fresh(now) {
             self.call_waits = true;
             return;
@@ -486,7 +488,7 @@ impl PeerPath {
     }
 
     fn work_out(&mut self, now: Instant) -> Route {
-        let relay = self.relay();
+        let relay = self.relay(now);
         let best = self.best.map(|best| best.0);
         if best.is_some() && self.is_trusted(now) {
             return Route { direct: best, relay: None };
@@ -513,8 +515,13 @@ impl PeerPath {
         self.relay_latency = None;
     }
 
-    fn relay(&self) -> Option<RegionId> {
-        self.reply.or(self.home)
+    fn note_relay(&mut self, now: Instant, region: RegionId) {
+        self.reply = Some((region, now)).filter(|_| self.home != Some(region));
+    }
+
+    fn relay(&self, now: Instant) -> Option<RegionId> {
+        let reply = self.reply.filter(|(_, at)| now < *at + REPLY_ROUTE);
+        reply.map(|reply| reply.0).or(self.home)
     }
 
     fn is_trusted(&self, now: Instant) -> bool {

@@ -4,6 +4,16 @@ use super::*;
 
 const RECORDED_REQUEST: &[u8] = include_bytes!("../../tests/fixtures/stun-request.bin");
 
+/// From Headscale 0.29.2 on loopback, to port 45607.
+const RECORDED_RESPONSE: &[u8] = include_bytes!("../../tests/fixtures/stun-response.bin");
+
+#[test]
+fn the_recorded_answer_is_read_and_is_what_we_would_say() {
+    let from = "127.0.0.1:45607".parse().unwrap();
+    assert_eq!(parse_response(RECORDED_RESPONSE), Ok(([7; TXID_LEN], from)));
+    assert_eq!(response(&[7; TXID_LEN], from), RECORDED_RESPONSE);
+}
+
 #[test]
 fn the_request_is_the_recorded_one() {
     let txid = parse_request(RECORDED_REQUEST).unwrap();

@@ -50,7 +50,7 @@ impl MapFrames {
     ///
     /// # Errors
     /// If it would be too long.
-    pub fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, StreamError> {
         let Some(len) = self.buffer.first_chunk::<4>().map(|len| u32::from_le_bytes(*len)) else {
             return Ok(None);
         };
@@ -94,7 +94,7 @@ impl MapStream {
     /// If the stream fails, breaks off, says too much or nothing for too long.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
-            if let Some(frame) = self.frames.next()? {
+            if let Some(frame) = self.frames.take()? {
                 self.deadline = Instant::now() + WATCHDOG;
                 return Ok(Some(frame));
             }

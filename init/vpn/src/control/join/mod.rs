@@ -9,6 +9,9 @@
 
 mod refusal;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

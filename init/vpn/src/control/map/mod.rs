@@ -9,6 +9,9 @@ mod drops;
 mod peers;
 mod policy;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use ipnet::IpNet;

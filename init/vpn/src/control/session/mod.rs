@@ -351,7 +351,7 @@ impl Session {
             tracing::warn!("there is no new node key");
             return Ok(Event::Transport { sent: false });
         };
-        self.old_node.get_or_insert(self.node.public());
+        self.old_node = self.old_node.or_else(|| Some(self.node.public()));
         self.node = node;
         Ok(Event::Rotated)
     }
