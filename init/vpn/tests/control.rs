@@ -91,6 +91,14 @@ async fn a_node_joins_updates_and_follows_the_map() {
     assert_eq!(update["Hostinfo"]["NetInfo"]["PreferredDERP"], 999);
     assert_eq!(update["Hostinfo"]["Hostname"], "node-1");
 
+    // Whatever flaps is told, but not as a storm.
+    for port in 1..50 {
+        node.host.send_modify(|host| host.endpoints[0].0.set_port(port));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    eventually(|| server.updates().last().unwrap()["Endpoints"][0] == "192.0.2.7:49").await;
+    assert!(server.updates().len() <= 4, "{}", server.updates().len());
+
     // The end of the listeners is the end of the session, and of the stream.
     node.events.close();
     within(maps.closed()).await;
@@ -402,7 +410,7 @@ async fn map_messages_may_be_cut_anywhere_and_be_large() {
 
 #[tokio::test]
 async fn a_stream_that_is_no_map_ends_with_its_reason_and_the_map_stays() {
-    let own = |map: &mut Value| map["Node"]["Key"] = json!(format!("nodekey:{}", "09".repeat(32)));
+    let mut cases = tokio::task::JoinSet::new();
     for (case, expected) in [
         ("huge", "67108865 bytes"),
         ("truncated", "inside a message"),
@@ -412,45 +420,49 @@ async fn a_stream_that_is_no_map_ends_with_its_reason_and_the_map_stays() {
         ("another node", "not ours"),
         ("no address", "no address"),
     ] {
-        let server = ControlServer::start().await;
-        let mut node = TestNode::start(&server);
-        let maps = server.next_stream().await;
-        maps.map(&node.first_map(&[peer(2)]));
-        node.next_map().await;
-        let mut other = node.first_map(&[]);
-        match case {
-            "huge" => drop(maps.raw((MAX_FRAME + 1).to_le_bytes().to_vec())),
-            "truncated" => drop(maps.raw(b"\x09\0\0\0{".to_vec())),
-            "not json" => drop(maps.raw(b"\x02\0\0\0{]".to_vec())),
-            "empty" => drop(maps.raw(vec![0; 4])),
-            "deep" => {
-                let mut bytes = 100_000u32.to_le_bytes().to_vec();
-                bytes.extend(vec![b'['; 100_000]);
-                maps.raw(bytes);
-            }
-            "another node" => {
-                own(&mut other);
-                maps.map(&other);
-            }
-            _ => {
-                other["Node"]["Addresses"] = json!(["10.0.0.1/32"]);
-                maps.map(&other);
-            }
-        }
-        if case == "truncated" {
-            drop(maps);
-        } else {
-            within(maps.closed()).await;
-        }
-        let reason = node.disconnected().await;
-        assert!(reason.contains(expected), "{case}: {reason}");
-        // It comes back, and the key is not asked for again.
-        let maps = server.next_stream().await;
-        maps.map(&node.first_map(&[peer(2)]));
-        let (_, changes, _) = node.next_map().await;
-        assert!(changes.is_empty(), "{case}: the same map was in force all the time: {changes:?}");
-        assert_eq!(server.seen("/machine/register").len(), 1);
+        cases.spawn(bad_stream(case, expected));
     }
+    while let Some(done) = cases.join_next().await {
+        done.unwrap();
+    }
+}
+
+async fn bad_stream(case: &'static str, expected: &'static str) {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    node.next_map().await;
+    let mut other = node.first_map(&[]);
+    let sent = match case {
+        "huge" => (MAX_FRAME + 1).to_le_bytes().to_vec(),
+        "truncated" => b"\x09\0\0\0{".to_vec(),
+        "not json" => b"\x02\0\0\0{]".to_vec(),
+        "empty" => vec![0; 4],
+        "deep" => [&100_000u32.to_le_bytes()[..], &[b'['; 100_000]].concat(),
+        "another node" => {
+            other["Node"]["Key"] = json!(format!("nodekey:{}", "09".repeat(32)));
+            frame(&other)
+        }
+        _ => {
+            other["Node"]["Addresses"] = json!(["10.0.0.1/32"]);
+            frame(&other)
+        }
+    };
+    maps.raw(sent);
+    if case == "truncated" {
+        drop(maps);
+    } else {
+        within(maps.closed()).await;
+    }
+    let reason = node.disconnected().await;
+    assert!(reason.contains(expected), "{case}: {reason}");
+    // It comes back, and does not register again.
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    let (_, changes, _) = node.next_map().await;
+    assert!(changes.is_empty(), "{case}: the same map was in force all the time: {changes:?}");
+    assert_eq!(server.seen("/machine/register").len(), 1);
 }
 
 #[tokio::test]

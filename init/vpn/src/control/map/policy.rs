@@ -60,6 +60,7 @@ impl Policy {
             match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
                 Ok(named) if named.len() <= MAX_NAMES => {
                     // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
+                    self.stale |= self.unreadable;
                     self.unreadable = false;
                     if matches!(named.get(ALL), Some(None)) {
                         self.named = Arc::default();

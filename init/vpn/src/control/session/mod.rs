@@ -20,6 +20,8 @@ use crate::state::Refused;
 
 /// How often the server is told of us although nothing changed: a deleted node learns of it no other way.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two updates for changes: whatever flaps here is no storm there.
+pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 /// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
 const CLOSES_TO_BELIEVE: u32 = 2;
 
@@ -352,7 +354,7 @@ impl Session {
             tracing::warn!("there is no new node key");
             return Ok(Event::Transport { sent: false });
         };
-        self.old_node = self.old_node.or(Some(self.node.public()));
+        self.old_node = self.old_node.or_else(|| Some(self.node.public()));
         self.node = node;
         Ok(Event::Rotated)
     }
