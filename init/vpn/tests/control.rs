@@ -345,6 +345,72 @@ async fn an_ended_node_key_is_replaced_after_it_was_stored() {
 }
 
 #[tokio::test]
+async fn our_own_end_in_the_map_closes_the_stream_once_there_is_a_key() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    (setup.known, setup.key) = (true, None);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    let mut ended = node.first_map(&[peer(2)]);
+    ended["Node"]["Expired"] = true.into();
+    maps.map(&ended);
+    node.next_map().await;
+    assert_eq!(node.until_phase(Phase::KeyNeeded).await.unwrap().0, RefusalKind::NodeKeyExpired);
+    maps.map(&json!({ "PeersChanged": [peer(3)] }));
+    assert_eq!(node.next_map().await.0.peers.len(), 2, "what we have goes on");
+    node.auth.send(AuthKey::new("hskey-auth-new")).unwrap();
+    within(maps.closed()).await;
+    let reply = node
+        .until(|event| match event {
+            ControlEvent::NodeKeyNeeded { reply } => Some(reply),
+            _ => None,
+        })
+        .await;
+    let old = std::mem::replace(&mut node.node, Secret::generate().unwrap());
+    reply.send(node.node.clone()).unwrap();
+    let maps = server.next_stream().await;
+    let register = server.seen("/machine/register");
+    assert_eq!((register.len(), &register[1]["OldNodeKey"]), (2, &json!(old.public())));
+    assert_eq!(server.seen("POST /ts2021").len(), 1, "on the same connection");
+    maps.map(&node.first_map(&[peer(2)]));
+    let (map, changes, _) = node.next_map().await;
+    assert!(changes.node && !map.node.expired);
+    assert_eq!(changes.removed.len(), 1);
+}
+
+#[tokio::test]
+async fn the_server_is_told_of_us_now_and_then_and_a_silent_stream_is_dead() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.timing.update = Duration::from_millis(200);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+    eventually(|| server.updates().len() >= 3).await;
+    // A deleted node learns of it so.
+    server.script(|script| script.update = Box::new(|_| Reply::status(404)));
+    within(maps.closed()).await;
+    drop(node);
+
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.timing.watchdog = Duration::from_millis(600);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        maps.map(&json!({ "KeepAlive": true }));
+    }
+    assert_eq!(server.seen("POST /ts2021").len(), 1, "keep-alives keep it alive");
+    // Bytes that make no message do not.
+    maps.raw(b"\xff\0\0\0{".to_vec());
+    within(maps.closed()).await;
+    assert!(node.disconnected().await.contains("no map message for 600ms"));
+}
+
+#[tokio::test]
 async fn a_429_is_obeyed() {
     let server = ControlServer::start().await;
     let mut first = true;

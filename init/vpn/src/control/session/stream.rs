@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{
-    Closed, ControlEvent, HostState, MIN_UPDATE_INTERVAL, Session, UPDATE_INTERVAL, hostinfo, update,
-};
+use super::{Closed, ControlEvent, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update};
 use crate::control::client::{Connection, RequestError, StreamError};
 use crate::control::join::Event;
 use crate::control::map::{MapError, Update};
@@ -45,7 +43,8 @@ impl Session {
             return self.request_failed(&error).await;
         }
         let info = hostinfo(&host);
-        let mut stream = match connection.stream(&update(node, &host, &info).streaming()).await {
+        let request = update(node, &host, &info).streaming();
+        let mut stream = match connection.stream(&request, self.timing.watchdog).await {
             Ok(stream) => stream,
             Err(error) => return self.request_failed(&error).await,
         };
@@ -85,7 +84,7 @@ impl Session {
         let mut next_update = tokio::time::Instant::now();
         let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
-        let mut updates = tokio::time::interval_at(start + UPDATE_INTERVAL, UPDATE_INTERVAL);
+        let mut updates = tokio::time::interval_at(start + self.timing.update, self.timing.update);
         let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
