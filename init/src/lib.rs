@@ -14,3 +14,4 @@ pub mod status;
 pub mod supervise;
 pub mod sys;
 pub mod time;
+pub mod vpn;

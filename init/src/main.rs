@@ -18,8 +18,13 @@ fn main() -> ExitCode {
     {
         return casemate_init::status::command::run(rest);
     }
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "vpn"
+    {
+        return casemate_init::vpn::command::run(rest);
+    }
     eprintln!(
-        "casemate-init: this is PID 1 of an appliance image; `cargo qemu boot` starts one; `casemate-init status` shows its state from inside"
+        "casemate-init: this is PID 1 of an appliance image; `cargo qemu boot` starts one; `casemate-init status` shows its state from inside; `casemate-init vpn` joins a tailnet from elsewhere"
     );
     ExitCode::from(64)
 }

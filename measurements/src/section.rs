@@ -216,8 +216,10 @@ pub enum ServerAppId {
 /// `vpn.login_server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginServer {
-    /// `https://…` (or `http://` to loopback).
+    /// `https://…`, or `http://…`: to loopback, or with `plain_http`.
     pub url: String,
+    /// Whether `http://` may go to another machine; then the key is pinned.
+    pub plain_http: bool,
     /// `mkey:` and 64 hex digits.
     pub noise_key: Option<[u8; 32]>,
     /// A pre-auth key, or where it comes from.

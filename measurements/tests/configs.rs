@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_measure::section::{AcceptableImage, EgressMode, Network, Restart, ServiceQuote, VpnMode};
+use casemate_measure::document::Warning;
+use casemate_measure::section::{
+    AcceptableImage, AuthKey, EgressMode, Network, Restart, ServiceQuote, VpnMode,
+};
 use casemate_measure::{MeasuredConfig, Platform};
 
 /// The documents in a folder and below it.
@@ -44,6 +47,18 @@ fn the_demos_second_document_names_the_first_one() {
         assert_eq!(document.section().egress.mode, EgressMode::InternalOnly);
     }
     assert_ne!(demo.compose_hash(), peer.compose_hash());
+}
+
+#[test]
+fn the_tunnel_names_its_server_and_says_that_its_key_is_no_secret() {
+    let document = include_bytes!("../../configs/tunnel.app-compose.json");
+    let config = MeasuredConfig::parse("tunnel.app-compose.json", document, Platform::Appliance).unwrap();
+    let vpn = &config.section().vpn;
+    assert_eq!((vpn.mode, vpn.require_policy), (VpnMode::Tunnel, true));
+    let login = vpn.login_server.as_ref().unwrap();
+    assert!(login.url == "http://10.0.2.2:8080" && login.plain_http && login.noise_key.is_some());
+    assert_eq!(login.authkey, AuthKey::Literal("hskey-auth-replace-me".to_owned()));
+    assert_eq!(config.warnings(), [Warning::OpenAuthKey]);
 }
 
 #[test]

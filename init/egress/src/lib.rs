@@ -15,7 +15,9 @@ mod wire;
 pub use compare::Difference;
 pub use io::{Counter, Lock, LockError};
 pub use names::NEVER;
-pub use policy::{Allow, Backend, Ifname, Mode, NameError, Policy, Proto, Service, ServiceName, Uids};
+pub use policy::{
+    Allow, Backend, Ifname, Mode, NameError, Policy, Proto, Service, ServiceName, Tunnel, Uids,
+};
 pub use rules::{link_ruleset, ruleset};
 pub use ruleset::Ruleset;
 pub use wire::WireError;

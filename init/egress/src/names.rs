@@ -32,19 +32,29 @@ const fn net(a: [u8; 4], prefix: u8) -> Ipv4Net {
 /// The DNS port: services have no DNS but the private network's own resolver (design section 8).
 pub(crate) const DNS_PORT: u16 = 53;
 
+/// Relays of the private network speak TLS (tailscale `derp/derphttp`).
+pub(crate) const RELAY_PORT: u16 = 443;
+
+/// ICMP echo and its reply (RFC 792).
+pub(crate) const ICMP_ECHO: u8 = 8;
+/// The reply.
+pub(crate) const ICMP_ECHO_REPLY: u8 = 0;
+
 /// NTP (RFC 5905 section 7.2). A time server cannot send the time process to another one.
 pub(crate) const NTP_PORT: u16 = 123;
 
 /// Conntrack marks, one bit for each way in which a flow was allowed. A flow without one is a flow that nobody allowed.
 pub(crate) mod flow {
-    /// The mesh process to a measured target, the time process to a named server.
+    /// The mesh process to a measured target, the time process to a named server, the VPN process to peers, relays and its server.
     pub(crate) const OUTBOUND: u32 = 0x1;
-    /// From outside to a port that the mesh process serves.
+    /// From outside to a port that the mesh process serves, or to the VPN process; a ping from the private network.
     pub(crate) const INBOUND: u32 = 0x2;
     /// The mesh process to a service.
     pub(crate) const BACKEND: u32 = 0x4;
-    /// A service to the outside.
+    /// A service to the outside, or to the private network.
     pub(crate) const SERVICE: u32 = 0x8;
+    /// A service to the private network's names.
+    pub(crate) const NAMES: u32 = 0x10;
 }
 
 /// The packet mark that the `postrouting` chain puts on what it is about to judge; the `netdev` chain lets no IP packet
@@ -112,6 +122,14 @@ pub(crate) mod common {
     pub(crate) const LINK_INVALID: &str = "link:invalid";
     /// From the link to be forwarded, not a reply.
     pub(crate) const LINK_FORWARD: &str = "link:forward";
+    /// From the TUN, with a source that is none of the private network's.
+    pub(crate) const TUNNEL_SPOOFED: &str = "tunnel:spoofed";
+    /// From the TUN to us, to nothing that we serve.
+    pub(crate) const TUNNEL_INBOUND: &str = "tunnel:inbound";
+    /// From the TUN to us, belonging to no flow.
+    pub(crate) const TUNNEL_INVALID: &str = "tunnel:invalid";
+    /// From the TUN to be forwarded, not a reply.
+    pub(crate) const TUNNEL_FORWARD: &str = "tunnel:forward";
     /// On loopback, between addresses that are not loopback's.
     pub(crate) const LOOPBACK: &str = "loopback:denied";
     /// From an interface that the policy does not know.

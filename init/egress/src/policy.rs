@@ -1,10 +1,10 @@
 //! What the lock is made from: our own input types, so that this room depends on no other.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
 /// Everything the rule set follows from. Two equal policies give two equal rule sets.
@@ -18,17 +18,45 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// TCP ports that the mesh process serves on the link.
     pub inbound: Vec<u16>,
-    /// Where the mesh process may connect to, over the link, by TCP: other apps, and where its collateral comes from.
+    /// Where the mesh process may connect to by TCP: other apps, and where its collateral comes from. Over the TUN, if it is an
+    /// address of the private network, else over the link.
     pub mesh_targets: Vec<SocketAddr>,
     /// The named time servers' key exchange: where the time process may connect to, over the link, by TCP; to the same
     /// addresses it may send UDP to the NTP port.
     pub time_servers: Vec<SocketAddr>,
     /// What the mesh process may connect to inside services, by TCP.
     pub backends: Vec<Backend>,
+    /// The private network; `None`: there is none, and the VPN process sends nothing.
+    pub tunnel: Option<Tunnel>,
     /// Who is who.
     pub uids: Uids,
     /// The mark of the DHCP child's socket; `None` (a static address) leaves DHCP shut.
     pub dhcp_mark: Option<u32>,
+}
+
+/// The private network, behind a TUN that the VPN process reads and writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The TUN.
+    pub interface: Ifname,
+    /// Where the network's addresses lie. No packet to them leaves by the link, and none from them comes in by it.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Where services ask for names: our own address, which no packet outside this machine has.
+    pub names: Ipv4Addr,
+    /// The VPN process's UDP port.
+    pub port: u16,
+    /// The coordination server: where the VPN process may connect to by TCP.
+    pub login_server: SocketAddr,
+}
+
+impl Tunnel {
+    /// Whether an address is one of the network's.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.prefixes.iter().any(|prefix| prefix.contains(&address)),
+            IpAddr::V6(_) => false,
+        }
+    }
 }
 
 /// `egress.mode`, with its list.

@@ -6,5 +6,6 @@ pub mod links;
 pub mod namespace;
 mod netlink;
 mod sysctl;
+pub mod tailnet;
 
 pub use error::NetError;

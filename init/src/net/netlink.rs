@@ -21,7 +21,7 @@ use super::NetError;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// An open rtnetlink socket.
-pub(super) struct Netlink(Handle);
+pub(super) struct Netlink(pub(super) Handle);
 
 /// What is asked of an interface.
 pub(super) struct Link {
@@ -248,7 +248,7 @@ fn route(message: &RouteMessage) -> Route {
 }
 
 /// For `map_err`: the kernel's errno if it gave one.
-fn failed(action: &'static str, subject: &str) -> impl FnOnce(rtnetlink::Error) -> NetError {
+pub(super) fn failed(action: &'static str, subject: &str) -> impl FnOnce(rtnetlink::Error) -> NetError {
     move |error| match error {
         rtnetlink::Error::NetlinkError(message) => {
             NetError::System { action, subject: subject.to_owned(), source: message.to_io() }

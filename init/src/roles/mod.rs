@@ -18,14 +18,18 @@ mod mesh;
 mod service;
 mod share;
 mod time;
+pub(crate) mod vpn;
 mod workers;
 
 pub use service::ServiceHandover;
+pub use vpn::VpnHandover;
 
 /// `argv[0]` of the guest agent.
 pub const AGENT: &CStr = c"casemate-agent";
 /// `argv[0]` of the mesh proxy.
 pub const MESH: &CStr = c"casemate-mesh";
+/// `argv[0]` of the VPN process.
+pub const VPN: &CStr = c"casemate-vpn";
 /// `argv[0]` of the DHCP client.
 pub const DHCP: &CStr = c"casemate-dhcp";
 /// `argv[0]` of the time client.
@@ -57,6 +61,7 @@ pub fn run(name: &[u8]) -> Option<ExitCode> {
     let role: fn() -> anyhow::Result<ExitCode> = match name {
         name if name == AGENT.to_bytes() => agent::run,
         name if name == MESH.to_bytes() => mesh::run,
+        name if name == VPN.to_bytes() => vpn::run,
         name if name == DHCP.to_bytes() => dhcp::run,
         name if name == TIME.to_bytes() => time::run,
         name if name == SERVICE.to_bytes() => service::run,

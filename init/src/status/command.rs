@@ -113,7 +113,7 @@ fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
 }
 
 /// A path and its plain values in each line; an object in a list goes by its name.
-fn show(text: &mut String, path: &str, value: &Value) {
+pub(crate) fn show(text: &mut String, path: &str, value: &Value) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
         Value::Object(fields) if !path.is_empty() && fields.values().all(is_plain) => {
@@ -145,7 +145,7 @@ const fn is_plain(value: &Value) -> bool {
 }
 
 /// As a person reads it: text without quotes, and nothing that acts on a terminal.
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if !text.is_empty() && text.chars().all(|c| matches!(c, ' '..='~')) => {

@@ -1,4 +1,4 @@
-//! Starting a process: one `clone3` straight into its cgroup and namespaces, its descriptors put in order, its privileges
+//! Starting a process: one `clone3` straight into its cgroup, if it gets one, and namespaces, its descriptors put in order, its privileges
 //! dropped, and this same binary executed under another name.
 //!
 //! Between `clone3` and `execveat` the child makes raw system calls on memory that was prepared before: PID 1 has a watchdog
@@ -24,8 +24,8 @@ pub struct Spawn<'a> {
     pub output: BorrowedFd<'a>,
     /// Become descriptors 3, 4, …
     pub descriptors: &'a [BorrowedFd<'a>],
-    /// The cgroup's directory.
-    pub cgroup: BorrowedFd<'a>,
+    /// The cgroup's directory; `None`: the caller's own.
+    pub cgroup: Option<BorrowedFd<'a>>,
     /// Which namespaces are new.
     pub namespaces: Namespaces,
     /// uid and gid before the exec; `None` keeps root, for a process that drops it itself.
@@ -75,9 +75,12 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<Pid> {
 
     // SAFETY: all-zero is a valid clone_args: no flags, no pointers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = CLONE_INTO_CGROUP | u64::from(what.namespaces.flags().cast_unsigned());
+    args.flags = u64::from(what.namespaces.flags().cast_unsigned());
     args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
-    args.cgroup = u64::from(what.cgroup.as_raw_fd().cast_unsigned());
+    if let Some(cgroup) = what.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
     // SAFETY: without CLONE_VM the child has its own copy of this memory and returns here like after fork; `args` is valid for
     // its size.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };

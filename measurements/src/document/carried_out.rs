@@ -9,7 +9,26 @@ use super::shape::SECTION;
 
 /// Judges every value of the completed section by the table.
 pub(super) fn check(section: &Value) -> Result<(), Problem> {
-    fields(section, SECTION, "")
+    fields(section, SECTION, "")?;
+    together(section)
+}
+
+/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server.
+fn together(section: &Value) -> Result<(), Problem> {
+    let inside = |value: &Value, key: &str| match value {
+        Value::Object(fields) => fields.get(key).cloned(),
+        _ => None,
+    };
+    let Some(vpn) = inside(section, "vpn") else { return Ok(()) };
+    let tunnel = inside(&vpn, "mode").is_some_and(|mode| mode == Value::Text("tunnel".to_owned()));
+    if tunnel && inside(&vpn, "login_server") == Some(Value::Null) {
+        return Err(Problem::NotImplemented {
+            path: format!("{SECTION}.vpn.login_server"),
+            found: "null, the default, with mode \"tunnel\"".to_owned(),
+            implemented: "an object; there is no registration at a VPC server".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn value(found: &Value, at: &str, row: &Key) -> Result<(), Problem> {

@@ -78,7 +78,7 @@ pub enum Problem {
 
 impl Problem {
     /// A value that is not what its key needs.
-    pub(crate) fn invalid(path: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+    pub fn invalid(path: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self::Invalid { path: path.to_owned(), expected: expected.into(), found: found.into() }
     }
 }

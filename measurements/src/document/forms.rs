@@ -126,12 +126,18 @@ pub(super) fn https_port(text: &str) -> Option<u16> {
     }
 }
 
-/// [`https_url`], or `http://` to a loopback address.
-pub(super) fn login_url(text: &str) -> Option<String> {
+/// [`https_url`], or `http://`: to a loopback address, or to any if that is wanted.
+pub(super) fn login_url(text: &str, plain_http: bool) -> Option<String> {
     let Some(rest) = text.strip_prefix("http://") else { return https_url(text) };
     let host = authority(rest)?;
     let loopback = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    (loopback || host == "localhost").then(|| text.to_owned())
+    (loopback || host == "localhost" || plain_http).then(|| text.to_owned())
+}
+
+/// The host of such a URL, if it is an IPv4 address.
+pub(super) fn ipv4_host(text: &str) -> Option<Ipv4Addr> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    authority(rest)?.parse().ok()
 }
 
 /// The host of what follows `//` in a URL, if all of it is plain.
@@ -270,10 +276,17 @@ mod tests {
         ] {
             assert_eq!(https_url(text), None, "{text}");
         }
-        assert!(login_url("http://127.0.0.1:8080").is_some());
-        assert!(login_url("http://[::1]:8080").is_some());
-        assert!(login_url("http://localhost").is_some());
-        assert_eq!(login_url("http://10.0.0.1"), None);
+        for text in ["http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost"] {
+            assert!(login_url(text, false).is_some(), "{text}");
+        }
+        assert_eq!(login_url("http://10.0.0.1", false), None);
+        assert!(login_url("http://10.0.0.1", true).is_some());
+        assert_eq!(login_url("http://", true), None);
+        assert_eq!(ipv4_host("https://192.0.2.1:8443/x"), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(ipv4_host("http://192.0.2.1"), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        for text in ["https://a.example", "https://[2001:db8::1]", "192.0.2.1", "https://192.0.2.1.example"] {
+            assert_eq!(ipv4_host(text), None, "{text}");
+        }
     }
 
     #[test]

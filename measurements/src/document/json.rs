@@ -18,7 +18,7 @@ pub const MAX_DEPTH: usize = 64;
 
 /// A JSON value whose objects have each key once.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -35,7 +35,10 @@ pub(crate) enum Value {
 
 impl Value {
     /// Reads a whole document.
-    pub(crate) fn read(document: &[u8]) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// Whatever is no JSON, too long, nested too deeply, or has a key twice.
+    pub fn read(document: &[u8]) -> Result<Self, Problem> {
         if document.len() > MAX_BYTES {
             return Err(Problem::TooLong { found: document.len() });
         }
@@ -49,7 +52,7 @@ impl Value {
     }
 
     /// What an error says was found: short, and with nothing of the document unescaped.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
             Self::Boolean(value) => value.to_string(),

@@ -8,7 +8,7 @@ mod carried_out;
 mod dstack;
 mod error;
 mod forms;
-pub(crate) mod json;
+pub mod json;
 mod keys;
 mod node;
 mod parts;
@@ -55,6 +55,9 @@ pub enum Warning {
         "casemate.vpn.prefixes: {0} is public address space; hosts there cannot be reached while it is the private network's"
     )]
     PublicAddressSpace(IpNet),
+    /// `vpn.login_server.authkey` is in the document itself.
+    #[error("casemate.vpn.login_server.authkey: whoever can read the document can join with this key")]
+    OpenAuthKey,
     /// `server.ephemeral` is set.
     #[error("casemate.server.ephemeral: every key and registration of this server dies with the machine")]
     EphemeralServer,

@@ -28,7 +28,7 @@ fn node() -> Value {
             "vpn": {
                 "mode": "tunnel", "server_app_id": "self",
                 "login_server": {
-                    "url": "https://hs.example", "noise_key": format!("mkey:{digest}"), "authkey": { "env": "VPN_KEY" }
+                    "url": "https://hs.example", "noise_key": format!("mkey:{digest}"), "plain_http": true, "authkey": { "env": "VPN_KEY" }
                 },
                 "prefixes": ["100.128.0.0/10", "fd7a:115c:a1e0::/48"], "derp_pins": { "derp.example": digest },
                 "require_policy": false,

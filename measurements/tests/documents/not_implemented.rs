@@ -32,27 +32,22 @@ fn keys_of_the_section() {
         (
             "/casemate/vpn",
             json!({}),
-            "casemate.vpn.mode \"tunnel\", the default (implemented: only \"direct\")",
+            "casemate.vpn.login_server null, the default, with mode \"tunnel\" (implemented: an object; there is no registration at a VPC server)",
         ),
         (
-            "/casemate/vpn/server_app_id",
-            json!(APP),
+            "/casemate/vpn",
+            json!({"server_app_id": APP}),
             "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\")",
         ),
         (
-            "/casemate/vpn/login_server",
-            json!({"url": "https://hs.example", "authkey": "k"}),
-            "casemate.vpn.login_server an object (implemented: only null)",
+            "/casemate/vpn",
+            json!({"login_server": {"url": "https://hs.example", "authkey": "k"}}),
+            "casemate.vpn.login_server.url \"https://hs.example\" (implemented: only an IPv4 address as host)",
         ),
         (
-            "/casemate/vpn/derp_pins",
-            json!({"derp.example": "00".repeat(32)}),
-            "casemate.vpn.derp_pins an object (implemented: only {})",
-        ),
-        (
-            "/casemate/vpn/require_policy",
-            json!(false),
-            "casemate.vpn.require_policy false (implemented: only true)",
+            "/casemate/vpn",
+            json!({"login_server": {"url": "https://[2001:db8::1]", "authkey": "k"}}),
+            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only an IPv4 address as host)",
         ),
         (
             "/casemate/egress",

@@ -28,6 +28,9 @@ mod chain {
     pub(super) const SOCKETS: &str = "sockets";
     pub(super) const MESH: &str = "mesh";
     pub(super) const TIME: &str = "time";
+    pub(super) const VPN: &str = "vpn";
+    pub(super) const FROM_TUNNEL: &str = "from_tunnel";
+    pub(super) const TUNNEL_TO_SERVICES: &str = "tunnel_to_services";
 }
 
 /// The `inet` table of a policy. Pure: equal policies give equal rule sets.
@@ -60,6 +63,11 @@ pub fn ruleset(policy: &Policy) -> Ruleset {
     set.add(chain::TIME, None, our_own::time(policy));
     set.add(chain::FORWARDED, None, services::forwarded(policy));
     set.add(chain::LINK_TO_SERVICES, None, services::link_to_services(policy));
+    if let Some(tunnel) = &policy.tunnel {
+        set.add(chain::FROM_TUNNEL, None, from_outside::from_tunnel(policy));
+        set.add(chain::TUNNEL_TO_SERVICES, None, services::tunnel_to_services(policy));
+        set.add(chain::VPN, None, our_own::vpn(policy, tunnel));
+    }
     for service in &policy.services {
         set.add(service_chain(service), None, services::service(policy, service));
     }

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::from_outside::{ICMP_ERRORS, NEIGHBOUR};
+use ipnet::IpNet;
+
+use super::from_outside::{ICMP_ERRORS, NEIGHBOUR, private};
 use super::{chain, lo, to};
-use crate::names::{JUDGED, NTP_PORT, flow, process};
-use crate::policy::{Policy, Proto, Service};
+use crate::names::{DNS_PORT, ICMP_ECHO_REPLY, JUDGED, NEVER, NTP_PORT, RELAY_PORT, flow, process};
+use crate::policy::{Policy, Proto, Service, Tunnel};
 use crate::ruleset::Rule;
-use crate::term::{State, Term, host, protocol};
+use crate::term::{Network, State, Term, host, protocol};
 
 pub(super) fn output() -> Vec<Rule> {
     vec![Rule::jump([], chain::DHCP), Rule::goto([], chain::OUR_OWN)]
@@ -56,6 +58,22 @@ pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
         Term::CtState(State::Established),
         Term::CtMarkAny(flow::OUTBOUND | flow::INBOUND),
     ]));
+    if let Some(tunnel) = &policy.tunnel {
+        let tun = || to(&tunnel.interface);
+        rules.push(Rule::accept([
+            tun(),
+            Term::Transport(protocol::TCP),
+            Term::CtState(State::Established),
+            Term::CtMarkAny(flow::OUTBOUND | flow::INBOUND),
+        ]));
+        // Pings are answered by the kernel.
+        rules.push(Rule::accept([
+            tun(),
+            Term::IcmpType(ICMP_ECHO_REPLY),
+            Term::CtReply,
+            Term::CtMarkAny(flow::INBOUND),
+        ]));
+    }
     for service in &policy.services {
         let there = || {
             let destination = Term::Destination(host(Service::address(service.number)));
@@ -67,7 +85,7 @@ pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
             destination,
             Term::Transport(protocol::TCP),
             Term::CtState(State::Established),
-            Term::CtMarkAny(flow::BACKEND),
+            Term::CtMarkAny(flow::BACKEND | if policy.tunnel.is_some() { flow::NAMES } else { 0 }),
         ]));
         // "Fragmentation needed" about what the service itself sends to the outside.
         for kind in ICMP_ERRORS {
@@ -102,6 +120,10 @@ pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
         Rule::goto([Term::SocketUid(uids.mesh)], chain::MESH),
         Rule::goto([Term::SocketUid(uids.time)], chain::TIME),
     ];
+    if policy.tunnel.is_some() {
+        rules.push(Rule::goto([Term::SocketUid(uids.vpn)], chain::VPN));
+    }
+    let silent = silent.into_iter().filter(|(uid, _)| policy.tunnel.is_none() || *uid != uids.vpn);
     rules.extend(silent.map(|(uid, name)| Rule::drop([Term::SocketUid(uid)], process(name))));
     rules.push(Rule::drop([], process("other")));
     rules
@@ -112,8 +134,9 @@ pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
     let mut rules = Vec::new();
     for target in &policy.mesh_targets {
         let address = target.ip().to_canonical();
+        let tunnel = policy.tunnel.as_ref().filter(|tunnel| tunnel.contains(address));
         rules.push(Rule::accept([
-            to(&policy.link),
+            to(tunnel.map_or(&policy.link, |tunnel| &tunnel.interface)),
             Term::Destination(host(address)),
             Term::DestinationPort(Proto::Tcp, target.port()),
             Term::CtOriginal,
@@ -131,15 +154,67 @@ pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
             Term::SetCtMark(flow::BACKEND),
         ]));
     }
-    for &port in &policy.inbound {
-        rules.push(Rule::accept([
-            to(&policy.link),
-            Term::SourcePort(Proto::Tcp, port),
-            Term::CtReply,
-            Term::CtMarkAny(flow::INBOUND),
-        ]));
+    let tunnel = policy.tunnel.as_ref().map(|tunnel| &tunnel.interface);
+    for interface in [&policy.link].into_iter().chain(tunnel) {
+        for &port in &policy.inbound {
+            rules.push(Rule::accept([
+                to(interface),
+                Term::SourcePort(Proto::Tcp, port),
+                Term::CtReply,
+                Term::CtMarkAny(flow::INBOUND),
+            ]));
+        }
     }
     rules.push(Rule::drop([], process("mesh")));
+    rules
+}
+
+/// On the link: TCP to the coordination server and, on port 443, to relays; UDP from its one port to anywhere but port 53, which
+/// peers, relays and STUN servers have no use for; answers there. Never to what is no place outside, nor to the private network
+/// itself. On the TUN: questions about names, to other nodes. To services: answers about names.
+pub(super) fn vpn(policy: &Policy, tunnel: &Tunnel) -> Vec<Rule> {
+    let (link, tun) = (|| to(&policy.link), || to(&tunnel.interface));
+    let opens = || [Term::CtOriginal, Term::SetCtMark(flow::OUTBOUND)];
+    let mut rules = Vec::new();
+    for service in &policy.services {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            rules.push(Rule::accept([
+                to(&Service::interface(service.number)),
+                Term::Source(host(tunnel.names)),
+                Term::Destination(host(Service::address(service.number))),
+                Term::SourcePort(proto, DNS_PORT),
+                Term::CtReply,
+                Term::CtMarkAny(flow::NAMES),
+            ]));
+        }
+    }
+    for prefix in &tunnel.prefixes {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let [original, mark] = opens();
+            let there = Term::Destination((*prefix).into());
+            rules.push(Rule::accept([tun(), there, Term::DestinationPort(proto, DNS_PORT), original, mark]));
+        }
+    }
+    let never = NEVER.map(IpNet::V4).into_iter().chain(private(tunnel));
+    rules.extend(never.map(|net| Rule::drop([Term::Destination(net)], process("vpn"))));
+    rules.push(Rule::drop([Term::DestinationPort(Proto::Udp, DNS_PORT)], process("vpn")));
+    let [original, mark] = opens();
+    let server = tunnel.login_server;
+    rules.push(Rule::accept([
+        link(),
+        Term::Destination(host(server.ip().to_canonical())),
+        Term::DestinationPort(Proto::Tcp, server.port()),
+        original,
+        mark,
+    ]));
+    let ours = || [Term::Network(Network::Ipv4), Term::SourcePort(Proto::Udp, tunnel.port)];
+    for first in [[Term::Network(Network::Ipv4), Term::DestinationPort(Proto::Tcp, RELAY_PORT)], ours()] {
+        let ([network, port], [original, mark]) = (first, opens());
+        rules.push(Rule::accept([link(), network, port, original, mark]));
+    }
+    let [network, port] = ours();
+    rules.push(Rule::accept([link(), network, port, Term::CtReply, Term::CtMarkAny(flow::INBOUND)]));
+    rules.push(Rule::drop([], process("vpn")));
     rules
 }
 

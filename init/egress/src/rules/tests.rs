@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::policy::{Allow, Backend, Mode, Policy, Proto, Service, Uids};
+use crate::policy::{Allow, Backend, Mode, Policy, Proto, Service, Tunnel, Uids};
 use crate::ruleset::{Rule, Ruleset};
 use crate::term::Term;
 use crate::wire::{Policy as ChainPolicy, Verdict};
@@ -20,8 +20,19 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         mesh_targets: vec!["192.0.2.7:443".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap()],
         time_servers: vec!["192.0.2.123:4460".parse().unwrap()],
         backends: vec![Backend { service: 1, port: 8000 }, Backend { service: 2, port: 27017 }],
+        tunnel: None,
         uids: Uids { agent: 101, vpn: 102, mesh: 103, vpc: 104, dhcp: 105, time: 107 },
         dhcp_mark: Some(0x0da1),
+    }
+}
+
+pub(crate) fn tunnel() -> Tunnel {
+    Tunnel {
+        interface: "tailnet0".parse().unwrap(),
+        prefixes: vec!["100.64.0.0/10".parse().unwrap()],
+        names: "100.100.100.100".parse().unwrap(),
+        port: 41641,
+        login_server: "192.0.2.80:8080".parse().unwrap(),
     }
 }
 
@@ -46,6 +57,14 @@ fn the_three_modes_and_the_link() {
     let list = vec![allow("203.0.113.0/24", 443, Proto::Tcp), allow("198.51.100.7/32", 123, Proto::Udp)];
     golden("allowlist.nft", &ruleset(&policy(Mode::Allowlist(list))));
     golden("external-allowed.nft", &ruleset(&policy(Mode::ExternalAllowed)));
+    for (name, mode) in [
+        ("tunnel-internal-only.nft", Mode::InternalOnly),
+        ("tunnel-external-allowed.nft", Mode::ExternalAllowed),
+    ] {
+        let mut policy = policy(mode);
+        policy.mesh_targets.push("100.64.0.9:443".parse().unwrap());
+        golden(name, &ruleset(&Policy { tunnel: Some(tunnel()), ..policy }));
+    }
     golden("link-dhcp.nft", &link_ruleset(&"eth0".parse().unwrap(), Some(0x0da1)));
     golden("link-static.nft", &link_ruleset(&"eth0".parse().unwrap(), None));
 }
@@ -64,12 +83,24 @@ fn modes() -> impl Strategy<Value = Mode> {
     ]
 }
 
+fn tunnels() -> impl Strategy<Value = Option<Tunnel>> {
+    let prefix = (any::<[u8; 4]>(), 1u8..=32)
+        .prop_map(|(address, length)| ipnet::Ipv4Net::new(address.into(), length).unwrap().trunc());
+    let some = (proptest::collection::vec(prefix, 1..3), any::<[u8; 4]>(), any::<u16>(), any::<u16>());
+    proptest::option::of(some.prop_map(|(prefixes, server, to, port)| Tunnel {
+        prefixes,
+        port,
+        login_server: (server, to).into(),
+        ..tunnel()
+    }))
+}
+
 fn policies() -> impl Strategy<Value = Policy> {
     let sockets = || proptest::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..5);
     let mark = proptest::option::of(1u32..);
     let inbound = proptest::collection::vec(any::<u16>(), 0..5);
-    (modes(), 0u8..6, inbound, sockets(), sockets(), mark).prop_map(
-        |(mode, services, inbound, targets, time_servers, dhcp_mark)| Policy {
+    (modes(), 0u8..6, inbound, sockets(), sockets(), mark, tunnels()).prop_map(
+        |(mode, services, inbound, targets, time_servers, dhcp_mark, tunnel)| Policy {
             services: (1..=services)
                 .map(|number| Service { number, name: format!("s{number}").parse().unwrap() })
                 .collect(),
@@ -78,6 +109,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             time_servers: time_servers.into_iter().map(|(address, port)| (address, port).into()).collect(),
             backends: (1..=services).map(|service| Backend { service, port: 8000 }).collect(),
             dhcp_mark,
+            tunnel,
             ..policy(mode)
         },
     )
@@ -114,10 +146,12 @@ proptest! {
         }
     }
 
-    /// In internal-only mode no rule accepts anything that a service sends out, or marks a flow as a service's.
+    /// In internal-only mode without a private network no rule accepts anything that a service sends out, or marks a flow as a
+    /// service's.
     #[test]
     fn internal_only_has_no_rule_for_services(mut policy in policies()) {
         policy.mode = Mode::InternalOnly;
+        policy.tunnel = None;
         let set = ruleset(&policy);
         let accepts = |r: &&Rule| r.verdict == Some(Verdict::Accept);
         for chain in set.chains.iter().filter(|c| c.name.starts_with("service_") || c.name == "forwarded") {
@@ -126,6 +160,71 @@ proptest! {
         let text = set.to_string();
         prop_assert!(!text.contains("masquerade"));
         prop_assert!(!text.contains("ct mark set 0x00000008"));
+    }
+
+    /// With one, every rule that accepts, marks or translates what a service sends names the TUN, and one of the network's prefixes.
+    #[test]
+    fn internal_only_leads_into_the_private_network_only(mut policy in policies(), tunnel in tunnels()) {
+        policy.mode = Mode::InternalOnly;
+        policy.tunnel = Some(tunnel.unwrap_or_else(self::tunnel));
+        let tunnel = policy.tunnel.clone().unwrap();
+        let set = ruleset(&policy);
+        let accepts = |r: &&Rule| r.verdict == Some(Verdict::Accept);
+        for chain in set.chains.iter().filter(|c| c.name.starts_with("service_") || c.name == "forwarded") {
+            for rule in chain.rules.iter().filter(accepts) {
+                let text = rule.to_string();
+                let inside = tunnel.prefixes.iter().any(|prefix| rule.terms.contains(&Term::Destination((*prefix).into())));
+                prop_assert!(inside && text.contains("oifname \"tailnet0\""), "{}", text);
+            }
+        }
+        for line in set.to_string().lines().filter(|line| line.contains("masquerade")) {
+            prop_assert!(line.contains("oifname \"tailnet0\""), "{}", line);
+        }
+    }
+
+    /// Before anything else is asked about a packet of the link: none of the private network's addresses is in it. And before
+    /// anything of a service is let out by the link, and anything of the VPN process's own, such addresses have been dropped.
+    #[test]
+    fn the_networks_addresses_stay_off_the_link(mut policy in policies(), tunnel in tunnels()) {
+        let tunnel = tunnel.unwrap_or_else(self::tunnel);
+        policy.tunnel = Some(tunnel.clone());
+        let set = ruleset(&policy);
+        let nets = || tunnel.prefixes.iter().map(|p| (*p).into()).chain([crate::term::host(tunnel.names)]);
+        let chain = |name: &str| set.chains.iter().find(|c| c.name == name).unwrap();
+        let drop_at = |name: &str, term: &Term| {
+            chain(name).rules.iter().position(|r| r.verdict == Some(Verdict::Drop) && r.terms.contains(term))
+        };
+        let first_accept = |name: &str, on: Term| {
+            let accepts = |r: &Rule| r.verdict == Some(Verdict::Accept) && r.terms.contains(&on);
+            chain(name).rules.iter().position(accepts).unwrap_or(usize::MAX)
+        };
+        for net in nets() {
+            let accept = first_accept("prerouting", Term::InputInterface(policy.link.clone()));
+            prop_assert!(drop_at("prerouting", &Term::Source(net)).unwrap() < accept);
+            prop_assert!(drop_at("prerouting", &Term::Destination(net)).unwrap() < accept);
+            let out = Term::OutputInterface(policy.link.clone());
+            prop_assert!(drop_at("vpn", &Term::Destination(net)).unwrap() < first_accept("vpn", out.clone()));
+            for service in &policy.services {
+                let name = format!("service_{}", service.number);
+                prop_assert!(drop_at(&name, &Term::Destination(net)).unwrap() < first_accept(&name, Term::SetCtMark(0x8)).max(drop_at(&name, &Term::NotOutputInterface(policy.link.clone())).unwrap()));
+            }
+        }
+    }
+
+    /// What may come out of the TUN has a source of the network.
+    #[test]
+    fn the_tun_brings_the_networks_addresses_only(mut policy in policies(), tunnel in tunnels()) {
+        let tunnel = tunnel.unwrap_or_else(self::tunnel);
+        policy.tunnel = Some(tunnel.clone());
+        let set = ruleset(&policy);
+        let tun = Term::InputInterface(tunnel.interface.clone());
+        let chain = set.chains.iter().find(|c| c.name == "prerouting").unwrap();
+        let accepted: Vec<&Rule> = chain.rules.iter()
+            .filter(|r| r.verdict == Some(Verdict::Accept) && r.terms.contains(&tun)).collect();
+        prop_assert_eq!(accepted.len(), tunnel.prefixes.len());
+        for (rule, prefix) in accepted.iter().zip(&tunnel.prefixes) {
+            prop_assert!(rule.terms.contains(&Term::Source((*prefix).into())));
+        }
     }
 
     /// Whatever the mode: the time process is accepted to as many places as are named, each by address, port and
@@ -164,8 +263,13 @@ proptest! {
         let chain = set.chains.iter().find(|c| c.name == "mesh").unwrap();
         let texts: Vec<String> = chain.rules.iter().map(ToString::to_string)
             .filter(|text| text.contains("ct mark set 0x00000001")).collect();
+        let by = |target: &std::net::SocketAddr| match &policy.tunnel {
+            Some(tunnel) if tunnel.contains(target.ip()) => "tailnet0",
+            _ => "eth0",
+        };
         let expected: Vec<String> = policy.mesh_targets.iter().map(|target| format!(
-            "oifname \"eth0\" ip daddr {} tcp dport {} ct direction original ct mark set 0x00000001 accept",
+            "oifname \"{}\" ip daddr {} tcp dport {} ct direction original ct mark set 0x00000001 accept",
+            by(target),
             target.ip(),
             target.port()
         )).collect();

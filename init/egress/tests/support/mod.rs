@@ -87,6 +87,11 @@ impl Netns {
         })
     }
 
+    /// For `ip link … netns`.
+    pub(crate) fn id(&self) -> i32 {
+        self.tid
+    }
+
     pub(crate) fn ip(&self, arguments: &str) {
         self.command("ip", &arguments.split(' ').collect::<Vec<_>>());
     }
@@ -139,6 +144,7 @@ pub(crate) fn policy(mode: Mode) -> Policy {
         mesh_targets: vec![(LISTED, 443).into()],
         time_servers: vec![(TIMES, 4460).into()],
         backends: vec![Backend { service: 1, port: 8000 }],
+        tunnel: None,
         uids: Uids { agent: AGENT, vpn: 102, mesh: MESH, vpc: 104, dhcp: 105, time: TIME },
         dhcp_mark: Some(DHCP_MARK),
     }

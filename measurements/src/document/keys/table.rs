@@ -52,6 +52,11 @@ fn is_ipv4_socket(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.starts_with('['))
 }
 
+/// There is no resolver, and the physical link has no IPv6 address.
+fn is_ipv4_url(value: &Value) -> bool {
+    !matches!(value, Value::Text(text) if crate::document::forms::ipv4_host(text).is_none())
+}
+
 const NULL: Option<&str> = Some("null");
 const EMPTY: Option<&str> = Some("[]");
 const FIELDS: Option<&str> = Some("{}");
@@ -89,18 +94,19 @@ pub(crate) const KEYS: &[Key] = &[
     key("gateway.addresses", list(1, 8), None, No, "where it listens"),
     key("gateway.addresses[]", text(64, SOCKET), None, No, "one address"),
     key("vpn", Object, FIELDS, Yes, "the private network"),
-    key("vpn.mode", Word(&["tunnel", "direct"]), Some("\"tunnel\""), Only(&["\"direct\""]), "with a VPN, or without: gateway or fixed targets"),
+    key("vpn.mode", Word(&["tunnel", "direct"]), Some("\"tunnel\""), Yes, "with a VPN, or without: gateway or fixed targets"),
     key("vpn.server_app_id", text(40, "\"self\" or 40 hex digits"), Some("\"self\""), Only(&["\"self\""]), "whose registration API to call"),
-    key("vpn.login_server", Object, NULL, Only(&["null"]), "a plain Headscale instead of a VPC server"),
-    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback)"), None, No, "its address"),
-    key("vpn.login_server.noise_key", text(69, "mkey: and 64 hex digits"), NULL, No, "its key, pinned"),
-    key("vpn.login_server.authkey", TextOrObject { max: 512, form: "pre-auth key" }, None, No, "the key that joins"),
+    key("vpn.login_server", Object, NULL, Yes, "a plain Headscale instead of a VPC server; with `tunnel`, and only then; null with `tunnel`, which is registration at a VPC server, is not carried out yet"),
+    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback, or with plain_http)"), None, Where(is_ipv4_url, "an IPv4 address as host"), "its address"),
+    key("vpn.login_server.noise_key", text(69, "mkey: and 64 hex digits"), NULL, Yes, "its key, pinned; needed with `plain_http`"),
+    key("vpn.login_server.plain_http", Boolean, Some("false"), Yes, "whether http:// may go to another machine"),
+    key("vpn.login_server.authkey", TextOrObject { max: 512, form: "pre-auth key" }, None, Yes, "the key that joins; whoever can read the document can use it, so it should be for one node, tagged and short-lived"),
     key("vpn.login_server.authkey.env", text(128, "environment variable name"), None, No, "the name among dstack's allowed_envs that carries it"),
     key("vpn.prefixes", list(1, 8), Some(r#"["100.64.0.0/10", "fd7a:115c:a1e0::/48"]"#), Yes, "addresses of the private network, inside the default or (with a warning) 100.128.0.0/10; `direct` uses none"),
     key("vpn.prefixes[]", text(43, "IP prefix"), None, Yes, "one prefix"),
-    key("vpn.derp_pins", Map { max: 64, keys: DNS_NAME }, FIELDS, Only(&["{}"]), "DERP servers by their certificate"),
-    key("vpn.derp_pins.*", text(64, DIGEST), None, No, "SHA-256 of the certificate"),
-    key("vpn.require_policy", Boolean, Some("true"), Only(&["true"]), "refuse a network map without a packet filter"),
+    key("vpn.derp_pins", Map { max: 64, keys: DNS_NAME }, FIELDS, Yes, "DERP servers by their certificate; with `tunnel`, and only then"),
+    key("vpn.derp_pins.*", text(64, DIGEST), None, Yes, "SHA-256 of the certificate"),
+    key("vpn.require_policy", Boolean, Some("true"), Yes, "refuse a network map without a packet filter; false with `tunnel` only"),
     key("egress", Object, FIELDS, Yes, "what may leave"),
     key("egress.mode", Word(&["internal-only", "allowlist", "external-allowed"]), Some("\"internal-only\""), Yes, "the mode, which also picks the tag"),
     key("egress.allow", list(0, 256), EMPTY, Yes, "the list; with `allowlist`, and only then"),

@@ -27,23 +27,48 @@ pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String]) -> Result<Vpn, Probl
         Some(login) if server_app_id == ServerAppId::Own => Some(login_server(&login, allowed_envs)?),
         Some(login) => return Err(login.problem("null where server_app_id names a server")),
     };
+    let mode = node.at("mode")?.word(&[("tunnel", VpnMode::Tunnel), ("direct", VpnMode::Direct)])?;
+    let require_policy = node.at("require_policy")?.boolean()?;
+    if mode == VpnMode::Direct {
+        only_for_a_tunnel(node, login_server.is_some(), require_policy)?;
+    }
     let mut derp_pins = BTreeMap::new();
     for (host, pin) in node.at("derp_pins")?.entries()? {
         let host = forms::dns_name(host).ok_or_else(|| pin.problem("a key that is a DNS name"))?;
         derp_pins.insert(host, pin.form("64 hex digits", forms::digest)?);
     }
     Ok(Vpn {
-        mode: node.at("mode")?.word(&[("tunnel", VpnMode::Tunnel), ("direct", VpnMode::Direct)])?,
+        mode,
         server_app_id,
         login_server,
         prefixes: prefixes(&node.at("prefixes")?)?,
         derp_pins,
-        require_policy: node.at("require_policy")?.boolean()?,
+        require_policy,
     })
 }
 
+/// What would mean nothing without a VPN is refused, and not ignored.
+fn only_for_a_tunnel(node: &Node<'_>, login_server: bool, require_policy: bool) -> Result<(), Problem> {
+    if login_server {
+        return Err(node.at("login_server")?.problem("null (mode is direct)"));
+    }
+    let pins = node.at("derp_pins")?;
+    if !pins.entries()?.is_empty() {
+        return Err(pins.problem("{} (mode is direct)"));
+    }
+    if !require_policy {
+        return Err(node.at("require_policy")?.problem("true (mode is direct)"));
+    }
+    Ok(())
+}
+
 fn login_server(node: &Node<'_>, allowed_envs: &[String]) -> Result<LoginServer, Problem> {
+    let plain_http = node.at("plain_http")?.boolean()?;
     let noise_key = node.at("noise_key")?.present();
+    if plain_http && noise_key.is_none() {
+        // Otherwise whoever is on the way could be the server.
+        return Err(node.at("noise_key")?.problem("mkey: and 64 hex digits (plain_http is true)"));
+    }
     let noise_key = noise_key
         .map(|key| key.form("mkey: and 64 hex digits", |text| forms::digest(text.strip_prefix("mkey:")?)));
     let key = node.at("authkey")?;
@@ -58,7 +83,12 @@ fn login_server(node: &Node<'_>, allowed_envs: &[String]) -> Result<LoginServer,
         })?)
     };
     Ok(LoginServer {
-        url: node.at("url")?.form("an https:// URL (or http:// to loopback)", forms::login_url)?,
+        url: node
+            .at("url")?
+            .form("an https:// URL (or http:// to loopback, or with plain_http)", |text| {
+                forms::login_url(text, plain_http)
+            })?,
+        plain_http,
         noise_key: noise_key.transpose()?,
         authkey,
     })
@@ -82,8 +112,13 @@ fn prefixes(node: &Node<'_>) -> Result<Vec<IpNet>, Problem> {
     Ok(found)
 }
 
-/// What to say about prefixes of public address space.
+/// What to say about prefixes of public address space, and about a key that is no secret.
 pub(super) fn warnings(vpn: &Vpn) -> impl Iterator<Item = Warning> {
     let public = |net: &&IpNet| matches!(net, IpNet::V4(v4) if SEEDS_V4.contains(v4));
-    vpn.prefixes.iter().filter(public).map(|net| Warning::PublicAddressSpace(*net))
+    let key = vpn.login_server.as_ref().filter(|login| matches!(login.authkey, AuthKey::Literal(_)));
+    vpn.prefixes
+        .iter()
+        .filter(public)
+        .map(|net| Warning::PublicAddressSpace(*net))
+        .chain(key.map(|_| Warning::OpenAuthKey))
 }

@@ -1,0 +1,8 @@
+#![doc = include_str!("README.md")]
+
+pub mod command;
+mod config;
+mod kept;
+mod parent;
+
+pub use config::{Config, ConfigError};

@@ -1,0 +1,491 @@
+//! The privileged parent: what it makes, and how it serves the node that it starts.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
+use casemate_vpn::parent::network::{self, Refusal};
+use casemate_vpn::parent::slots::{self, Slots};
+use casemate_vpn::parent::{Config as Told, Descriptors, Keys};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, socketpair, sockopt,
+};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, geteuid};
+
+use super::Config;
+use super::kept::Kept;
+use crate::handover::{HEARTBEAT, READY};
+use crate::net::tailnet::{self, Tailnet};
+use crate::roles::{self, VpnHandover};
+use crate::supervise::{Exit, Next, PACE, Restarts, SILENCE, START_LIMIT, STOP_GRACE};
+use crate::sys::{self, Namespaces, Spawn};
+
+/// DNS (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+/// How often it is looked whether there is something to save that nobody spoke of.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What cannot be made, or is there already: then nothing is left of what was.
+pub(super) fn run(config: &Config) -> anyhow::Result<()> {
+    ensure!(geteuid().is_root(), "expected to be root: interfaces and routes are to be made");
+    // From here on these wait for the loop: what was made is removed in any case.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("signals")?;
+    let signals =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")?;
+    refuse_neighbours(config)?;
+    let made = Made::make(config)?;
+    let serving = Serving::new(config, &made)?;
+    say(format_args!(
+        "{} is up, MTU {}, {} queues; UDP port {}; questions at {}",
+        config.interface,
+        config.mtu,
+        config.queues,
+        config.port,
+        config.status_socket.display()
+    ));
+    serving.serve(&signals)
+}
+
+/// Bytes of each buffer of the sockets that peers send to, as tailscale's (`wgengine/magicsock/magicsock.go`, `socketBufferSize`).
+const PEERS_BUFFER: usize = 7 << 20;
+
+/// A line of the parent's own; the node's lines are its own.
+fn say(words: std::fmt::Arguments<'_>) {
+    drop(writeln!(io::stderr(), "casemate-init vpn: {words}"));
+}
+
+/// Whether another node of this kind lives here.
+fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
+    let interface = &config.interface;
+    ensure!(!Path::new("/sys/class/net").join(interface).exists(), "interface: {interface} exists already");
+    for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+        match UdpSocket::bind((address, config.port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
+                "port: UDP port {} is taken, perhaps by a tailscaled: stop it, or choose another",
+                config.port
+            ),
+            // Anything else, such as no IPv6, is the node's to find out.
+            _ => {}
+        }
+    }
+    if config.dns.listen
+        && let Some(link) = tailnet::who_has_names().context("addresses and routes of this machine")?
+    {
+        bail!(
+            "dns.listen: 100.100.100.100 is {link}'s already, perhaps a tailscaled's: stop it, or set dns.listen to false"
+        );
+    }
+    Ok(())
+}
+
+/// What is removed at the end. The TUN goes with its last descriptor, and addresses and routes with it.
+struct Made {
+    tun: Vec<OwnedFd>,
+    tailnet: Tailnet,
+    udp: Vec<UdpSocket>,
+    dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
+    status: StatusSocket,
+    state: OwnedFd,
+}
+
+impl Made {
+    fn make(config: &Config) -> anyhow::Result<Self> {
+        let tun = open_tun(&config.interface, config.queues)?;
+        let tailnet = Tailnet::bring_up(&config.interface, &config.prefixes, config.mtu, config.dns.listen)
+            .context("interface")?;
+        let udp = bind_peers(config.port).with_context(|| format!("port: {}", config.port))?;
+        let mut dns = Vec::new();
+        for address in tailnet.names() {
+            let address = SocketAddr::new(*address, DNS_PORT);
+            let (udp, tcp) = bind_names(address).with_context(|| format!("dns.listen: {address}"))?;
+            dns.push((address, udp, tcp));
+        }
+        let status = StatusSocket::bind(&config.status_socket)
+            .with_context(|| format!("status_socket: {}", config.status_socket.display()))?;
+        let state = slots::create().context("memory for the state")?;
+        Ok(Self { tun, tailnet, udp, dns, status, state })
+    }
+}
+
+/// The one place that makes the TUN.
+fn open_tun(interface: &str, queues: usize) -> anyhow::Result<Vec<OwnedFd>> {
+    sys::open_tun(interface, queues).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => anyhow::anyhow!("interface: {interface} exists already"),
+        Some(libc::ENOENT | libc::ENODEV) => {
+            anyhow::anyhow!("/dev/net/tun: {error}: a container needs --device /dev/net/tun")
+        }
+        Some(libc::EPERM) => {
+            anyhow::anyhow!("interface: {interface}: {error}: a container needs --cap-add NET_ADMIN")
+        }
+        _ => anyhow::Error::new(error).context(format!("interface: {interface}")),
+    })
+}
+
+/// Where peers send to, with buffers for a fast link, which only the privileged may have (`SO_RCVBUFFORCE`, socket(7)). IPv6 may be
+/// missing.
+fn bind_peers(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let open = |address: SocketAddr| -> io::Result<UdpSocket> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        setsockopt(&socket, sockopt::RcvBufForce, &PEERS_BUFFER)?;
+        setsockopt(&socket, sockopt::SndBufForce, &PEERS_BUFFER)?;
+        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
+        Ok(UdpSocket::from(socket))
+    };
+    let v4 = open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    let v6 = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.local_addr()?.port())));
+    Ok(std::iter::once(v4).chain(v6).collect())
+}
+
+/// UDP and TCP, both non-blocking. An IPv6 address just set may not be usable yet, so that is not asked.
+fn bind_names(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let open = |kind| -> io::Result<OwnedFd> {
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &(kind == SockType::Stream))?;
+        // include/uapi/linux/in.h: of IPv6 sockets, too.
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
+        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
+        Ok(socket)
+    };
+    let tcp = open(SockType::Stream)?;
+    nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(128)?)?;
+    Ok((UdpSocket::from(open(SockType::Datagram)?), TcpListener::from(tcp)))
+}
+
+/// The socket and its file.
+struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        // A socket that nobody answers at is left over from a parent that was killed.
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
+                fs::remove_file(path)?;
+            }
+            Ok(_) => return Err(io::Error::other("exists already")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(path)?;
+        let socket = Self { listener, path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        socket.listener.set_nonblocking(true)?;
+        Ok(socket)
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// The node that runs.
+struct Child {
+    pid: Pid,
+    report: File,
+    since: Instant,
+    heard: Instant,
+    ready: bool,
+    /// It was ended for its silence.
+    hung: bool,
+}
+
+struct Serving<'a> {
+    config: &'a Config,
+    made: &'a Made,
+    slots: Slots,
+    kept: Option<Kept>,
+    binary: File,
+    null: File,
+    begin: Instant,
+    child: Option<Child>,
+    restarts: Restarts,
+    /// When it is started again.
+    due: Option<Instant>,
+    /// When it was asked to end.
+    stopping: Option<Instant>,
+    /// What it said last.
+    report: Option<Report>,
+}
+
+impl<'a> Serving<'a> {
+    fn new(config: &'a Config, made: &'a Made) -> anyhow::Result<Self> {
+        let slots = Slots::new(made.state.try_clone().context("state")?).context("state")?;
+        let kept = match &config.state {
+            None => None,
+            Some(path) => {
+                let kept = Kept::load(path, &slots).with_context(|| format!("state: {}", path.display()))?;
+                Some(kept)
+            }
+        };
+        let now = Instant::now();
+        Ok(Self {
+            config,
+            made,
+            slots,
+            kept,
+            binary: File::open("/proc/self/exe").context("/proc/self/exe")?,
+            null: File::options().read(true).write(true).open("/dev/null").context("/dev/null")?,
+            begin: now,
+            child: None,
+            restarts: Restarts::for_ever(PACE),
+            due: Some(now),
+            stopping: None,
+            report: None,
+        })
+    }
+
+    fn serve(mut self, signals: &SignalFd) -> anyhow::Result<()> {
+        loop {
+            let now = Instant::now();
+            if self.stopping.is_some() && self.child.is_none() {
+                self.save();
+                say(format_args!("stopped"));
+                return Ok(());
+            }
+            if self.stopping.is_none() && self.due.is_some_and(|due| due <= now) {
+                self.start()?;
+            }
+            self.look_after_silence(now);
+            self.turn(signals, self.until(now))?;
+        }
+    }
+
+    /// How long nothing of its own is to be done.
+    fn until(&self, now: Instant) -> Duration {
+        let due = self.due.map(|due| due.saturating_duration_since(now));
+        let child = self.child.as_ref().map(|_| Duration::from_secs(1));
+        [due, child, Some(LOOK_EVERY)].into_iter().flatten().min().unwrap_or(LOOK_EVERY)
+    }
+
+    fn start(&mut self) -> anyhow::Result<()> {
+        self.due = None;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .context("report socket")?;
+        // A beat that finds no room is dropped: its event loop must not wait for us, nor we for it.
+        sys::non_blocking(&ours).context("report socket")?;
+        sys::non_blocking(&theirs).context("report socket")?;
+        let handover = sys::memfd("handover", &serde_json::to_vec(&self.told()).context("handover")?)
+            .context("handover")?;
+        let mut descriptors = vec![handover.as_fd(), theirs.as_fd(), self.made.state.as_fd()];
+        descriptors.push(self.made.status.listener.as_fd());
+        descriptors.extend(self.made.udp.iter().map(UdpSocket::as_fd));
+        for (_, udp, tcp) in &self.made.dns {
+            descriptors.extend([udp.as_fd(), tcp.as_fd()]);
+        }
+        descriptors.extend(self.made.tun.iter().map(OwnedFd::as_fd));
+        let stderr = io::stderr();
+        let pid = sys::spawn(&Spawn {
+            binary: self.binary.as_fd(),
+            role: roles::VPN,
+            stdin: self.null.as_fd(),
+            output: stderr.as_fd(),
+            descriptors: &descriptors,
+            cgroup: None,
+            namespaces: Namespaces::Shared,
+            uid: Some(self.config.uid),
+        })
+        .context("start the node")?;
+        let now = Instant::now();
+        self.child =
+            Some(Child { pid, report: File::from(ours), since: now, heard: now, ready: false, hung: false });
+        Ok(())
+    }
+
+    /// What the node is told.
+    fn told(&self) -> VpnHandover {
+        let config = self.config;
+        VpnHandover {
+            guest: false,
+            node: Told {
+                login_server: config.login_server.clone(),
+                hostname: config.hostname.clone(),
+                prefixes: config.prefixes.clone(),
+                derp_pins: config.derp_pins.clone(),
+                require_policy: config.require_policy,
+                expected_tag: None,
+                interface: config.interface.clone(),
+                port: config.port,
+                mtu: config.mtu,
+                ipv6: self.made.tailnet.ipv6(),
+                dns: config.dns.clone(),
+                roots: config.roots.clone(),
+                keys: Keys::Random,
+                debug_use_derp_http: config.debug_use_derp_http,
+                descriptors: Descriptors {
+                    status: true,
+                    udp: self.made.udp.len(),
+                    dns: self.made.dns.iter().map(|(address, ..)| *address).collect(),
+                    queues: self.made.tun.len(),
+                },
+            },
+        }
+    }
+
+    fn turn(&mut self, signals: &SignalFd, wait: Duration) -> anyhow::Result<()> {
+        let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        watched.extend(self.child.as_ref().map(|child| PollFd::new(child.report.as_fd(), PollFlags::POLLIN)));
+        // Rounded up: a turn a little too early would only be followed by another.
+        let wait = u16::try_from(wait.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
+        match poll(&mut watched, PollTimeout::from(wait)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("poll"),
+        }
+        drop(watched);
+        while let Some(signal) = signals.read_signal().context("signals")? {
+            let signal =
+                i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            if matches!(signal, Some(Signal::SIGTERM | Signal::SIGINT)) {
+                self.stop();
+            }
+        }
+        self.hear();
+        self.reap();
+        Ok(())
+    }
+
+    /// Everything that the node has said; a flood of it is cut, so that signals are seen.
+    fn hear(&mut self) {
+        for _ in 0..64 {
+            let Some(child) = &mut self.child else { return };
+            let mut bytes = [0; LONGEST + 1];
+            let length = match child.report.read(&mut bytes) {
+                Ok(0) | Err(_) => return,
+                Ok(length) => length,
+            };
+            child.heard = Instant::now();
+            match bytes.get(..length).unwrap_or_default() {
+                READY => child.ready = true,
+                HEARTBEAT => {}
+                message => self.take(message),
+            }
+        }
+    }
+
+    fn take(&mut self, message: &[u8]) {
+        match Message::decode(message) {
+            Ok(Message::SetNetwork(request)) => {
+                let outcome = network::check(&self.config.prefixes, &request.addresses)
+                    .and_then(|()| self.set(&request.addresses));
+                if let Err(refusal) = outcome {
+                    say(format_args!("addresses that the node asked for are refused: {refusal}"));
+                }
+                let answer = Answer { sequence: request.sequence, outcome };
+                if let Some(child) = &mut self.child {
+                    // It does not read, or is gone: then it does not need the answer.
+                    drop(child.report.write(&answer.encode()));
+                }
+            }
+            Ok(Message::Report(report)) => {
+                if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
+                    say(format_args!("{}, {} peers", report.standing.word(), report.peers));
+                }
+                self.report = Some(report);
+            }
+            Ok(Message::Kept) => self.save(),
+            Err(error) => say(format_args!("from the node: {error}")),
+        }
+    }
+
+    fn set(&self, addresses: &[ipnet::IpNet]) -> Result<(), Refusal> {
+        self.made.tailnet.set(addresses).map_err(|error| {
+            say(format_args!("{:#}", anyhow::Error::new(error)));
+            Refusal::Kernel
+        })
+    }
+
+    fn save(&mut self) {
+        if let Some(kept) = &mut self.kept
+            && let Err(error) = kept.save(&self.slots)
+        {
+            let path = self.config.state.as_deref().unwrap_or_else(|| Path::new("state"));
+            say(format_args!("state: {}: {error}", path.display()));
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(Instant::now());
+        self.due = None;
+        if let Some(child) = &self.child {
+            kill(child.pid, Signal::SIGTERM).ok();
+        }
+    }
+
+    /// Ends a node that says nothing, or does not end when it is asked to.
+    fn look_after_silence(&mut self, now: Instant) {
+        let Some(child) = &mut self.child else { return };
+        let limit = if child.ready { SILENCE } else { START_LIMIT };
+        let silent = now.saturating_duration_since(child.heard) > limit;
+        let patience_over =
+            self.stopping.is_some_and(|since| now.saturating_duration_since(since) > STOP_GRACE);
+        if (silent || patience_over) && !child.hung {
+            child.hung = silent;
+            kill(child.pid, Signal::SIGKILL).ok();
+        }
+    }
+
+    fn reap(&mut self) {
+        loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+                Err(Errno::EINTR) => continue,
+                _ => return,
+            };
+            // What it said before its end counts.
+            self.hear();
+            let Some(child) = self.child.take_if(|child| child.pid == pid) else { continue };
+            self.save();
+            let exit = exit.told_apart(false, child.hung);
+            if self.stopping.is_some() {
+                continue;
+            }
+            let now = Instant::now();
+            let ended = self.restarts.ended(
+                exit,
+                child.since.saturating_duration_since(self.begin),
+                now.saturating_duration_since(self.begin),
+            );
+            if let Next::RestartAt(at) = ended {
+                self.due = self.begin.checked_add(at);
+                let wait = self.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
+                say(format_args!("the node ended ({exit}); again in {} s", wait.as_secs_f32().round()));
+                self.restarts.started_again();
+            }
+        }
+    }
+}

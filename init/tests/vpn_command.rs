@@ -1,0 +1,241 @@
+//! `casemate-init vpn --config FILE`, in network namespaces: what it makes, what it refuses, what is left of it.
+//!
+//! The node itself needs a coordination server; with real ones it is tested in `tests/tailnet`.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A network namespace that goes with this.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(test: &str) -> Self {
+        let name = format!("casemate-vpn-{test}-{}", std::process::id());
+        ip(&["netns", "add", &name]);
+        let namespace = Self(name);
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, program]);
+        command
+    }
+
+    fn ip(&self, line: &str) -> String {
+        let done = self.command("ip").args(line.split_whitespace()).output().unwrap();
+        assert!(done.status.success(), "ip {line}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    fn start(&self, config: &Path) -> Running {
+        let mut command = self.command(env!("CARGO_BIN_EXE_casemate-init"));
+        command.args(["vpn", "--config"]).arg(config);
+        Running(command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn refused(&self, config: &Path) -> String {
+        let mut command = self.command(env!("CARGO_BIN_EXE_casemate-init"));
+        let done: Output = command.args(["vpn", "--config"]).arg(config).output().unwrap();
+        let words = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{words}");
+        assert_eq!(words.lines().count(), 1, "{words}");
+        words
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&["netns", "del", &self.0]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+}
+
+struct Running(Child);
+
+impl Running {
+    fn stop(mut self) -> String {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = self.0.wait().unwrap();
+        let mut words = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        assert_eq!(status.code(), Some(0), "{words}");
+        words
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn config(dir: &Path, changes: &[(&str, Value)]) -> std::path::PathBuf {
+    let mut config = json!({
+        "login_server": {"url": "http://127.0.0.1:1"},
+        "hostname": "node-1",
+        "interface": "cm0",
+        "queues": 2,
+        "status_socket": dir.join("status"),
+        "state": dir.join("state"),
+    });
+    for (key, value) in changes {
+        config.as_object_mut().unwrap().insert((*key).to_owned(), value.clone());
+    }
+    let path = dir.join("config.json");
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_it_makes_is_gone_after_sigterm() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("makes"));
+    let before = (namespace.ip("address"), namespace.ip("route show table all"));
+    let running = namespace.start(&config(dir.path(), &[]));
+    until("a status socket", || dir.path().join("status").exists());
+    let link = namespace.ip("-details link show cm0");
+    assert!(link.contains("mtu 1280") && link.contains("multi_queue"), "{link}");
+    assert!(link.contains("numqueues 2") || link.contains("UP"), "{link}");
+    let addresses = namespace.ip("address show dev cm0");
+    assert!(addresses.contains("inet 100.100.100.100/32 scope host"), "{addresses}");
+    assert!(addresses.contains("inet6 fd7a:115c:a1e0::53/128"), "{addresses}");
+    let sockets = namespace.command("cat").args(["/proc/net/udp", "/proc/net/tcp"]).output().unwrap();
+    let sockets = String::from_utf8(sockets.stdout).unwrap();
+    assert_eq!(sockets.matches("64646464:0035").count(), 2, "{sockets}");
+    // No address yet: no route either, and nobody's packets go into it.
+    let routes = namespace.ip("route show table main");
+    assert!(!routes.contains("cm0"), "{routes}");
+    let words = running.stop();
+    assert!(words.contains("cm0 is up, MTU 1280, 2 queues"), "{words}");
+    assert_eq!((namespace.ip("address"), namespace.ip("route show table all")), before);
+    assert!(!dir.path().join("status").exists());
+}
+
+#[test]
+fn a_second_node_is_refused_in_one_line() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("second"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let _running = namespace.start(&config(dir.path(), &[]));
+    until("a status socket", || dir.path().join("status").exists());
+    let refused = |changes: &[(&str, Value)]| namespace.refused(&config(elsewhere.path(), changes));
+    assert!(refused(&[]).contains("interface: cm0 exists already"));
+    let other = ("interface", json!("cm1"));
+    assert!(refused(std::slice::from_ref(&other)).contains("dns.listen: 100.100.100.100 is cm0's already"));
+    let no_names = ("dns", json!({"listen": false}));
+    let socket = ("status_socket", json!(dir.path().join("status")));
+    assert!(refused(&[other, no_names, socket]).contains("status_socket: "));
+    // The first one is as it was.
+    assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+}
+
+#[test]
+fn a_tailscaled_is_noticed_by_its_port_and_by_its_route() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("tailscaled"));
+    namespace.ip("link add tailscale0 type veth peer name peer0");
+    namespace.ip("link set tailscale0 up");
+    namespace.ip("route add 100.100.100.100/32 dev tailscale0 table 52");
+    let words = namespace.refused(&config(dir.path(), &[]));
+    assert!(words.contains("100.100.100.100 is tailscale0's already"), "{words}");
+    let holder = "import socket,time; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('0.0.0.0',41641)); print('bound',flush=True); time.sleep(60)";
+    let mut python = namespace.command("python3");
+    let mut holder = python.args(["-c", holder]).stdout(Stdio::piped()).spawn().unwrap();
+    holder.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    let words = namespace.refused(&config(dir.path(), &[]));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(words.contains("port: UDP port 41641 is taken"), "{words}");
+}
+
+#[test]
+fn a_state_that_others_can_read_is_refused_and_nothing_is_left() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("state"));
+    fs::write(dir.path().join("state"), "x").unwrap();
+    let words = namespace.refused(&config(dir.path(), &[]));
+    assert!(words.contains("state: ") && words.contains("expected a file of mode 0600"), "{words}");
+    assert!(!dir.path().join("status").exists());
+    assert!(!namespace.ip("link").contains("cm0"));
+}
+
+/// The nodes of this parent, by what /proc says of them.
+fn nodes(parent: u32) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        if status.contains(&format!("\nPPid:\t{parent}\n")) && !status.contains("State:\tZ") {
+            found.push((pid, status));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("again"));
+    let running = namespace.start(&config(dir.path(), &[("uid", json!(64999))]));
+    // `ip netns exec` becomes the parent.
+    let parent = running.0.id();
+    until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t64999")));
+    let (first, status) = nodes(parent).remove(0);
+    for line in [
+        "Uid:\t64999\t64999\t64999\t64999",
+        "Gid:\t64999\t64999\t64999\t64999",
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert_eq!(fs::read(format!("/proc/{first}/environ")).unwrap(), b"");
+    assert_eq!(fs::read(format!("/proc/{first}/cmdline")).unwrap(), b"casemate-vpn\0");
+    let link = namespace.ip("-o link show cm0");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(first).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("another node", || nodes(parent).iter().any(|(pid, _)| *pid != first));
+    assert_eq!(namespace.ip("-o link show cm0").split(':').next(), link.split(':').next());
+    assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+    let words = running.stop();
+    assert!(words.contains("the node ended (signal 9); again in 1 s"), "{words}");
+}
+
+#[test]
+fn a_parent_that_is_killed_takes_everything_along() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("killed"));
+    let mut running = namespace.start(&config(dir.path(), &[]));
+    let parent = running.0.id();
+    until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t65534")));
+    let (node, _) = nodes(parent).remove(0);
+    // It says at its start whose end it follows.
+    std::thread::sleep(Duration::from_millis(500));
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    until("the node's end", || !Path::new(&format!("/proc/{node}")).exists());
+    until("the TUN's end", || !namespace.ip("link").contains("cm0"));
+    // What is left is a socket that nobody answers at: no obstacle.
+    let again = namespace.start(&config(dir.path(), &[]));
+    until("the next", || namespace.ip("link").contains("cm0"));
+    until("its node", || !nodes(again.0.id()).is_empty());
+    again.stop();
+}

@@ -1,0 +1,374 @@
+//! The task of one region: connects, holds the connection, tries again.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info};
+
+use super::connection::{ConnectError, Connection, ReadError, Stream, connect, next_frame};
+use super::frame::{Decoder, Frame, encode, encode_send};
+use super::pool::{Event, Outgoing, Packet, PoolConfig, Shared, Wanted};
+use crate::key::fill_random;
+use crate::netmap::RegionId;
+
+pub(super) struct Task {
+    pub(super) region: RegionId,
+    pub(super) config: Arc<PoolConfig>,
+    pub(super) wanted: watch::Receiver<Wanted>,
+    pub(super) queue: mpsc::Receiver<Outgoing>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) timing: Timing,
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// After this long a connection has been a good one.
+    pub(super) steady: Duration,
+    /// The first wait after a failure.
+    pub(super) min_back_off: Duration,
+    /// The longest wait after failures.
+    pub(super) max_back_off: Duration,
+    /// Silence after which a relay is dead.
+    pub(super) watchdog: Duration,
+    /// After this long without use, a connection that is not home is closed.
+    pub(super) idle: Duration,
+    /// How often that is looked at.
+    pub(super) idle_check: Duration,
+}
+
+impl Timing {
+    /// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead. Idle: tailscale
+    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check. The back-off is ours.
+    pub(super) const REAL: Self = Self {
+        steady: Duration::from_secs(30),
+        min_back_off: Duration::from_secs(1),
+        max_back_off: Duration::from_secs(30),
+        watchdog: Duration::from_secs(130),
+        idle: Duration::from_secs(60),
+        idle_check: Duration::from_secs(15),
+    };
+
+    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
+    fn back_off(&self, failures: u32) -> Duration {
+        let doubled = self.min_back_off.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        jitter(doubled.min(self.max_back_off))
+    }
+}
+
+/// Why a connection ended.
+enum End {
+    /// Nobody used it.
+    Idle,
+    /// The map gives the region other servers.
+    MapChanged,
+    /// The pool is gone.
+    Over,
+    /// It broke. What the server said about coming back, if it did.
+    Broken(String, Option<Duration>),
+}
+
+impl Task {
+    pub(super) async fn run(mut self) {
+        let mut failures = 0_u32;
+        // What woke us while there was no connection: it goes out first.
+        let mut first = None;
+        loop {
+            if !self.is_home() && first.is_none() {
+                tokio::select! {
+                    batch = self.queue.recv() => match batch {
+                        Some(batch) => first = Some(batch),
+                        None => return,
+                    },
+                    changed = self.wanted.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            let started = Instant::now();
+            let wait = match self.connect().await {
+                Ok(connection) => {
+                    let took = started.elapsed();
+                    info!(region = self.region.0, ?took, "relay connected");
+                    let end = self.hold(connection, first.take(), took).await;
+                    // A server that drops us at once is not to be stormed.
+                    if started.elapsed() >= self.timing.steady {
+                        failures = 0;
+                    }
+                    match end {
+                        End::Over => return,
+                        End::Idle | End::MapChanged => {
+                            self.tell(Event::Disconnected { region: self.region, why: None }).await;
+                            None
+                        }
+                        End::Broken(why, after) => {
+                            info!(region = self.region.0, why, "relay lost");
+                            self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
+                            failures += 1;
+                            Some(after.unwrap_or_else(|| self.timing.back_off(failures)))
+                        }
+                    }
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    debug!(region = self.region.0, why, "no relay");
+                    if let Some(batch) = first.take() {
+                        self.dropped(&batch);
+                    }
+                    self.drop_queue();
+                    self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
+                    failures = failures.saturating_add(1);
+                    Some(self.timing.back_off(failures))
+                }
+            };
+            if let Some(wait) = wait
+                && !self.pause(wait).await
+            {
+                return;
+            }
+        }
+    }
+
+    fn is_home(&self) -> bool {
+        self.wanted.borrow().home == Some(self.region)
+    }
+
+    async fn connect(&mut self) -> Result<Connection, ConnectError> {
+        let map = Arc::clone(&self.wanted.borrow_and_update().map);
+        let nodes = map.regions.get(&self.region).map_or(&[][..], |region| &region.nodes);
+        let mut last = ConnectError::NoServer;
+        for node in nodes.iter().filter(|node| !node.stun_only) {
+            match connect(node, &self.config.trust, &*self.config.dial, &self.config.ours).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Waits, dropping what is to be sent meanwhile; a change of the map or of home ends it. `false`: the pool is gone.
+    async fn pause(&mut self, wait: Duration) -> bool {
+        let pause = sleep(wait);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return true,
+                changed = self.wanted.changed() => return changed.is_ok(),
+                batch = self.queue.recv() => match batch {
+                    Some(batch) => self.dropped(&batch),
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    async fn hold(&mut self, connection: Connection, first: Option<Outgoing>, took: Duration) -> End {
+        let Connection { stream, decoder, .. } = connection;
+        let (read, write) = tokio::io::split(stream);
+        let region = self.region;
+        self.shared.connected.store(true, Ordering::Relaxed);
+        *self.shared.last_frame.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.tell(Event::Connected { region, took }).await;
+        let (pongs, pings) = mpsc::channel(PINGS);
+        let reader = Reader {
+            region,
+            read,
+            decoder,
+            pongs,
+            events: self.events.clone(),
+            shared: Arc::clone(&self.shared),
+            timing: self.timing,
+        };
+        let read = reader.run();
+        let write = self.write(write, first, pings);
+        let end = tokio::select! {
+            end = read => end,
+            end = write => end,
+        };
+        self.shared.connected.store(false, Ordering::Relaxed);
+        end
+    }
+
+    /// Writes until the connection ends: everything that waits in one flush.
+    async fn write(
+        &mut self,
+        mut stream: WriteHalf<Box<dyn Stream>>,
+        first: Option<Outgoing>,
+        mut pings: mpsc::Receiver<[u8; 8]>,
+    ) -> End {
+        let mut out = BytesMut::new();
+        let nodes = self.nodes();
+        let mut home = self.is_home();
+        if home {
+            encode(&Frame::NotePreferred(true), &mut out);
+        }
+        if let Some(batch) = first {
+            self.put(&batch, &mut out);
+        }
+        let mut last_sent = Instant::now();
+        let (idle, idle_check) = (self.timing.idle, self.timing.idle_check);
+        loop {
+            while out.len() < WRITE_BATCH
+                && let Ok(batch) = self.queue.try_recv()
+            {
+                self.put(&batch, &mut out);
+            }
+            if !out.is_empty() {
+                if let Err(error) = flush(&mut stream, &out).await {
+                    return End::Broken(error.to_string(), None);
+                }
+                out.clear();
+                if out.capacity() > 2 * WRITE_BATCH {
+                    out = BytesMut::new();
+                }
+            }
+            tokio::select! {
+                batch = self.queue.recv() => match batch {
+                    Some(batch) => {
+                        last_sent = Instant::now();
+                        self.put(&batch, &mut out);
+                    }
+                    None => return End::Over,
+                },
+                ping = pings.recv() => match ping {
+                    Some(data) => encode(&Frame::Pong(data), &mut out),
+                    None => return End::Over,
+                },
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return End::Over;
+                    }
+                    if self.nodes() != nodes {
+                        return End::MapChanged;
+                    }
+                    if home != self.is_home() {
+                        home = !home;
+                        last_sent = Instant::now();
+                        encode(&Frame::NotePreferred(home), &mut out);
+                    }
+                },
+                () = sleep(idle_check) => if !home && last_sent.elapsed() >= idle { return End::Idle },
+            }
+        }
+    }
+
+    fn nodes(&mut self) -> Vec<crate::netmap::DerpNode> {
+        let wanted = self.wanted.borrow_and_update();
+        wanted.map.regions.get(&self.region).map(|region| region.nodes.clone()).unwrap_or_default()
+    }
+
+    fn put(&self, batch: &Outgoing, out: &mut BytesMut) {
+        self.shared.queued.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        for packet in batch.bytes.chunks(batch.segment.max(1)) {
+            encode_send(&batch.to, packet, out);
+        }
+    }
+
+    fn drop_queue(&mut self) {
+        while let Ok(batch) = self.queue.try_recv() {
+            self.dropped(&batch);
+        }
+    }
+
+    fn dropped(&self, batch: &Outgoing) {
+        self.shared.queued.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        // A probe has nothing in it that could be lost.
+        let lost = u64::from(!batch.bytes.is_empty());
+        self.shared.dropped_out.fetch_add(lost, Ordering::Relaxed);
+    }
+
+    /// An event that must not be lost; who takes them being gone, so are we soon.
+    async fn tell(&self, event: Event) {
+        let _gone = self.events.send(event).await;
+    }
+}
+
+/// Reads until the connection ends.
+struct Reader {
+    region: RegionId,
+    read: ReadHalf<Box<dyn Stream>>,
+    decoder: Decoder,
+    pongs: mpsc::Sender<[u8; 8]>,
+    events: mpsc::Sender<Event>,
+    shared: Arc<Shared>,
+    timing: Timing,
+}
+
+impl Reader {
+    async fn run(mut self) -> End {
+        let mut comeback = None;
+        loop {
+            let frame = match timeout(self.timing.watchdog, self.next()).await {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(error)) => return End::Broken(error.to_string(), comeback),
+                Err(_) => return End::Broken("the relay has gone silent".to_owned(), comeback),
+            };
+            *self.shared.last_frame.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            let mut next = Some(frame);
+            let mut packets = Vec::new();
+            while let Some(frame) = next {
+                match frame {
+                    Frame::RecvPacket { from, packet } => packets.push(Packet { src: from, packet }),
+                    // More pings than can be answered are not answered.
+                    Frame::Ping(data) => drop(self.pongs.try_send(data)),
+                    Frame::PeerGone { peer, reason } => {
+                        let event = Event::PeerGone { region: self.region, peer, reason };
+                        drop(self.events.try_send(event));
+                    }
+                    Frame::Restarting { after_millis, .. } => {
+                        let after = Duration::from_millis(after_millis.into());
+                        let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
+                        comeback = Some(jitter(after));
+                    }
+                    Frame::Health(text) if !text.is_empty() => {
+                        let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
+                        info!(region = self.region.0, text, "the relay says that something is wrong");
+                    }
+                    _ => {}
+                }
+                next = match self.decoder.next_frame() {
+                    Ok(next) => next,
+                    Err(error) => return End::Broken(error.to_string(), comeback),
+                };
+            }
+            self.hand_over(packets);
+        }
+    }
+
+    async fn next(&mut self) -> Result<Frame, ReadError> {
+        next_frame(&mut self.read, &mut self.decoder).await
+    }
+
+    fn hand_over(&self, packets: Vec<Packet>) {
+        let count = packets.len() as u64;
+        let event = Event::Received { region: self.region, packets };
+        if count > 0 && self.events.try_send(event).is_err() {
+            self.shared.dropped_in.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn flush<W: AsyncWrite + Unpin>(stream: &mut W, out: &[u8]) -> std::io::Result<()> {
+    let write = async {
+        stream.write_all(out).await?;
+        stream.flush().await
+    };
+    timeout(WRITE_TIMEOUT, write).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+fn jitter(most: Duration) -> Duration {
+    let mut random = [0; 2];
+    // Without random bytes: the whole.
+    let part = fill_random(&mut random).map_or(u16::MAX, |()| u16::from_be_bytes(random));
+    most / 2 + most.mul_f64(f64::from(part) / 65_535.0 / 2.0)
+}
+
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What goes out in one flush.
+const WRITE_BATCH: usize = 64 << 10;
+const PINGS: usize = 4;

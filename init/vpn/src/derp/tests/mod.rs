@@ -1,0 +1,4 @@
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod client;
+mod codec;

@@ -1,0 +1,443 @@
+//! The node: everything put together.
+//!
+//! One task holds all that is not a packet: it hears the coordination server, the relays, the plane and whoever asks for status,
+//! and drives the pure machines of paths and probes by the clock. Packets do not pass through it: the plane has threads of its
+//! own, and what relays carry goes through two tasks beside it.
+
+mod addresses;
+mod control;
+mod datagrams;
+mod dial;
+mod identity;
+mod keep;
+mod network;
+mod ping;
+mod probes;
+mod relays;
+mod report;
+mod settings;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::control::join::{Phase, Refusal};
+use crate::control::map::{MapDrops, PolicyState};
+use crate::control::session::{self, ControlEvent, HostState, Identity};
+use crate::control::wire::EndpointType;
+use crate::derp::Pool;
+use crate::disco::Boxes;
+use crate::dns::{self, Zone};
+use crate::key::{Machine, NoRandom, Node as NodeKind, Public};
+use crate::netcheck::{self, Netcheck};
+use crate::netmap::Netmap;
+use crate::parent::slots::Slots;
+use crate::parent::{Config, Handover, Requests};
+use crate::path::{Action, PathConfig, Paths};
+use crate::plane::{self, Plane};
+use crate::published::Published;
+use crate::state::StateError;
+use crate::status::{self, Ask, Request};
+use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
+
+use dial::Dialer;
+use keep::Keeper;
+use relays::Relays;
+use settings::Settings;
+
+/// How often what nobody tells us of is looked at: our own addresses, traffic, the report.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often our own addresses are read.
+const ADDRESSES: Duration = Duration::from_secs(10);
+/// How often the parent hears of us, although nothing changed.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Why the node ended.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// What the parent said cannot be.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The system.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// No randomness.
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
+    /// The guest agent gives no keys.
+    #[error("the guest agent: {0}")]
+    Agent(String),
+    /// The state cannot be written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Session(#[from] session::SessionError),
+    /// A part of the node is gone.
+    #[error("{0} ended")]
+    Ended(&'static str),
+}
+
+/// Runs until something ends it that a restart may mend. `ready` is called once, when its sockets are open and nothing hostile
+/// was read yet: the caller then closes what only a start needs, and says that the process is up.
+///
+/// # Errors
+/// What a restart may mend.
+pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
+    let Handover { config, state, requests, status, dns, tun, udp } = handover;
+    let settings = Settings::new(&config)?;
+    let slots = Slots::new(state)?;
+    let udp = sockets(udp, config.port)?;
+    let port = udp
+        .first()
+        .ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?
+        .local_address()?
+        .port();
+    let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
+    let kept = identity::load(&config, &slots).await?;
+
+    let (channels, receivers) = plane::channels();
+    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
+    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
+    let key = kept.node.secret.clone();
+    let plane = Arc::new(Plane::start(plane::Config { tun, features, udp, key: key.clone(), channels })?);
+    info!(port, ?features, node = %key.public(), "the plane runs");
+
+    let zone = Published::new(Zone::empty(&settings.names));
+    let dns_counters = Arc::new(dns::Counters::default());
+    let sockets = listeners(dns)?;
+    tokio::spawn(dns::serve(sockets, Arc::clone(&zone), Arc::clone(&dns_counters)));
+
+    let (asks, asked) = mpsc::channel(4);
+    if let Some(listener) = status {
+        listener.set_nonblocking(true)?;
+        tokio::spawn(status::serve(tokio::net::UnixListener::from_std(listener)?, asks.clone()));
+    }
+
+    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone()));
+    let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, &key)?;
+    let boxes = Boxes::new(kept.disco.clone());
+    let map = kept.map.clone().map(Arc::new);
+    let host = watch::Sender::new(HostState {
+        hostname: config.hostname.clone(),
+        disco: kept.disco.public(),
+        endpoints: Vec::new(),
+        home: kept.home,
+    });
+    let (control, heard) = mpsc::channel(16);
+    let (auth, offered) = watch::channel(settings.authkey.clone());
+    let session = session::run(
+        settings.session.clone(),
+        Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>,
+        Identity {
+            machine: kept.machine.clone(),
+            node: kept.node.secret.clone(),
+            known: kept.server.is_some(),
+            refused: kept.refused.clone(),
+            map: map.clone(),
+        },
+        host.subscribe(),
+        offered,
+        control,
+    );
+    let session = tokio::spawn(session);
+    let mut netcheck = Netcheck::new();
+    netcheck.restore_home(kept.home);
+    let (resolved, names) = mpsc::channel(8);
+    let node = Node {
+        pool: relays.pool(),
+        relays,
+        paths: Paths::new(PathConfig { own: key.public(), excluded: config.prefixes.clone() }),
+        parent: Arc::new(requests),
+        keeper: Keeper::new(slots, kept),
+        config,
+        port,
+        plane,
+        boxes,
+        netcheck,
+        dialer,
+        zone,
+        dns_counters,
+        host,
+        _auth: auth,
+        map: None,
+        local: Vec::new(),
+        phase: Phase::Joining,
+        refusal: None,
+        policy: PolicyState::default(),
+        connected: false,
+        server: None,
+        asked: false,
+        heard: None,
+        map_drops: Box::default(),
+        disco_refused: 0,
+        outside_ignored: 0,
+        actions: Vec::new(),
+        sealed: Vec::new(),
+        pings: Vec::new(),
+        netchecks: Vec::new(),
+        wishes: Vec::new(),
+        resolved,
+    };
+    node.pool.set_home(node.keeper.kept.home);
+    ready();
+    let ends = Ends {
+        heard,
+        relay_events,
+        events: receivers.events,
+        outside: receivers.outside,
+        asked,
+        names,
+        session,
+    };
+    node.drive(ends, map).await
+}
+
+/// What the node hears by.
+struct Ends {
+    heard: mpsc::Receiver<ControlEvent>,
+    relay_events: mpsc::Receiver<crate::derp::Event>,
+    events: mpsc::Receiver<plane::Event>,
+    outside: mpsc::Receiver<plane::Outside>,
+    asked: mpsc::Receiver<Ask>,
+    names: mpsc::Receiver<(String, Vec<IpAddr>)>,
+    session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
+}
+
+/// All that is not a packet.
+struct Node {
+    config: Config,
+    port: u16,
+    parent: Arc<Requests>,
+    keeper: Keeper,
+    plane: Arc<Plane>,
+    relays: Relays,
+    pool: Arc<Pool>,
+    paths: Paths,
+    boxes: Boxes,
+    netcheck: Netcheck,
+    dialer: Arc<Dialer>,
+    zone: Arc<Published<Zone>>,
+    dns_counters: Arc<dns::Counters>,
+    host: watch::Sender<HostState>,
+    /// Keeps the session's end open: a new key would come here.
+    _auth: watch::Sender<Option<crate::control::join::AuthKey>>,
+    map: Option<Arc<Netmap>>,
+    /// This machine's addresses.
+    local: Vec<IpAddr>,
+    phase: Phase,
+    refusal: Option<Refusal>,
+    policy: PolicyState,
+    connected: bool,
+    /// Whose key the connection that stands, or stood last, was made with.
+    server: Option<Public<Machine>>,
+    asked: bool,
+    heard: Option<Instant>,
+    map_drops: Box<MapDrops>,
+    disco_refused: u64,
+    outside_ignored: u64,
+    /// Scratch.
+    actions: Vec<Action>,
+    sealed: Vec<u8>,
+    pings: Vec<ping::Job>,
+    netchecks: Vec<status::Asked>,
+    wishes: Vec<netcheck::Action>,
+    /// Where looked-up names go.
+    resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
+}
+
+impl Node {
+    async fn drive(mut self, mut ends: Ends, kept: Option<Arc<Netmap>>) -> Result<Infallible, NodeError> {
+        self.look_at_addresses(Instant::now());
+        if let Some(map) = kept {
+            info!(peers = map.peers.len(), "the last map is in force until a new one comes");
+            self.adopt(Instant::now(), map).await;
+        }
+        let (mut look, mut addresses, mut report) = (Instant::now(), Instant::now(), Instant::now());
+        let mut reported = None;
+        loop {
+            let now = Instant::now();
+            let due = [
+                Some(look),
+                self.paths.next_deadline(),
+                self.netcheck.next_deadline(),
+                self.keeper.due(),
+                self.pings_due(now),
+            ];
+            let due = due.into_iter().flatten().min().unwrap_or(look);
+            tokio::select! {
+                biased;
+                event = ends.heard.recv() => {
+                    let event = event.ok_or(NodeError::Ended("the session"))?;
+                    self.on_control(Instant::now(), event).await?;
+                }
+                event = ends.events.recv() => {
+                    self.on_plane(Instant::now(), event.ok_or(NodeError::Ended("the plane"))?);
+                }
+                outside = ends.outside.recv() => {
+                    self.on_outside(Instant::now(), &outside.ok_or(NodeError::Ended("the plane"))?);
+                }
+                event = ends.relay_events.recv() => {
+                    self.on_relay(Instant::now(), event.ok_or(NodeError::Ended("the relays"))?);
+                }
+                Some(ask) = ends.asked.recv() => self.on_ask(Instant::now(), ask),
+                Some((host, addresses)) = ends.names.recv() => {
+                    self.netcheck.resolved(host, addresses);
+                    self.netcheck.request(Instant::now());
+                }
+                ended = &mut ends.session => {
+                    return Err(match ended {
+                        Ok(Err(error)) => error.into(),
+                        Ok(Ok(())) | Err(_) => NodeError::Ended("the session"),
+                    });
+                }
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+            let now = Instant::now();
+            self.paths.tick(now, &mut self.actions);
+            self.act(now);
+            self.check(now);
+            self.tend_pings(now);
+            self.keeper.write_if_due(now, &self.parent);
+            if now >= look {
+                look = now + LOOK;
+                self.look_at_traffic(now);
+                if now >= addresses {
+                    addresses = now + ADDRESSES;
+                    self.look_at_addresses(now);
+                }
+                let said = self.parent_report(now);
+                if now >= report || reported.as_ref() != Some(&said) {
+                    report = now + REPORT;
+                    self.tell_parent(&said);
+                    reported = Some(said);
+                }
+            }
+        }
+    }
+
+    /// Paths with traffic are kept, and looked for.
+    fn look_at_traffic(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.plane.started() + LOOK);
+        let since = u64::try_from(since.as_millis()).unwrap_or(0);
+        let mut active = false;
+        for peer in self.plane.peers() {
+            let last = peer.traffic().last_tx;
+            if last > 0 && last >= since {
+                active = true;
+                self.paths.wanted(now, &peer.key(), &mut self.actions);
+            }
+        }
+        self.act(now);
+        self.netcheck.set_active(now, active);
+        let status = self.pool.status();
+        for region in status.connected {
+            if let Some(at) = self.pool.last_frame(region) {
+                self.netcheck.relay_alive(region, at);
+            }
+        }
+    }
+
+    /// The machine's own addresses may have changed.
+    fn look_at_addresses(&mut self, now: Instant) {
+        match addresses::local(&self.config.interface, &self.config.prefixes) {
+            Ok(found) if found != self.local => {
+                info!(addresses = ?found, "this machine's addresses");
+                self.local = found;
+                self.netcheck.network_changed(now);
+                self.paths.network_changed(now, &mut self.actions);
+                self.act(now);
+                self.tell_endpoints(now);
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "this machine's addresses cannot be read"),
+        }
+    }
+
+    /// Where we may be reached: told to the server, and to whoever is called.
+    fn tell_endpoints(&mut self, now: Instant) {
+        let own =
+            self.local.iter().map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
+        let seen = self.netcheck.report().endpoints().map(|address| (address, EndpointType::Stun));
+        let mut endpoints: Vec<(SocketAddr, EndpointType)> = Vec::new();
+        for (address, kind) in own.chain(seen) {
+            if !endpoints.iter().any(|(known, _)| *known == address) {
+                endpoints.push((address, kind));
+            }
+        }
+        let addresses = endpoints.iter().map(|(address, _)| *address).collect();
+        self.paths.set_endpoints(now, addresses, &mut self.actions);
+        self.act(now);
+        self.host.send_if_modified(|host| {
+            let changed = host.endpoints != endpoints;
+            host.endpoints = endpoints;
+            changed
+        });
+    }
+
+    /// The peer that is, or was, reached at an address.
+    fn peer_at(&self, from: SocketAddr) -> Option<Public<NodeKind>> {
+        let kept = self.keeper.kept.paths.iter().find(|(_, address)| **address == from).map(|(key, _)| *key);
+        let listed = || {
+            let map = self.map.as_ref()?;
+            map.peers.values().find(|peer| peer.endpoints.contains(&from)).map(|peer| peer.key)
+        };
+        kept.or_else(listed)
+    }
+
+    fn on_ask(&mut self, now: Instant, ask: Ask) {
+        let Ask { request, answer } = ask;
+        let line = match request {
+            Request::Status {} => serde_json::to_string(&self.status(now)).unwrap_or_default(),
+            Request::Metrics {} => status::metrics(&self.status(now)),
+            Request::Ping { name, count, until_direct } => {
+                return self.ping(now, &name, count, until_direct, answer);
+            }
+            Request::Netcheck {} => {
+                return self.ask_outside(now, answer);
+            }
+        };
+        // The first line always has room.
+        drop(answer.try_send(line));
+    }
+
+    fn tell_parent(&self, report: &crate::parent::message::Report) {
+        if let Err(error) = self.parent.report(report) {
+            warn!(%error, "the parent does not hear us");
+        }
+    }
+}
+
+/// The UDP sockets: those that were handed over, or our own. IPv6 may be missing.
+fn sockets(given: Vec<std::net::UdpSocket>, port: u16) -> Result<Vec<Arc<Udp>>, NodeError> {
+    let options = UdpOptions { segment: true, gro: true, dont_fragment: false };
+    if !given.is_empty() {
+        let adopted = given.into_iter().map(|socket| Udp::adopt(socket.into(), options).map(Arc::new));
+        return Ok(adopted.collect::<Result<_, _>>()?);
+    }
+    let v4 = Udp::bind(false, port, options)?;
+    let port = v4.local_address()?.port();
+    let mut sockets = vec![Arc::new(v4)];
+    match Udp::bind(true, port, options) {
+        Ok(v6) => sockets.push(Arc::new(v6)),
+        Err(error) => info!(%error, "no IPv6"),
+    }
+    Ok(sockets)
+}
+
+fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result<dns::Listeners, NodeError> {
+    let mut listeners = dns::Listeners { udp: Vec::new(), tcp: Vec::new() };
+    for (udp, tcp) in given {
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        listeners.udp.push(tokio::net::UdpSocket::from_std(udp)?);
+        listeners.tcp.push(tokio::net::TcpListener::from_std(tcp)?);
+    }
+    Ok(listeners)
+}

@@ -1,0 +1,119 @@
+//! A new map takes effect: at the parent, in the plane, on the paths, at the relays, in names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use super::Node;
+use crate::control::map::Changes;
+use crate::key::{Node as NodeKind, Public};
+use crate::netmap::{Netmap, NodeId, TailnetNode};
+use crate::path::PeerConfig;
+use crate::plane::{Network, PeerSpec};
+
+impl Node {
+    /// Takes a map as a whole: at the start, from what was kept.
+    pub(super) async fn adopt(&mut self, now: Instant, map: Arc<Netmap>) {
+        let changes = Changes {
+            node: true,
+            removed: Vec::new(),
+            changed: map.peers.values().map(|peer| peer.key).collect(),
+            filter: true,
+            derp: true,
+            dns: true,
+        };
+        self.apply(now, map, &changes).await;
+    }
+
+    /// Takes what changed. Addresses first, so that nobody is told of one that we do not have; then the plane, so that paths
+    /// find their peers there.
+    pub(super) async fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
+        let before = self.map.replace(Arc::clone(&map));
+        if before.as_ref().is_none_or(|before| before.node.addresses != map.node.addresses) {
+            self.set_addresses(&map).await;
+        }
+        let peers = !(changes.removed.is_empty() && changes.changed.is_empty());
+        if changes.node || peers {
+            self.plane.set_network(&network(&map));
+        } else if changes.filter {
+            self.plane.set_filter(Arc::clone(&map.filter));
+        }
+        for key in &changes.removed {
+            self.paths.remove_peer(key);
+            self.keeper.kept.paths.remove(key);
+        }
+        if peers {
+            self.boxes.set_known(map.peers.values().filter_map(|peer| peer.disco));
+            let by_key: BTreeMap<&Public<NodeKind>, &Arc<TailnetNode>> = if changes.changed.len() > 8 {
+                map.peers.values().map(|peer| (&peer.key, peer)).collect()
+            } else {
+                let named = |peer: &&Arc<TailnetNode>| changes.changed.contains(&peer.key);
+                map.peers.values().filter(named).map(|peer| (&peer.key, peer)).collect()
+            };
+            for key in &changes.changed {
+                if let Some(peer) = by_key.get(key) {
+                    self.set_path(now, peer);
+                }
+            }
+        }
+        if changes.derp || before.is_none() {
+            self.pool.set_map(Arc::clone(&map.derp));
+            self.netcheck.set_map(now, Arc::clone(&map.derp), &mut self.wishes);
+        }
+        if let Some(zone) = self.zone.load().updated(&map) {
+            let ignored = zone.ignored();
+            if *ignored != crate::dns::Ignored::default() {
+                warn!(?ignored, "the coordinator's words on names are not all believed");
+            }
+            self.zone.publish(zone);
+        }
+        self.keeper.kept.map = Some((*map).clone());
+        self.keeper.touch(now);
+        self.act(now);
+    }
+
+    fn set_path(&mut self, now: Instant, peer: &TailnetNode) {
+        let mut endpoints = peer.endpoints.clone();
+        // Where it was reached last, also before a restart: peers may not have told the coordinator of a roaming yet.
+        endpoints.extend(self.keeper.kept.paths.get(&peer.key).filter(|last| !peer.endpoints.contains(last)));
+        let config = PeerConfig { disco: peer.disco, home: peer.home, endpoints: &endpoints };
+        self.paths.set_peer(now, peer.key, config, &mut self.actions);
+    }
+
+    async fn set_addresses(&self, map: &Netmap) {
+        let (parent, addresses) = (Arc::clone(&self.parent), map.node.addresses.clone());
+        // The parent asks the kernel: not on this thread's time.
+        let done = tokio::task::spawn_blocking(move || parent.set_network(&addresses)).await;
+        match done {
+            Ok(Ok(())) => info!(name = map.node.name, addresses = ?map.node.addresses, "our addresses"),
+            Ok(Err(error)) => error!(%error, addresses = ?map.node.addresses, "our addresses are not set"),
+            Err(error) => error!(%error, "our addresses are not set"),
+        }
+    }
+
+    /// The peer with this name (full, or its first label) or address.
+    pub(super) fn peer_named(&self, name: &str) -> Option<Arc<TailnetNode>> {
+        let map = self.map.as_ref()?;
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let address: Option<std::net::IpAddr> = name.parse().ok();
+        let found = map.peers.values().find(|peer| {
+            peer.name == name
+                || peer.name.split('.').next() == Some(name.as_str())
+                || address.is_some_and(|address| peer.addresses.iter().any(|net| net.addr() == address))
+        });
+        found.map(Arc::clone)
+    }
+}
+
+/// The map as the plane reads it.
+fn network(map: &Netmap) -> Network {
+    let spec =
+        |(_, peer): (&NodeId, &Arc<TailnetNode>)| PeerSpec { key: peer.key, allowed: peer.allowed.clone() };
+    Network {
+        addresses: map.node.addresses.clone(),
+        peers: map.peers.iter().map(spec).collect(),
+        filter: Arc::clone(&map.filter),
+    }
+}

@@ -1,0 +1,153 @@
+//! What we say of ourselves: the status document, and the parent's report.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use time::format_description::well_known::Rfc3339;
+
+use super::Node;
+use crate::control::CAPABILITY_VERSION;
+use crate::control::join::{Phase, RefusalKind};
+use crate::control::map::PolicyState;
+use crate::netmap::TailnetNode;
+use crate::parent::message::{Report, Standing};
+use crate::status::{
+    ControlStatus, DerpStatus, FilterStatus, PathStatus, PeerStatus, Refusal, SelfStatus, Status,
+};
+
+impl Node {
+    /// How we stand, in one word.
+    pub(super) fn standing(&self) -> Standing {
+        let kind = self.refusal.as_ref().map(|refusal| refusal.kind);
+        match (self.phase, kind) {
+            (_, Some(RefusalKind::Pin)) => Standing::PinMismatch,
+            (Phase::Unwilling, _) => Standing::Refused,
+            (Phase::KeyNeeded, Some(_)) => Standing::Refused,
+            (Phase::KeyNeeded, None) => Standing::KeyNeeded,
+            _ if self.policy == PolicyState::AllowAllRefused => Standing::NoPolicy,
+            (Phase::Joined, _) if self.map.is_some() => Standing::Running,
+            _ if self.map.is_some() => Standing::Running,
+            (Phase::Joining | Phase::Joined, _) if self.asked => Standing::Joining,
+            _ => Standing::Starting,
+        }
+    }
+
+    /// For the parent.
+    pub(super) fn parent_report(&self, now: Instant) -> Report {
+        let map = self.map.as_ref();
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let direct = map.map_or(0, |map| {
+            map.peers
+                .values()
+                .filter(|peer| self.paths.status(now, &peer.key).is_some_and(|path| path.trusted))
+                .count()
+        });
+        Report {
+            standing: self.standing(),
+            connected: self.connected,
+            key: *self.keeper.kept.node.secret.public().bytes(),
+            peers: number(map.map_or(0, |map| map.peers.len())),
+            direct: number(direct),
+            home: self.host.borrow().home.map_or(0, |home| home.0),
+            name: map.and_then(|map| map.node.name.split('.').next().map(str::to_owned)).unwrap_or_default(),
+            tags: map.map(|map| map.node.tags.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The whole document.
+    pub(super) fn status(&self, now: Instant) -> Status {
+        let map = self.map.as_ref();
+        let pool = self.pool.status();
+        let mut peers: Vec<PeerStatus> =
+            map.iter().flat_map(|map| map.peers.values()).map(|peer| self.peer_status(now, peer)).collect();
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        let counters = self.plane.counters();
+        let mut drops: BTreeMap<String, u64> =
+            counters.nonzero().map(|(reason, count)| (reason.name().to_owned(), count)).collect();
+        for (name, count) in [
+            ("relay-out", pool.dropped_out),
+            ("relay-in", pool.dropped_in),
+            ("disco-refused", self.disco_refused),
+            ("unknown-datagram", self.outside_ignored),
+        ] {
+            if count > 0 {
+                drops.insert(name.to_owned(), count);
+            }
+        }
+        for (reason, count) in self.map_drops.iter().filter(|&(_, count)| count > 0) {
+            drops.insert(format!("map-{}", reason.name()), count);
+        }
+        let dns = self.dns_counters.counts();
+        Status {
+            state: self.standing().word().to_owned(),
+            refusal: self
+                .refusal
+                .as_ref()
+                .map(|refusal| Refusal { kind: refusal.kind.name().to_owned(), text: refusal.text.clone() }),
+            node: map.map(|map| SelfStatus {
+                name: map.node.name.clone(),
+                id: map.node.id,
+                key: map.node.key,
+                addresses: map.node.addresses.clone(),
+                tags: map.node.tags.clone(),
+                key_expiry: map.node.key_expiry.and_then(|expiry| expiry.format(&Rfc3339).ok()),
+            }),
+            capability_version: CAPABILITY_VERSION,
+            control: ControlStatus {
+                connected: self.connected,
+                server_key: self.server.or(self.keeper.kept.server),
+                last_map_seconds: self.heard.map(|heard| now.duration_since(heard).as_secs()),
+            },
+            derp: DerpStatus { home: self.host.borrow().home, connected: pool.connected },
+            endpoints: self.host.borrow().endpoints.iter().map(|(address, _)| *address).collect(),
+            peers,
+            filter: FilterStatus {
+                allow_all: self.policy == PolicyState::AllowAll,
+                rules: map.map_or(0, |map| map.filter.rules()),
+                dropped: crate::filter::Reason::ALL
+                    .into_iter()
+                    .map(|reason| (reason.as_str().to_owned(), counters.by_filter(reason)))
+                    .filter(|(_, count)| *count > 0)
+                    .collect(),
+            },
+            drops,
+            dns: [
+                ("answered", dns.answered),
+                ("refused", dns.refused),
+                ("forwarded", dns.forwarded),
+                ("failed", dns.failed),
+            ]
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
+        }
+    }
+
+    fn peer_status(&self, now: Instant, peer: &TailnetNode) -> PeerStatus {
+        let traffic = self.plane.peer(&peer.key).map(|peer| peer.traffic()).unwrap_or_default();
+        let since_start = now.saturating_duration_since(self.plane.started()).as_secs();
+        PeerStatus {
+            name: peer.name.clone(),
+            key: peer.key,
+            addresses: peer.addresses.clone(),
+            path: self.path_status(now, peer),
+            last_handshake_seconds: (traffic.last_handshake > 0)
+                .then(|| since_start.saturating_sub(traffic.last_handshake / 1000)),
+            rx_bytes: traffic.rx_bytes,
+            tx_bytes: traffic.tx_bytes,
+            online: peer.online,
+        }
+    }
+
+    /// How a peer is reached now.
+    pub(super) fn path_status(&self, now: Instant, peer: &TailnetNode) -> PathStatus {
+        let Some(path) = self.paths.status(now, &peer.key) else { return PathStatus::None {} };
+        match (path.best.filter(|_| path.trusted), path.relay) {
+            (Some((address, latency)), _) => {
+                PathStatus::Direct { address, latency_us: u64::try_from(latency.as_micros()).ok() }
+            }
+            (None, Some(region)) => PathStatus::Relayed { region },
+            (None, None) => PathStatus::None {},
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the parent said, as the rest wants it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::NodeError;
+use crate::control::client::ClientSettings;
+use crate::control::join::AuthKey;
+use crate::control::map::MapSettings;
+use crate::control::session::{SessionConfig, Timing};
+use crate::derp::Trust;
+use crate::dns::Policy;
+use crate::parent::Config;
+
+/// Everything that does not change while we run.
+pub(super) struct Settings {
+    pub(super) session: SessionConfig,
+    pub(super) trust: Trust,
+    pub(super) names: Arc<Policy>,
+    pub(super) authkey: Option<AuthKey>,
+}
+
+impl Settings {
+    pub(super) fn new(config: &Config) -> Result<Self, NodeError> {
+        let bad = |field: &str, expected: &str| NodeError::Config(format!("{field}: expected {expected}"));
+        let roots = Arc::new(roots(config.roots.as_deref())?);
+        let mut pins = BTreeMap::new();
+        for (host, digest) in &config.derp_pins {
+            let mut pin = [0; 32];
+            hex::decode_to_slice(digest, &mut pin)
+                .map_err(|_| bad(&format!("derp_pins.{host}"), "64 hex digits"))?;
+            pins.insert(host.to_ascii_lowercase(), pin);
+        }
+        let authkey =
+            match &config.login_server.authkey {
+                None => None,
+                Some(key) => Some(AuthKey::new(key.expose()).ok_or_else(|| {
+                    bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
+                })?),
+            };
+        Ok(Self {
+            session: SessionConfig {
+                client: ClientSettings {
+                    url: config
+                        .login_server
+                        .url
+                        .parse()
+                        .map_err(|_| bad("login_server.url", "an http:// or https:// URL without a path"))?,
+                    pin: config.login_server.noise_key,
+                    plain_http: config.login_server.plain_http,
+                    roots: Arc::clone(&roots),
+                },
+                map: MapSettings { prefixes: config.prefixes.clone(), require_policy: config.require_policy },
+                timing: Timing::default(),
+            },
+            trust: Trust { roots, pins, debug_use_derp_http: config.debug_use_derp_http },
+            names: Arc::new(Policy {
+                internal_only: config.dns.internal_only,
+                allowlist: config.dns.allowlist.clone(),
+                resolvers: config.dns.resolvers.clone(),
+                prefixes: config.prefixes.clone(),
+                base_domain: None,
+            }),
+            authkey,
+        })
+    }
+}
+
+/// The roots in PEM, or the built-in ones.
+fn roots(pem: Option<&str>) -> Result<RootCertStore, NodeError> {
+    let Some(pem) = pem else {
+        return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
+    };
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate =
+            certificate.map_err(|error| NodeError::Config(format!("roots: expected PEM, found {error}")))?;
+        store
+            .add(certificate)
+            .map_err(|error| NodeError::Config(format!("roots: expected certificates, found {error}")))?;
+    }
+    if store.is_empty() {
+        return Err(NodeError::Config("roots: expected at least one certificate".to_owned()));
+    }
+    Ok(store)
+}

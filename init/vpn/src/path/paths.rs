@@ -1,0 +1,324 @@
+//! The machines of all peers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use super::peer::{Env, PeerConfig, PeerPath};
+use super::{Action, PING_INTERVAL, PathStatus, Route, Via};
+use crate::disco::{Message, TxId};
+use crate::key::{Disco, Node, Public};
+use crate::netmap::RegionId;
+
+/// What the machines need to know beforehand.
+#[derive(Clone, Debug)]
+pub struct PathConfig {
+    /// Our node key.
+    pub own: Public<Node>,
+    /// The tailnet's prefixes: no peer's UDP address is inside.
+    pub excluded: Vec<IpNet>,
+}
+
+/// Where a disco message came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The UDP socket.
+    Udp(SocketAddr),
+    /// A relay, that says who sent it.
+    Relay {
+        /// Which.
+        region: RegionId,
+        /// Who.
+        node: Public<Node>,
+    },
+}
+
+/// What became of a disco message, to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was what it should be.
+    Taken,
+    /// Its disco key is not in the map.
+    UnknownSender,
+    /// The relay says that it came from a node with another disco key.
+    WrongNode,
+    /// A call-me-maybe that did not come over a relay.
+    NotByRelay,
+    /// A pong that we did not ask for, or that comes too late.
+    UnknownPong,
+    /// A ping that was answered before, or from an address that nobody can have.
+    Refused,
+    /// A type that we do not know.
+    Ignored,
+}
+
+/// Where every peer of the map is reached.
+#[derive(Debug)]
+pub struct Paths {
+    env: Env,
+    peers: HashMap<Public<Node>, Entry>,
+    /// Several nodes can have one disco key: one process that was in the map under other keys before.
+    by_disco: HashMap<Public<Disco>, Vec<Public<Node>>>,
+    deadlines: BTreeSet<(Instant, Public<Node>)>,
+    /// Whose call-me-maybe waits for our addresses.
+    waiting: BTreeSet<Public<Node>>,
+    asked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    path: PeerPath,
+    deadline: Option<Instant>,
+}
+
+impl Paths {
+    /// Without peers.
+    pub fn new(config: PathConfig) -> Self {
+        let PathConfig { own, excluded } = config;
+        Self {
+            env: Env { own, excluded, endpoints: Vec::new(), endpoints_at: None },
+            peers: HashMap::new(),
+            by_disco: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            asked: None,
+        }
+    }
+
+    /// A peer is in the map, or the map says something else of it.
+    pub fn set_peer(
+        &mut self,
+        now: Instant,
+        key: Public<Node>,
+        config: PeerConfig<'_>,
+        out: &mut Vec<Action>,
+    ) {
+        let entry =
+            self.peers.entry(key).or_insert_with(|| Entry { path: PeerPath::new(key), deadline: None });
+        let (before, after) = (entry.path.disco(), config.disco);
+        if before != after {
+            unlink(&mut self.by_disco, before, &key);
+            if let Some(disco) = after {
+                self.by_disco.entry(disco).or_default().push(key);
+            }
+        }
+        self.with(now, &key, out, |path, env, out| path.configure(now, env, config, out));
+    }
+
+    /// A peer is no longer in the map.
+    pub fn remove_peer(&mut self, key: &Public<Node>) {
+        if let Some(entry) = self.peers.remove(key) {
+            unlink(&mut self.by_disco, entry.path.disco(), key);
+            if let Some(deadline) = entry.deadline {
+                self.deadlines.remove(&(deadline, *key));
+            }
+            self.waiting.remove(key);
+        }
+    }
+
+    /// Another node key of ours: pings carry it.
+    pub const fn set_own(&mut self, own: Public<Node>) {
+        self.env.own = own;
+    }
+
+    /// Where we may be reached, as far as it could be found out now.
+    pub fn set_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>, out: &mut Vec<Action>) {
+        self.env.endpoints = endpoints;
+        self.env.endpoints_at = Some(now);
+        self.asked = None;
+        for key in std::mem::take(&mut self.waiting) {
+            self.with(now, &key, out, |path, env, out| path.endpoints_known(now, env, out));
+        }
+    }
+
+    /// There is traffic for a peer; about once a second is enough.
+    pub fn wanted(&mut self, now: Instant, key: &Public<Node>, out: &mut Vec<Action>) {
+        self.with(now, key, out, |path, env, out| path.wanted(now, env, out));
+    }
+
+    /// Looks for a path to a peer now, whether there is traffic or not.
+    pub fn discover(&mut self, now: Instant, key: &Public<Node>, out: &mut Vec<Action>) {
+        self.with(now, key, out, |path, env, out| path.discover(now, env, out));
+    }
+
+    /// An authentic WireGuard packet of a peer came that way; about once a second, and at each change, is enough.
+    pub fn received(&mut self, now: Instant, key: &Public<Node>, from: Via, out: &mut Vec<Action>) {
+        self.with(now, key, out, |path, env, out| path.received(now, env, from, out));
+    }
+
+    /// A disco message that opened with the box of `sender`.
+    pub fn on_disco(
+        &mut self,
+        now: Instant,
+        sender: &Public<Disco>,
+        source: Source,
+        message: &Message,
+        out: &mut Vec<Action>,
+    ) -> Outcome {
+        let nodes = self.by_disco.get(sender).map_or(&[][..], Vec::as_slice);
+        let Some(first) = nodes.first().copied() else { return Outcome::UnknownSender };
+        let via = match source {
+            Source::Udp(address) => Via::Udp(address),
+            Source::Relay { region, .. } => Via::Relay(region),
+        };
+        if let Source::Relay { node, .. } = source
+            && !nodes.contains(&node)
+        {
+            return Outcome::WrongNode;
+        }
+        match (message, source) {
+            (Message::Ping { txid, node }, _) => {
+                let claimed = match source {
+                    Source::Relay { node, .. } => Some(node),
+                    Source::Udp(_) => node.filter(|node| nodes.contains(node)),
+                };
+                let key = claimed.unwrap_or(first);
+                let mut taken = false;
+                self.with(now, &key, out, |path, env, out| {
+                    taken = path.on_ping(now, env, *txid, via, out);
+                });
+                if taken { Outcome::Taken } else { Outcome::Refused }
+            }
+            (Message::Pong { txid, .. }, _) => {
+                let nodes = nodes.to_vec();
+                self.on_pong(now, &nodes, txid, via, out)
+            }
+            (Message::CallMeMaybe { endpoints }, Source::Relay { region, node }) => {
+                self.with(now, &node, out, |path, env, out| {
+                    path.on_call_me_maybe(now, env, region, endpoints, out);
+                });
+                Outcome::Taken
+            }
+            (Message::CallMeMaybe { .. }, Source::Udp(_)) => Outcome::NotByRelay,
+            (Message::Unknown(_), _) => Outcome::Ignored,
+        }
+    }
+
+    /// A relay says that it does not have a peer.
+    pub fn peer_gone(&mut self, now: Instant, region: RegionId, key: &Public<Node>, out: &mut Vec<Action>) {
+        self.with(now, key, out, |path, _, out| path.relay_lost(now, region, out));
+    }
+
+    /// A region's connection ended: replies no longer go there.
+    pub fn region_lost(&mut self, now: Instant, region: RegionId, out: &mut Vec<Action>) {
+        for key in self.keys() {
+            self.with(now, &key, out, |path, _, out| path.relay_lost(now, region, out));
+        }
+    }
+
+    /// Our own addresses or routes changed.
+    pub fn network_changed(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.env.endpoints_at = None;
+        for key in self.keys() {
+            self.with(now, &key, out, |path, env, out| path.network_changed(now, env, out));
+        }
+    }
+
+    /// Does what is due: looks at no peer for which nothing is.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        while let Some((deadline, key)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.with(now, &key, out, |path, env, out| path.tick(now, env, out));
+            // A machine whose deadline does not move would hang us here: it waits for its next event instead.
+            if self.deadlines.remove(&(deadline, key))
+                && let Some(entry) = self.peers.get_mut(&key)
+            {
+                debug_assert!(false, "a deadline that does not move");
+                entry.deadline = None;
+            }
+        }
+        let again = self.asked.is_none_or(|at| now.duration_since(at) >= PING_INTERVAL);
+        if !self.waiting.is_empty() && again {
+            self.asked = Some(now);
+            out.push(Action::NeedEndpoints);
+        }
+    }
+
+    /// When [`Paths::tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let asked = self.asked.filter(|_| !self.waiting.is_empty()).map(|at| at + PING_INTERVAL);
+        let first = self.deadlines.first().map(|(at, _)| *at);
+        [asked, first].into_iter().flatten().min()
+    }
+
+    /// Where to send a peer's packets.
+    pub fn route(&self, key: &Public<Node>) -> Option<Route> {
+        self.peers.get(key).map(|entry| entry.path.route())
+    }
+
+    /// How a peer is reached.
+    pub fn status(&self, now: Instant, key: &Public<Node>) -> Option<PathStatus> {
+        self.peers.get(key).map(|entry| entry.path.status(now))
+    }
+
+    /// A peer's disco key: for whom its messages are sealed.
+    pub fn disco(&self, key: &Public<Node>) -> Option<Public<Disco>> {
+        self.peers.get(key)?.path.disco()
+    }
+
+    fn on_pong(
+        &mut self,
+        now: Instant,
+        nodes: &[Public<Node>],
+        txid: &TxId,
+        via: Via,
+        out: &mut Vec<Action>,
+    ) -> Outcome {
+        for key in nodes {
+            let mut taken = false;
+            self.with(now, key, out, |path, _, out| taken = path.on_pong(now, txid, via, out));
+            if taken {
+                return Outcome::Taken;
+            }
+        }
+        Outcome::UnknownPong
+    }
+
+    fn keys(&self) -> Vec<Public<Node>> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// Lets one machine work, and notes when it is next due and what it waits for.
+    fn with(
+        &mut self,
+        now: Instant,
+        key: &Public<Node>,
+        out: &mut Vec<Action>,
+        work: impl FnOnce(&mut PeerPath, &Env, &mut Vec<Action>),
+    ) {
+        let Some(entry) = self.peers.get_mut(key) else { return };
+        work(&mut entry.path, &self.env, out);
+        let deadline = entry.path.next_deadline(now);
+        if deadline != entry.deadline {
+            if let Some(before) = entry.deadline {
+                self.deadlines.remove(&(before, *key));
+            }
+            if let Some(deadline) = deadline {
+                self.deadlines.insert((deadline, *key));
+            }
+            entry.deadline = deadline;
+        }
+        if entry.path.call_waits() && self.waiting.insert(*key) && self.asked.is_none() {
+            self.asked = Some(now);
+            out.push(Action::NeedEndpoints);
+        }
+    }
+}
+
+fn unlink(
+    by_disco: &mut HashMap<Public<Disco>, Vec<Public<Node>>>,
+    disco: Option<Public<Disco>>,
+    key: &Public<Node>,
+) {
+    if let Some(disco) = disco
+        && let Some(nodes) = by_disco.get_mut(&disco)
+    {
+        nodes.retain(|node| node != key);
+        if nodes.is_empty() {
+            by_disco.remove(&disco);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod hostile;
+mod machine;
+mod world;
+
+mod worlds;

@@ -1,0 +1,318 @@
+//! From the peers to the TUN.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::peer::Peer;
+use super::table::Table;
+use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
+use crate::engine::{Beginning, Engine, MIN_SLOT, Message, Opened, Refused};
+use crate::key::{Node, Public};
+use crate::netmap::RegionId;
+use crate::packet::{Coalescer, Packet, TSMP};
+use crate::published::Reader;
+use crate::sys::{Features, Ready, ReceiveBuffers, Tun, Udp, wait};
+
+/// Opened packets of one batch.
+const ARENA: usize = 3 * 65_536;
+
+/// One pipeline from sealed messages to the TUN.
+#[derive(Debug)]
+struct Inbound {
+    tun: Tun,
+    table: Reader<Table>,
+    arena: Vec<u8>,
+    filled: usize,
+    /// Packets of the run that is being opened.
+    opened: Vec<(usize, usize)>,
+    coalescer: Coalescer,
+}
+
+/// What takes packets that came by a relay. Each has its own pipeline.
+#[derive(Debug)]
+pub struct Delivery {
+    shared: Arc<Shared>,
+    inbound: Inbound,
+}
+
+impl Delivery {
+    pub(super) fn new(shared: Arc<Shared>, tun: Tun, features: Features) -> Self {
+        let inbound = Inbound::new(&shared, tun, features);
+        Self { shared, inbound }
+    }
+
+    /// Takes WireGuard messages that a region's relay brought from the holder of a key.
+    pub fn deliver<'a>(
+        &mut self,
+        from: Public<Node>,
+        region: RegionId,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+    ) {
+        let source = Source::Relay(region, from);
+        for message in messages {
+            self.inbound.take(&self.shared, source, message, message.len());
+        }
+        self.inbound.flush(&self.shared);
+    }
+}
+
+pub(super) fn run(shared: &Shared, tun: Tun, features: Features, udp: &Udp) {
+    let mut buffers = ReceiveBuffers::default();
+    let mut inbound = Inbound::new(shared, tun, features);
+    while !shared.stopped() {
+        match udp.receive(&mut buffers) {
+            Ok(_) => {
+                for message in buffers.messages() {
+                    inbound.take(shared, Source::Udp(message.from), message.bytes, message.size);
+                }
+                inbound.flush(shared);
+            }
+            // An error that a peer's host sent is read here once, and says nothing.
+            Err(_) => {
+                if !matches!(wait(Some(udp.as_fd()), &shared.wake, None), Ok(Ready::Descriptor)) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Inbound {
+    fn new(shared: &Shared, tun: Tun, features: Features) -> Self {
+        Self {
+            tun,
+            table: shared.table.reader(),
+            arena: vec![0; ARENA],
+            filled: 0,
+            opened: Vec::new(),
+            coalescer: Coalescer::new(features.tcp, features.udp),
+        }
+    }
+
+    /// Takes datagrams of one size from one source.
+    fn take(&mut self, shared: &Shared, source: Source, bytes: &[u8], size: usize) {
+        let table = Arc::clone(self.table.get());
+        if self.arena.len() - self.filled < bytes.len() + MIN_SLOT {
+            self.flush(shared);
+        }
+        let mut datagrams = bytes.chunks(size.max(1)).peekable();
+        while let Some(datagram) = datagrams.next() {
+            match Message::of(datagram) {
+                Some(Message::Data(slot)) => {
+                    let Some(peer) = table.slot(slot) else {
+                        Self::unknown(shared, source);
+                        continue;
+                    };
+                    let same = |next: &&[u8]| Message::of(next) == Some(Message::Data(slot));
+                    let run = std::iter::once(datagram).chain(std::iter::from_fn(|| datagrams.next_if(same)));
+                    self.open(shared, &table, peer, source, run);
+                }
+                Some(Message::Initiation) => Self::begin(shared, &table, source, datagram),
+                Some(Message::Response(slot) | Message::Cookie(slot)) => match table.slot(slot) {
+                    Some(peer) => Self::shake_hands(shared, &table, peer, source, datagram, false),
+                    None => shared.counters.count(Reason::NoSession, 1),
+                },
+                None => Self::outside(shared, source, datagram),
+            }
+        }
+    }
+
+    /// Finds out who begins a handshake, and answers.
+    fn begin(shared: &Shared, table: &Table, source: Source, datagram: &[u8]) {
+        let mut slot = [0; MIN_SLOT];
+        match table.identity.beginning(address_of(source), datagram, &mut slot) {
+            Beginning::From(key) => match table.peer(&key) {
+                Some(peer) => Self::shake_hands(shared, table, peer, source, datagram, true),
+                None => shared.counters.count(Reason::Stranger, 1),
+            },
+            Beginning::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
+            Beginning::Refused(why) => shared.counters.count(reason(why), 1),
+        }
+    }
+
+    /// Takes a peer's part of a handshake.
+    fn shake_hands(
+        shared: &Shared,
+        table: &Table,
+        peer: &Arc<Peer>,
+        source: Source,
+        message: &[u8],
+        begins: bool,
+    ) {
+        let mut slot = [0; MIN_SLOT];
+        let mut tunnel = peer.tunnel();
+        let new = tunnel.engine.is_none();
+        let engine = match begins {
+            true => shared.engine(table, peer, &mut tunnel),
+            false => tunnel.engine.as_deref_mut().map(|engine| engine as &mut dyn Engine),
+        };
+        let Some(engine) = engine else {
+            return shared.counters.count(Reason::NoSession, 1);
+        };
+        let opened = engine.open(address_of(source), message, &mut slot);
+        if new && !matches!(opened, Opened::Answer(_)) {
+            // Anybody can name a peer's key: memory is for who has it.
+            shared.forget(peer, &mut tunnel);
+        }
+        drop(tunnel);
+        match opened {
+            Opened::Answer(length) => {
+                shared.answer(&source, slot.get(..length).unwrap_or_default());
+                peer.received(0, 0, shared.now());
+                // A beginning may be an old one that somebody kept: it says nothing of where the peer is.
+                if !begins {
+                    Self::authentic(shared, peer, source);
+                    shared.send_waiting(table, peer);
+                }
+            }
+            Opened::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
+            Opened::Packet(_) | Opened::Nothing => {}
+            Opened::Refused(why) => shared.counters.count(reason(why), 1),
+        }
+    }
+
+    /// Opens data of one peer, its session held; then judges what came out, without it.
+    fn open<'a>(
+        &mut self,
+        shared: &Shared,
+        table: &Table,
+        peer: &Arc<Peer>,
+        source: Source,
+        messages: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let from = address_of(source);
+        let (mut bytes, mut taken, mut sessions_lost) = (0, 0_usize, 0_usize);
+        self.opened.clear();
+        let mut tunnel = peer.tunnel();
+        for message in messages {
+            let Some(slot) = self.arena.get_mut(self.filled..) else { break };
+            let opened = match tunnel.engine.as_mut() {
+                Some(engine) => engine.open(from, message, slot),
+                None => Opened::Refused(Refused::NoSession),
+            };
+            match opened {
+                Opened::Packet(length) => {
+                    self.opened.push((self.filled, length));
+                    self.filled += length;
+                    bytes += length;
+                    taken += 1;
+                }
+                Opened::Nothing | Opened::Answer(_) | Opened::Cookie(_) => taken += 1,
+                Opened::Refused(Refused::NoSession) => sessions_lost += 1,
+                Opened::Refused(why) => shared.counters.count(reason(why), 1),
+            }
+        }
+        let waiting = tunnel.is_waiting();
+        drop(tunnel);
+        if sessions_lost > 0 {
+            shared.counters.count(Reason::NoSession, sessions_lost - 1);
+            Self::unknown(shared, source);
+        }
+        if taken == 0 {
+            return;
+        }
+        peer.received(self.opened.len(), bytes, shared.now());
+        Self::authentic(shared, peer, source);
+        if waiting {
+            shared.send_waiting(table, peer);
+        }
+        self.judge(shared, table, peer);
+    }
+
+    /// Tells of a peer's own packets by a way that is not its direct route.
+    fn authentic(shared: &Shared, peer: &Peer, source: Source) {
+        let usual = matches!(source, Source::Udp(from) if peer.route().direct == Some(from));
+        if !usual && peer.authentic.due(shared.now(), EVENT_EVERY_MS) {
+            shared.tell(Event::Authentic(peer.key(), source));
+        }
+    }
+
+    /// Source, TSMP, filter: then to the others that are written together.
+    fn judge(&mut self, shared: &Shared, table: &Table, peer: &Arc<Peer>) {
+        let mut owned = None;
+        let seconds = shared.seconds();
+        for &(start, length) in &self.opened {
+            let Some(packet) =
+                self.arena.get(start..start + length).and_then(|bytes| Packet::parse(bytes).ok())
+            else {
+                shared.counters.count(Reason::BadMessage, 1);
+                continue;
+            };
+            let source = packet.source();
+            if owned != Some(source) {
+                if !table.owner(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+                    shared.counters.count(Reason::Spoofed, 1);
+                    continue;
+                }
+                owned = Some(source);
+            }
+            if packet.protocol() == TSMP {
+                if let Some(answer) = tsmp::answer(&packet) {
+                    shared.send_plain(table, peer, &[answer]);
+                }
+                continue;
+            }
+            if !policy::admits(table, &shared.flows, &packet, seconds, &shared.counters) {
+                if let Some(rejection) = tsmp::rejection(&packet) {
+                    shared.send_plain(table, peer, &[rejection]);
+                }
+                continue;
+            }
+            self.coalescer.push(&self.arena, start, &packet);
+        }
+    }
+
+    /// Writes what waits to the TUN.
+    fn flush(&mut self, shared: &Shared) {
+        let tun = &self.tun;
+        self.coalescer.flush(&mut self.arena, |write| {
+            if write.with_slices(|parts| tun.write(parts)).is_err() {
+                shared.counters.count(Reason::TunFailed, write.packets());
+            }
+        });
+        self.filled = 0;
+    }
+
+    fn unknown(shared: &Shared, source: Source) {
+        shared.counters.count(Reason::NoSession, 1);
+        let now = shared.now();
+        let last = shared.unknown_told.load(Ordering::Relaxed);
+        if now >= last + UNKNOWN_EVERY_MS
+            && shared.unknown_told.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            shared.tell(Event::Unknown(source));
+        }
+    }
+
+    fn outside(shared: &Shared, source: Source, datagram: &[u8]) {
+        match source {
+            Source::Udp(from) => {
+                let outside = Outside { from, bytes: datagram.to_vec() };
+                if shared.channels.outside.try_send(outside).is_err() {
+                    shared.counters.count(Reason::OutsideQueueFull, 1);
+                }
+            }
+            Source::Relay(..) => shared.counters.count(Reason::BadMessage, 1),
+        }
+    }
+}
+
+/// What a cookie proves: an address; or, behind a relay, the key that the relay knows its client by.
+fn address_of(source: Source) -> IpAddr {
+    match source {
+        Source::Udp(from) => from.ip(),
+        Source::Relay(_, key) => Ipv6Addr::from(key.bytes().first_chunk().copied().unwrap_or([0; 16])).into(),
+    }
+}
+
+const fn reason(why: Refused) -> Reason {
+    match why {
+        Refused::NoSession => Reason::NoSession,
+        Refused::Replayed => Reason::Replayed,
+        Refused::Forged => Reason::Forged,
+        Refused::Malformed => Reason::BadMessage,
+        Refused::UnderLoad => Reason::UnderLoad,
+    }
+}

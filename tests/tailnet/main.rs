@@ -1,0 +1,32 @@
+//! The VPN among what it must live with: real Headscale of three versions and the real Go client, each in network
+//! namespaces of its own, behind NATs where a test says so. First each rig is shown to do with two Go clients what it is for,
+//! then ours takes the place of one of them, then of both.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "in tests and their helpers a panic is the report"
+)]
+
+mod built;
+mod certificate;
+mod flow;
+mod headscale;
+mod net;
+mod ours;
+mod peer;
+mod process;
+mod proxy;
+mod tailscaled;
+mod wait;
+mod wire;
+
+mod attackers;
+mod joins;
+mod nats;
+mod outages;
+mod pairs;
+mod policy;
+mod refusals;
+mod relays;
+mod wires;
