@@ -88,7 +88,6 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         backends.push(Backend { service, port: backend.to.port });
     }
     Ok(Policy {
-        tunnel: None,
         mode: mode(config)?,
         link: ifname()?,
         services,
