@@ -2,6 +2,8 @@
 //!
 //! The node itself needs a coordination server; with real ones it is tested in `tests/tailnet`.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
