@@ -108,9 +108,10 @@ pub(crate) fn direct(from: &Peer, address: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Traffic, without which nobody looks for a path.
+/// Traffic, without which nobody looks for a path. There may be no route before the peer is known.
 fn pinging(from: &Peer, address: &str) -> Process {
-    from.host().start("ping", std::path::Path::new("ping"), |ping| {
-        ping.args(["-q", "-i", "0.5", address]);
+    let script = "until ping -q -c 1 -W 1 \"$1\"; do sleep 0.2; done; exec ping -q -i 0.5 \"$1\"";
+    from.host().start("ping", std::path::Path::new("sh"), |sh| {
+        sh.args(["-c", script, "sh", address]);
     })
 }

@@ -90,25 +90,21 @@ fn a_policy_changes_between_a_go_pair() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_policy_changes_for_ours_as_receiver_0_29() {
     a_policy_changes(Release::V0_29, [Kind::Go, Kind::Ours]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_policy_changes_for_ours_as_receiver_0_28() {
     a_policy_changes(Release::V0_28, [Kind::Ours, Kind::Ours]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_policy_changes_for_ours_as_receiver_0_26() {
     a_policy_changes(Release::V0_26, [Kind::Go, Kind::Ours]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_policy_changes_for_ours_as_sender() {
     a_policy_changes(Release::V0_29, [Kind::Ours, Kind::Go]);
 }
