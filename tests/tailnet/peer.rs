@@ -88,6 +88,9 @@ pub(crate) fn become_direct(a: &Peer, b: &Peer, limit: Duration) {
     let _pinging = pinging(a, &to_b);
     until(limit, &format!("a direct path from {} to {}", a.name(), b.name()), || direct(a, &to_b));
     until(limit, &format!("a direct path from {} to {}", b.name(), a.name()), || direct(b, &to_a));
+    // A path is known before there is a session: a first handshake that met none is sent again after 5 s.
+    a.host().pings_soon(s(15), &to_b);
+    b.host().pings_soon(s(15), &to_a);
 }
 
 /// That a pair reach each other, and never but by a relay as long as they are looked at.

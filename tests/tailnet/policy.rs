@@ -77,7 +77,8 @@ fn a_policy_changes(release: Release, kinds: [Kind; 2]) {
             flow.stops(SOON);
         }
     }
-    assert!(!connects(a, b, &to_b, 7001) && !a.pings(&to_b) && !b.pings(&to_a));
+    until(SOON, "no connection", || (!connects(a, b, &to_b, 7001)).then_some(()));
+    assert!(!a.pings(&to_b) && !b.pings(&to_a));
 
     // And back.
     server.policy(&policy(&[("tcp", "7001")]));
