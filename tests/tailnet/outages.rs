@@ -67,13 +67,11 @@ fn server_has(server: &Headscale, peer: &Peer) -> bool {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn no_own_tunnel_pauses_while_the_server_is_away() {
     no_tunnel_pauses_while_the_server_is_away(Kind::Ours);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_killed_node_is_back_while_the_server_is_away() {
     let mut net = Net::new(Segment::Private);
     let mut server = Headscale::start(&net.host("headscale"), Release::V0_29, Options::default());
@@ -156,7 +154,6 @@ fn a_server_forgets_a_go_node() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_server_forgets_ours() {
     a_server_forgets_a_node(Kind::Ours);
 }

@@ -100,19 +100,16 @@ fn a_go_node_is_refused_and_counted() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn the_refused_wait_0_26() {
     the_refused_wait(Release::V0_26);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn the_refused_wait_0_28() {
     the_refused_wait(Release::V0_28);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn the_refused_wait_0_29() {
     the_refused_wait(Release::V0_29);
 }

@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::control::join::{Phase, Refusal};
+use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
 use crate::control::session::{self, ControlEvent, HostState, Identity};
 use crate::control::wire::EndpointType;
@@ -165,7 +165,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         zone,
         dns_counters,
         host,
-        _auth: auth,
+        auth,
         map: None,
         local: Vec::new(),
         phase: Phase::Joining,
@@ -226,8 +226,8 @@ struct Node {
     zone: Arc<Published<Zone>>,
     dns_counters: Arc<dns::Counters>,
     host: watch::Sender<HostState>,
-    /// Keeps the session's end open: a new key would come here.
-    _auth: watch::Sender<Option<crate::control::join::AuthKey>>,
+    /// What the session may join with.
+    auth: watch::Sender<Option<AuthKey>>,
     map: Option<Arc<Netmap>>,
     /// This machine's addresses.
     local: Vec<IpAddr>,
@@ -402,6 +402,14 @@ impl Node {
             Request::Netcheck {} => {
                 return self.ask_outside(now, answer);
             }
+            Request::Offer { authkey } => match AuthKey::new(authkey.expose()) {
+                Some(key) => {
+                    info!("another pre-auth key is offered");
+                    self.auth.send_replace(Some(key));
+                    "{}".to_owned()
+                }
+                None => r#"{"error":"expected a pre-auth key of visible ASCII characters"}"#.to_owned(),
+            },
         };
         // The first line always has room.
         drop(answer.try_send(line));
