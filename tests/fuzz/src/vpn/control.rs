@@ -179,7 +179,10 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
         wire.extend(u32::try_from(line.len()).unwrap_or(u32::MAX).to_le_bytes());
         wire.extend_from_slice(line);
     }
-    assert_eq!(cut(size, &wire), (lines.iter().map(|line| bytes::Bytes::copy_from_slice(line)).collect(), false, true));
+    assert_eq!(
+        cut(size, &wire),
+        (lines.iter().map(|line| bytes::Bytes::copy_from_slice(line)).collect(), false, true)
+    );
 
     let first = lines.iter().find_map(|line| serde_json::from_slice::<MapResponse>(line).ok()?.node);
     let own = first.and_then(|node| node.key.parse().ok()).unwrap_or(Public::new([1; 32]));
@@ -195,12 +198,14 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
                 None
             }
             [b'@', seconds @ ..] => {
-                let seconds = std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                let seconds =
+                    std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
                 let now = state.control_time().map(|time| time.saturating_add(Duration::seconds(seconds)));
                 now.and_then(|now| state.expire(now))
             }
             message => {
-                let update = serde_json::from_slice(message).map_err(Into::into).and_then(|read| state.apply(read));
+                let update =
+                    serde_json::from_slice(message).map_err(Into::into).and_then(|read| state.apply(read));
                 if let Err(error) = &update {
                     let text = error.to_string();
                     assert!(text.len() < 4096, "{} bytes of error", text.len());
@@ -311,9 +316,11 @@ fn names(map: &Netmap) {
         ..Policy::default()
     };
     let zone = Zone::new(map, &Arc::new(policy));
-    let listed = |name: &str| ["example.com", "b.t.internal"].iter().any(|entry| {
-        name.strip_suffix(entry).is_some_and(|under| under.is_empty() || under.ends_with('.'))
-    });
+    let listed = |name: &str| {
+        ["example.com", "b.t.internal"].iter().any(|entry| {
+            name.strip_suffix(entry).is_some_and(|under| under.is_empty() || under.ends_with('.'))
+        })
+    };
     let base = zone.base_domain();
     assert!(base.is_none_or(|base| !listed(base)));
     let nodes = std::iter::once(&map.node).chain(map.peers.values()).map(|node| node.name.as_str());
@@ -322,7 +329,10 @@ fn names(map: &Netmap) {
         assert!(addresses.is_empty() || !listed(name), "{name} is on the allowlist");
         let name = name.to_ascii_lowercase();
         let under = base.and_then(|base| name.strip_suffix('.').unwrap_or(&name).strip_suffix(base));
-        assert!(addresses.is_empty() || under.is_some_and(|under| under.ends_with('.')), "{name} is not ours");
+        assert!(
+            addresses.is_empty() || under.is_some_and(|under| under.ends_with('.')),
+            "{name} is not ours"
+        );
         assert!(!addresses.iter().any(|address| address.is_loopback() || address.is_unspecified()));
     }
     assert!(zone.updated(map).is_none(), "the same map makes another zone");

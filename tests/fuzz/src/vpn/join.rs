@@ -31,7 +31,6 @@ struct Run {
     with_key: Option<Instant>,
     without: Option<Instant>,
     before: (Option<Instant>, Option<Instant>),
-    rotated: usize,
     joined: bool,
 }
 
@@ -57,7 +56,6 @@ pub(crate) fn joining(input: &[u8]) -> Verdict {
         with_key: None,
         without: None,
         before: (None, None),
-        rotated: 0,
         joined: false,
     };
     run.settle();
@@ -143,9 +141,11 @@ impl Run {
     }
 
     fn answered(&mut self, answer: Answer) {
-        if let (Asked::Register(Some(digest)), Answer::Refused(_) | Answer::NotKnown | Answer::NotAuthorized) =
-            (self.asked, &answer)
-        {
+        let refuses = matches!(
+            answer,
+            Answer::Refused(_) | Answer::NotKnown | Answer::NotAuthorized | Answer::Status(..)
+        );
+        if let (Asked::Register(Some(digest)), true) = (self.asked, refuses) {
             self.refused.insert(digest);
         }
         self.asked = Asked::Nothing;
@@ -160,10 +160,7 @@ impl Run {
                     assert!(at.is_none_or(|at| at > self.now), "due again at once");
                     return;
                 }
-                Command::RotateNodeKey => {
-                    self.rotated += 1;
-                    self.on(Event::Rotated);
-                }
+                Command::RotateNodeKey => self.on(Event::Rotated),
                 Command::Stream => self.ask(Asked::Stream),
                 Command::Register(None) => {
                     self.before = (self.with_key, self.without);

@@ -124,7 +124,10 @@ pub(crate) fn message(bytes: &[u8]) -> Verdict {
             assert_eq!(report.encode().as_ref().map(<[u8; Report::LEN]>::as_slice), Some(bytes));
             assert!(report.tags.len() <= wire::TAGS);
             for text in report.tags.iter().chain([&report.name]) {
-                assert!(text.len() <= wire::TEXT && text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
+                assert!(
+                    text.len() <= wire::TEXT && text.bytes().all(|byte| byte.is_ascii_graphic()),
+                    "{text:?}"
+                );
             }
         }
     }

@@ -162,7 +162,10 @@ fn transport_header(packet: &Packet<'_>) -> usize {
 }
 
 fn sequence(packet: &Packet<'_>) -> u32 {
-    packet.transport().get(4..8).map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    packet
+        .transport()
+        .get(4..8)
+        .map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
 /// RFC 1071, the plain way.
@@ -194,7 +197,8 @@ fn assert_right(packet: &Packet<'_>) {
     }
     assert_eq!(transport_sum(packet), 0xffff, "the transport's checksum");
     if packet.protocol() == UDP {
-        let field = |at: usize| packet.transport().get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+        let field =
+            |at: usize| packet.transport().get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
         assert_eq!(field(4).map(usize::from), Some(packet.transport().len()));
         assert_ne!(field(6), Some(0), "a checksum that says that there is none");
     }

@@ -141,7 +141,8 @@ fn expected(flow: &Flow, admitted: impl FnOnce() -> bool) -> Judgement {
 
 fn admits(rule: &Rule, flow: &Flow) -> bool {
     assert!(rule.src_bits.as_ref().is_none_or(Vec::is_empty), "SrcBits were taken");
-    let source = rule.sources.iter().flatten().any(|text| !text.starts_with("cap:") && holds(text, flow.source));
+    let source =
+        rule.sources.iter().flatten().any(|text| !text.starts_with("cap:") && holds(text, flow.source));
     let protocols = rule.protocols.as_deref().filter(|list| !list.is_empty()).unwrap_or(&[6, 17, 1, 58]);
     let protocol = protocols.contains(&i64::from(flow.protocol));
     let destination = rule.dst_ports.iter().flatten().any(|to| {
@@ -167,9 +168,7 @@ fn holds(text: &str, address: IpAddr) -> bool {
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.parse::<IpAddr>(), last.parse::<IpAddr>()) {
-        (Ok(first), Ok(last)) => {
-            first.is_ipv4() == address.is_ipv4() && first <= address && address <= last
-        }
+        (Ok(first), Ok(last)) => first.is_ipv4() == address.is_ipv4() && first <= address && address <= last,
         _ => panic!("{text:?} was taken for addresses"),
     }
 }

@@ -60,6 +60,7 @@ impl Policy {
             match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
                 Ok(named) if named.len() <= MAX_NAMES => {
                     // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
+                    self.stale |= self.unreadable;
                     self.unreadable = false;
                     if matches!(named.get(ALL), Some(None)) {
                         self.named = Arc::default();
@@ -110,6 +111,12 @@ impl Policy {
 
     fn compile(&mut self, require_policy: bool) {
         self.stale = false;
+        if self.unreadable {
+            // Also what `PacketFilter` says since: it is one filter of a set that is not known.
+            self.filter = Arc::new(Filter::deny_all());
+            self.state = PolicyState::Unreadable;
+            return;
+        }
         let allow_all = self.named.values().any(|raw| is_allow_all(raw));
         if allow_all && require_policy {
             // Not even the texts are kept: a restart must not compile them.
@@ -119,11 +126,7 @@ impl Policy {
             return;
         }
         self.filter = Arc::new(compile(&self.named));
-        self.state = match (self.unreadable, allow_all) {
-            (true, _) => PolicyState::Unreadable,
-            (_, true) => PolicyState::AllowAll,
-            _ => PolicyState::Policy,
-        };
+        self.state = if allow_all { PolicyState::AllowAll } else { PolicyState::Policy };
         if allow_all {
             tracing::warn!("the server has no policy: every peer may send us everything");
         }
@@ -132,7 +135,7 @@ impl Policy {
     /// The filter, and the texts that it was compiled from.
     pub(super) fn compiled(&self) -> (Arc<Filter>, Arc<NamedFilters>) {
         let named = match self.state {
-            PolicyState::AllowAllRefused => Arc::default(),
+            PolicyState::AllowAllRefused | PolicyState::Unreadable => Arc::default(),
             _ => Arc::clone(&self.named),
         };
         (Arc::clone(&self.filter), named)
