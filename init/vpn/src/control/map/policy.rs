@@ -111,6 +111,12 @@ impl Policy {
 
     fn compile(&mut self, require_policy: bool) {
         self.stale = false;
+        if self.unreadable {
+            // Also what `PacketFilter` says since: it is one filter of a set that is not known.
+            self.filter = Arc::new(Filter::deny_all());
+            self.state = PolicyState::Unreadable;
+            return;
+        }
         let allow_all = self.named.values().any(|raw| is_allow_all(raw));
         if allow_all && require_policy {
             // Not even the texts are kept: a restart must not compile them.
@@ -123,7 +129,7 @@ impl Policy {
         for problem in &compiled.problems {
             tracing::warn!(%problem, "the map's filter");
         }
-        let unreadable = self.unreadable || compiled.problems.iter().any(|problem| problem.kind.denies());
+        let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
         self.filter = Arc::new(compiled.filter);
         self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
@@ -138,7 +144,7 @@ impl Policy {
     /// The filter, and the texts that it was compiled from.
     pub(super) fn compiled(&self) -> (Arc<Filter>, Arc<NamedFilters>) {
         let named = match self.state {
-            PolicyState::AllowAllRefused => Arc::default(),
+            PolicyState::AllowAllRefused | PolicyState::Unreadable => Arc::default(),
             _ => Arc::clone(&self.named),
         };
         (Arc::clone(&self.filter), named)
