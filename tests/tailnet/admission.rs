@@ -33,7 +33,7 @@ impl Refused {
     }
 }
 
-fn the_refused_wait(release: Release) {
+fn the_refused_wait_at(release: Release) {
     let mut net = Net::new(Segment::Private);
     let server = Headscale::start(&net.host("headscale"), release, Options::default());
     let used = server.key(KeyFor::default());
@@ -99,17 +99,14 @@ fn a_go_node_is_refused_and_counted() {
     assert!(counter.counts().records > refused.records);
 }
 
+/// One test for all, since they mostly wait. It is the longest by far: its name makes it the first.
 #[test]
-fn the_refused_wait_0_26() {
-    the_refused_wait(Release::V0_26);
-}
-
-#[test]
-fn the_refused_wait_0_28() {
-    the_refused_wait(Release::V0_28);
-}
-
-#[test]
-fn the_refused_wait_0_29() {
-    the_refused_wait(Release::V0_29);
+fn the_refused_wait() {
+    std::thread::scope(|scope| {
+        let every = [Release::V0_26, Release::V0_28, Release::V0_29];
+        let threads = every.map(|release| scope.spawn(move || the_refused_wait_at(release)));
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
 }
