@@ -52,7 +52,7 @@ pub(crate) fn query(input: &[u8]) -> Verdict {
             assert!(!is_ours(name), "{name} was passed on");
             let sent = forward.query.to_vec().unwrap_or_else(|error| panic!("{error}"));
             let sent = Message::from_vec(&sent).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(sent.queries, [forward.question.clone()]);
+            assert_eq!(sent.queries.as_slice(), std::slice::from_ref(&forward.question));
             assert_eq!((sent.metadata.id, sent.metadata.message_type), (0, MessageType::Query));
             assert!(sent.answers.is_empty() && sent.authorities.is_empty() && sent.additionals.is_empty());
             Verdict::Accepted

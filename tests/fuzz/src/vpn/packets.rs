@@ -130,8 +130,11 @@ fn recombine(packets: &[Vec<u8>]) -> usize {
     most
 }
 
+/// Addresses, protocol, and the ports or whatever stands there.
+type FlowKey = (IpAddr, IpAddr, u8, Vec<u8>);
+
 /// The packets of each flow, in their order.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(IpAddr, IpAddr, u8, Vec<u8>), Vec<&[u8]>> {
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<FlowKey, Vec<&[u8]>> {
     let mut flows: BTreeMap<_, Vec<&[u8]>> = BTreeMap::new();
     for bytes in packets {
         let packet = Packet::parse(bytes).unwrap_or_else(|error| panic!("{error}"));
