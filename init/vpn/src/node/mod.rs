@@ -100,7 +100,13 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .local_address()?
         .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
-    let kept = identity::load(&config, &slots).await?;
+    let (kept, origin) = identity::load(&config, &slots).await?;
+    let parent = Arc::new(requests);
+    let mut keeper = Keeper::new(slots, kept.clone());
+    if origin == identity::Origin::New {
+        // A server that admits a key which we then lose has lost us.
+        keeper.write(&parent)?;
+    }
 
     let (channels, receivers) = plane::channels();
     let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
@@ -154,8 +160,8 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         pool: relays.pool(),
         relays,
         paths: Paths::new(PathConfig { own: key.public(), excluded: config.prefixes.clone() }),
-        parent: Arc::new(requests),
-        keeper: Keeper::new(slots, kept),
+        parent,
+        keeper,
         config,
         port,
         plane,
