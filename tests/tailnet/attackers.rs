@@ -76,9 +76,7 @@ fn a_stranger_gets_nowhere_at_ours() {
     }));
     // Until the server's answer is in force, everybody is let in.
     if let Peer::Ours(node) = &ours {
-        until(s(20), "the policy", || {
-            (node.status()?["filter"]["allow_all"] == false).then_some(())
-        });
+        until(s(20), "the policy", || (node.status()?["filter"]["allow_all"] == false).then_some(()));
     }
     let [v4, v6] = ours.addresses();
     for address in called.addresses() {

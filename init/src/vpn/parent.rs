@@ -20,8 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket, socketpair,
-    sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket,
+    socketpair, sockopt,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -356,10 +356,7 @@ impl<'a> Serving<'a> {
         VpnHandover {
             guest: false,
             node: Told {
-                login_server: LoginServer {
-                    authkey: self.authkey.clone(),
-                    ..config.login_server.clone()
-                },
+                login_server: LoginServer { authkey: self.authkey.clone(), ..config.login_server.clone() },
                 hostname: config.hostname.clone(),
                 prefixes: config.prefixes.clone(),
                 derp_pins: config.derp_pins.clone(),
