@@ -40,7 +40,10 @@ pub const WANTED: &[(ModuleGroup, &[&str])] = &[
         ],
     ),
     // Entropy that is mixed but never credited, the links, and the power button (ACPI event to input device).
-    (ModuleGroup::Late, &["virtio_rng", "failover", "net_failover", "virtio_net", "veth", "button", "evdev"]),
+    (
+        ModuleGroup::Late,
+        &["virtio_rng", "failover", "net_failover", "virtio_net", "veth", "tun", "button", "evdev"],
+    ),
 ];
 
 /// A module to load.

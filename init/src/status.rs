@@ -125,8 +125,8 @@ pub struct Document {
     pub identity: Option<Identity>,
     /// The egress lock.
     pub egress: Egress,
-    /// The VPN's mode.
-    pub vpn: &'static str,
+    /// The private network.
+    pub vpn: Vpn,
     /// The mesh proxy.
     pub mesh: Mesh,
     /// What PID 1 itself keeps in memory.
@@ -141,6 +141,35 @@ pub struct Document {
     pub stages: Vec<StageTime>,
     /// How long modules took to load, in ms, all groups together.
     pub module_ms: u64,
+}
+
+/// Part of [`Document`]: what the VPN process says of its network, but for the mode, the expected tag and the addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Vpn {
+    /// `direct` or `tunnel`.
+    pub mode: &'static str,
+    /// `starting`, `joining`, `running`, `refused`, `key-needed`, `pin-mismatch` or `no-policy`; `None` without a tunnel.
+    pub state: Option<&'static str>,
+    /// Whether the coordination server is connected.
+    pub connected: bool,
+    /// `nodekey:` and 64 hex digits.
+    pub node_key: Option<String>,
+    /// The name that the map gives us.
+    pub name: Option<String>,
+    /// Our addresses, as they are set.
+    pub addresses: Vec<String>,
+    /// Peers in the map.
+    pub peers: u32,
+    /// How many of them are reached directly.
+    pub direct: u32,
+    /// The home relay's region.
+    pub derp_home: Option<u32>,
+    /// The tags that the map shows for us.
+    pub tags: Vec<String>,
+    /// The tag that follows from the document.
+    pub expected_tag: Option<&'static str>,
+    /// Whether there is a map that does not show it.
+    pub tag_missing: bool,
 }
 
 /// Part of [`Document`].

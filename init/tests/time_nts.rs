@@ -328,6 +328,7 @@ fn it_works_behind_the_egress_lock() {
         mesh_targets: vec![],
         time_servers: vec![exchange_of(1)],
         backends: vec![],
+        tunnel: None,
         uids: Uids { agent: 101, vpn: 102, mesh: 103, vpc: 104, dhcp: 105, time: 107 },
         dhcp_mark: None,
     };

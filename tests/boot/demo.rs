@@ -26,7 +26,7 @@ fn it_gets_ready_and_powers_off_in_order() {
     assert_eq!(status["egress"]["locked"], true, "{status}");
     assert_eq!(status["egress"]["mode"], "internal-only", "{status}");
     assert_eq!(status["tee"], "simulator", "{status}");
-    assert_eq!(status["vpn"], "direct", "{status}");
+    assert_eq!(status["vpn"]["mode"], "direct", "{status}");
     assert_namespaces(&status);
 
     let ended = machine.power_off();

@@ -25,7 +25,7 @@ pub use error::AgentError;
 pub use handover::{Handover, TeeHandover};
 pub use messages::{Info, Key, KeyRequest, Quote, TlsKey, TlsKeyRequest, Version};
 pub use process::{MESH_UID, run};
-pub use server::{Callers, serve, serve_to};
+pub use server::{Callers, May, serve, serve_to};
 #[cfg(feature = "simulator")]
 pub use simulator::SimulatedTee;
 pub use tee::{Owner, Tee, TeeError, TeeKind};

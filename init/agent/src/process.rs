@@ -11,15 +11,22 @@ use tokio::net::UnixListener;
 use crate::agent::Agent;
 use crate::error::AgentError;
 use crate::handover::Handover;
-use crate::server::{Callers, serve_to};
+use crate::server::{Callers, May, serve_to};
 
-/// The uid of the mesh proxy (design section 5), the agent's only caller besides PID 1 until services may have a socket.
+/// The uid of the mesh proxy (design section 5), the only caller besides PID 1 that may ask for anything, until services may have a
+/// socket.
 pub const MESH_UID: u32 = 103;
+
+/// The uid of the VPN process (design section 5): only its own keys are for it.
+const VPN_UID: u32 = 102;
+
+/// What the paths of the VPN process's keys begin with.
+const VPN_KEYS: &str = "casemate/vpn/";
 
 /// PID 1.
 const INIT_UID: u32 = 0;
 
-/// Serves `socket` to PID 1 and the mesh proxy for ever, on one thread beside which quotes are made; calls `ready` once a caller can
+/// Serves `socket` to PID 1, the mesh proxy and, for its own keys, the VPN process, for ever, on one thread beside which quotes are made; calls `ready` once a caller can
 /// connect.
 ///
 /// The socket file gets mode 0666, because its owner may not give it to the group of its callers. Who may call is
@@ -37,7 +44,9 @@ pub fn run(handover: Handover, socket: &Path, ready: impl FnOnce()) -> Result<In
     runtime.block_on(async {
         let listener = bind(socket)?;
         ready();
-        serve_to(listener, agent, Callers::Uids([INIT_UID, MESH_UID].into())).await
+        let callers =
+            [(INIT_UID, May::Everything), (MESH_UID, May::Everything), (VPN_UID, May::KeysUnder(VPN_KEYS))];
+        serve_to(listener, agent, Callers::Uids(callers.into())).await
     })
 }
 

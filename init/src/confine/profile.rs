@@ -25,6 +25,8 @@ pub enum Profile {
     Agent,
     /// The mesh proxy.
     Mesh,
+    /// The VPN process.
+    Vpn,
     /// The DHCP client.
     Dhcp,
     /// The reader of the host share.
@@ -48,14 +50,23 @@ pub struct Filter {
 
 impl Profile {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Agent, Self::Mesh, Self::Dhcp, Self::Share, Self::Time, Self::ServiceShim, Self::Service];
+    pub const ALL: &'static [Self] = &[
+        Self::Agent,
+        Self::Mesh,
+        Self::Vpn,
+        Self::Dhcp,
+        Self::Share,
+        Self::Time,
+        Self::ServiceShim,
+        Self::Service,
+    ];
 
     /// The name of its file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Agent => "agent",
             Self::Mesh => "mesh",
+            Self::Vpn => "vpn",
             Self::Dhcp => "dhcp",
             Self::Share => "share",
             Self::Time => "time",
@@ -68,6 +79,7 @@ impl Profile {
         match self {
             Self::Agent => include_str!("profiles/agent.syscalls"),
             Self::Mesh => include_str!("profiles/mesh.syscalls"),
+            Self::Vpn => include_str!("profiles/vpn.syscalls"),
             Self::Dhcp => include_str!("profiles/dhcp.syscalls"),
             Self::Share => include_str!("profiles/share.syscalls"),
             Self::Time => include_str!("profiles/time.syscalls"),

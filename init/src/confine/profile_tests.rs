@@ -200,7 +200,7 @@ fn other_interfaces_of_the_same_kernel_are_closed() {
 /// What glibc asks of a file before a thread's arena shrinks must not end a process that has threads.
 #[test]
 fn a_process_with_threads_may_ask_for_a_file() {
-    for profile in [Profile::Mesh, Profile::Time] {
+    for profile in [Profile::Mesh, Profile::Vpn, Profile::Time] {
         assert_eq!(verdict(profile, "openat", [0; 6]), errno(ENOSYS), "{}", profile.name());
     }
     assert_eq!(verdict(Profile::Agent, "openat", [0; 6]), ALLOW, "Landlock judges it");
@@ -214,7 +214,7 @@ fn nobody_gets_a_namespace() {
     const THREAD: u64 = 0x3d_0f00;
     const FORK: u64 = 0x120_0011;
     for &profile in Profile::ALL {
-        let threads = [Profile::Agent, Profile::Mesh, Profile::Service].contains(&profile);
+        let threads = [Profile::Agent, Profile::Mesh, Profile::Vpn, Profile::Service].contains(&profile);
         assert_eq!(
             verdict(profile, "clone", [THREAD, 0, 0, 0, 0, 0]) == ALLOW,
             threads,
@@ -320,6 +320,19 @@ fn sockets_are_of_tcp_and_udp() {
         }
     }
     assert!(allowed(Profile::Mesh, 1, STREAM | FLAGS, 0));
+    for family in [2, 10] {
+        for (kind, protocol, vpn) in [
+            (STREAM, 0, true),
+            (STREAM, 262, false),
+            (DATAGRAM, 17, true),
+            (DATAGRAM, 1, false),
+            (3, 255, false),
+        ] {
+            assert_eq!(allowed(Profile::Vpn, family, kind | FLAGS, protocol), vpn, "{kind} {protocol}");
+        }
+    }
+    assert!(allowed(Profile::Vpn, 16, 3, 0) && !allowed(Profile::Vpn, 16, 3, 12));
+    assert!(!allowed(Profile::Vpn, 17, 3, 0) && !allowed(Profile::Vpn, 1, DATAGRAM, 0));
     assert!(!allowed(Profile::Mesh, 1, DATAGRAM, 0) && !allowed(Profile::Mesh, 1, 5, 0));
 }
 

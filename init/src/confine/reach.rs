@@ -35,6 +35,7 @@ pub struct Reach {
     paths: Vec<(PathBuf, BitFlags<AccessFs>)>,
     ports: Vec<(u16, AccessNet)>,
     all_files_and_ports: bool,
+    datagrams_to_any_port: bool,
 }
 
 impl Reach {
@@ -91,6 +92,12 @@ impl Reach {
         self.port(port, AccessNet::ConnectSendUdp)
     }
 
+    /// Datagrams may be sent to any port: peers of a private network have any.
+    #[must_use]
+    pub fn send_udp_anywhere(self) -> Self {
+        Self { datagrams_to_any_port: true, ..self }
+    }
+
     /// This UDP port may be bound; 0: whichever the kernel picks.
     #[must_use]
     pub fn bind_udp(self, port: u16) -> Self {
@@ -104,7 +111,10 @@ impl Reach {
     /// If the kernel has less than `kernel` has, if a path cannot be opened, or if the kernel refuses. The process must end then.
     pub fn enter(&self, kernel: Kernel) -> Result<(), ConfineError> {
         let abi = kernel.abi();
-        let (all_files, all_ports) = (AccessFs::from_all(abi), AccessNet::from_all(abi));
+        let (all_files, mut all_ports) = (AccessFs::from_all(abi), AccessNet::from_all(abi));
+        if self.datagrams_to_any_port {
+            all_ports.remove(AccessNet::ConnectSendUdp);
+        }
         let mut rules =
             Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::from_all(abi))?;
         if !self.all_files_and_ports {

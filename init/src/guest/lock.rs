@@ -2,13 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use casemate_egress::{Allow, Backend, Ifname, Lock, LockError, Mode, Policy, Proto, Service, Uids};
+use casemate_egress::{Allow, Backend, Ifname, Lock, LockError, Mode, Policy, Proto, Service, Tunnel, Uids};
 use casemate_measure::MeasuredConfig;
-use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol, Section};
+use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol, Section, VpnMode};
 use casemate_measure::status::Reason;
+use casemate_vpn::parent::network::NAMES_V4;
 
+use super::vpn;
 use crate::boot::Failure;
-use crate::layout::{AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID, TIME_UID, VPC_UID, VPN_UID};
+use crate::layout::{
+    AGENT_UID, DHCP_MARK, DHCP_UID, MESH_UID, TIME_UID, VPC_UID, VPN_INTERFACE, VPN_PORT, VPN_UID,
+};
+use crate::roles::vpn::login_port;
 use crate::status;
 
 /// The physical link's name: with `net.ifnames=0` the kernel counts, and there is one.
@@ -83,7 +88,6 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         backends.push(Backend { service, port: backend.to.port });
     }
     Ok(Policy {
-        tunnel: None,
         mode: mode(config)?,
         link: ifname()?,
         services,
@@ -91,6 +95,7 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         mesh_targets: mesh_targets(section),
         time_servers: section.time.nts.iter().map(|server| server.address).collect(),
         backends,
+        tunnel: tunnel(section)?,
         uids: Uids {
             agent: AGENT_UID,
             vpn: VPN_UID,
@@ -101,6 +106,33 @@ fn policy(config: &MeasuredConfig) -> Result<Policy, Failure> {
         },
         dhcp_mark: dhcp_mark(config),
     })
+}
+
+/// The private network, if there is one.
+fn tunnel(section: &Section) -> Result<Option<Tunnel>, Failure> {
+    let (VpnMode::Tunnel, Some(login)) = (section.vpn.mode, &section.vpn.login_server) else {
+        return Ok(None);
+    };
+    let refused = |text: &str| Failure::new(Reason::LockFailed, text.to_owned());
+    let server = login_address(&login.url)
+        .ok_or_else(|| refused("casemate.vpn.login_server.url: expected an IPv4 address as host"))?;
+    Ok(Some(Tunnel {
+        interface: VPN_INTERFACE
+            .parse()
+            .map_err(|error: casemate_egress::NameError| refused(&error.to_string()))?,
+        prefixes: vpn::ipv4_prefixes(section).collect(),
+        names: NAMES_V4,
+        port: VPN_PORT,
+        login_server: server,
+    }))
+}
+
+/// Where the login server is: the document's reader took no name.
+fn login_address(url: &str) -> Option<SocketAddr> {
+    let (_, rest) = url.split_once("://")?;
+    let host = rest.split(['/', ':']).next()?;
+    let address: Ipv4Addr = host.parse().ok()?;
+    Some(SocketAddr::from((address, login_port(url)?)))
 }
 
 /// The measured targets, and where the document says that collateral comes from.
@@ -152,6 +184,20 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_tunnel_leads_to_the_documents_server_and_a_document_without_one_has_none() {
+        let read =
+            |document: &[u8]| MeasuredConfig::parse("document", document, Platform::Appliance).unwrap();
+        let direct = read(include_bytes!("../../../configs/node.app-compose.json"));
+        assert_eq!(tunnel(direct.section()).unwrap(), None);
+        let config = read(include_bytes!("../../../configs/tunnel.app-compose.json"));
+        let found = tunnel(config.section()).unwrap().unwrap();
+        assert_eq!(found.login_server, "10.0.2.2:8080".parse().unwrap());
+        assert_eq!(found.prefixes, ["100.64.0.0/10".parse().unwrap()]);
+        assert!(found.port < 32768, "masquerading takes the others");
+        assert!(policy(&config).unwrap().tunnel.is_some());
+    }
 
     #[test]
     fn the_mesh_reaches_the_measured_targets_and_the_pccs() {

@@ -39,6 +39,7 @@ mod settings;
 mod steady;
 mod tee;
 mod time;
+mod vpn;
 mod watchdog;
 mod workload;
 
@@ -61,6 +62,7 @@ pub struct Guest {
     lease_ends: Option<Duration>,
     clock: Option<time::GuestClock>,
     namespaces: Vec<net::namespace::ServiceNet>,
+    vpn: Option<vpn::GuestVpn>,
     shutdown: bool,
     document: status::Document,
     printed: status::Document,
@@ -120,6 +122,7 @@ impl Guest {
             lease_ends: None,
             clock: None,
             namespaces: Vec::new(),
+            vpn: None,
             shutdown: false,
             printed: document.clone(),
             document,
@@ -176,6 +179,7 @@ impl Guest {
             }
             Happening::Reported { name, bytes } if name == time::NAME => self.take_time(bytes),
             Happening::Reported { name, bytes } if name == "mesh" => self.take_proof(bytes),
+            Happening::Reported { name, bytes } if name == vpn::NAME => self.take_vpn(bytes),
             Happening::Reported { .. } => {}
             Happening::Ended { name, exit, next: Some(next) } => {
                 let digest = Sha256::digest(name).into();
@@ -339,7 +343,7 @@ impl Host for Guest {
         net::links::enable_forwarding().map_err(failed)?;
         net::links::up(&link).map_err(failed)?;
         self.link = Some(link);
-        Ok(())
+        self.make_tun(config)
     }
 
     fn address(&mut self, config: &MeasuredConfig) -> Result<(), Failure> {
@@ -365,7 +369,10 @@ impl Host for Guest {
     fn agent(&mut self, measured: &Measured) -> Result<(), Failure> {
         no_packet_sockets()?;
         let recipe = self.agent_recipe(measured)?;
-        self.start_own(recipe, Reason::AgentFailed)
+        self.start_own(recipe, Reason::AgentFailed)?;
+        self.document.vpn = vpn::status(measured.config.section());
+        // The agent has its keys.
+        self.start_vpn(measured)
     }
 
     fn services(&mut self, measured: &Measured) -> Result<(), Failure> {

@@ -1,12 +1,13 @@
 //! PID 1's children: started, watched, started again, stopped. PID 1 is the only one that waits for them.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use casemate_vpn::parent::message::Message;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -123,8 +124,9 @@ pub(super) enum Happening {
     },
 }
 
-/// The longest report in one read: a lease is 16 bytes, readiness and heartbeats are one.
-pub(super) const REPORT_MAX: usize = 64;
+/// The longest report in one read, and one byte more, so that one that is too long is no other: the VPN process's word on its
+/// network; a lease is 16 bytes, readiness and heartbeats are one.
+pub(super) const REPORT_MAX: usize = casemate_vpn::parent::message::LONGEST + 1;
 
 /// How many messages of one process PID 1 reads in a second: each is a turn of its loop, a bad one a line of its log, a lease
 /// a change to the lock and the link. Readiness, a beat each 5 s and a renewal now and then are far below.
@@ -200,6 +202,14 @@ impl Processes {
         let outputs = self.list.iter().map(|process| &process.output).chain(&self.outputs);
         let rings = outputs.map(|output| Ok((output.name().to_owned(), output.reader()?)));
         std::iter::once(Ok((log::OWN.to_owned(), log::own_reader()?))).chain(rings).collect()
+    }
+
+    /// Says something to one that runs. One that does not read it, or is gone, does not need it.
+    pub(super) fn answer(&self, name: &str, bytes: &[u8]) {
+        let process = self.list.iter().find(|process| process.recipe.name == name);
+        if let Some(mut report) = process.and_then(|process| process.report.as_ref()) {
+            drop(report.write(bytes));
+        }
     }
 
     /// What the rings have counted.
@@ -433,7 +443,9 @@ impl Process {
                     return true;
                 }
                 // Neither readiness nor a beat: whoever verifies may be stuck all the same.
-                if self.recipe.role == roles::MESH && Proven::decode(bytes).is_some() {
+                let of_the_mesh = self.recipe.role == roles::MESH && Proven::decode(bytes).is_some();
+                let of_the_vpn = self.recipe.role == roles::VPN && Message::decode(bytes).is_ok();
+                if of_the_mesh || of_the_vpn {
                     let (name, bytes) = (self.recipe.name.clone(), bytes.to_vec());
                     happenings.push(Happening::Reported { name, bytes });
                     return true;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use casemate_measure::section::VpnMode;
 use casemate_measure::status::{Reason, Stage};
 
 use super::{Guest, lock, memory, power};
@@ -29,10 +28,6 @@ impl Guest {
     /// Runs until shutdown is asked for. Never returns.
     pub(super) fn run_steady(&mut self, measured: &Measured) -> ! {
         self.document.identity = Some(identity(measured));
-        self.document.vpn = match measured.config.section().vpn.mode {
-            VpnMode::Tunnel => "tunnel",
-            VpnMode::Direct => "direct",
-        };
         self.document.mesh = mesh(measured);
         self.document.network_namespace = super::processes::network_namespace(1);
         let (mut next_report, mut next_measure, mut next_ports) =
@@ -139,8 +134,8 @@ impl Guest {
         type Group = fn(&str) -> bool;
         let groups: [Group; 3] = [
             |name| name == "mesh",
-            |name| !matches!(name, "mesh" | "agent" | "dhcp" | super::time::NAME),
-            |name| matches!(name, "agent" | "dhcp" | super::time::NAME),
+            |name| !matches!(name, "mesh" | "agent" | "dhcp" | super::time::NAME | super::vpn::NAME),
+            |name| matches!(name, "agent" | "dhcp" | super::time::NAME | super::vpn::NAME),
         ];
         for group in groups {
             self.stop_group(group);

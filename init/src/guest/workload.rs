@@ -1,12 +1,14 @@
 //! What runs on the machine: the agent, the services, the mesh proxy.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use casemate_measure::manifest::SERVICES_DIR;
 use casemate_measure::section::Service;
 use casemate_measure::status::Reason;
+use casemate_vpn::parent::network::NAMES_V4;
 
 use super::{Guest, Health, OWN_LIMITS, Recipe, cgroup};
 use crate::boot::{Failure, Measured};
@@ -59,6 +61,9 @@ impl Guest {
             let net = net::namespace::create(number, casemate_mesh::OUTBOUND_PORT).map_err(|e| failed(&e))?;
             let root = service_root(service);
             prepare_root(&root, service).map_err(|e| failed(&e))?;
+            if self.vpn.is_some() {
+                say_where_names_are(&root).map_err(|e| failed(&e))?;
+            }
             let handover = ServiceHandover::new(service, root);
             let limits = cgroup::Limits {
                 memory_max: Some(service.memory_max),
@@ -163,6 +168,25 @@ fn prepare_root(root: &Path, service: &Service) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Where a workload's C library asks for names, unless its tree says something itself: the private network's own resolver, the only
+/// one that a service reaches (design section 8).
+fn say_where_names_are(root: &Path) -> std::io::Result<()> {
+    let etc = root.join("etc");
+    match fs::symlink_metadata(&etc) {
+        Ok(meta) if meta.is_dir() => {}
+        // A link would lead outside of the tree here.
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::create_dir(&etc)?,
+        Err(error) => return Err(error),
+    }
+    let file = fs::File::options().write(true).create_new(true).open(etc.join("resolv.conf"));
+    match file {
+        Ok(mut file) => writeln!(file, "nameserver {NAMES_V4}"),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +209,21 @@ mod tests {
             cpu_max: 100,
             dstack: None,
         }
+    }
+
+    #[test]
+    fn a_tree_that_says_where_names_are_keeps_its_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("etc/resolv.conf");
+        say_where_names_are(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 100.100.100.100\n");
+        fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
+        say_where_names_are(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.1\n");
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("etc")).unwrap();
+        say_where_names_are(dir.path()).unwrap();
+        assert_eq!(outside.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
-use super::NetError;
 use super::netlink::{self, Netlink, failed};
+use super::{NetError, sysctl};
 
 /// For ever (include/net/addrconf.h, `INFINITY_LIFE_TIME`).
 const FOR_EVER: u32 = u32::MAX;
@@ -145,6 +145,16 @@ impl Tailnet {
             found: format!("addresses {found_addresses:?} and routes {found_routes:?}"),
         })
     }
+}
+
+/// The guest's settings of a link, for a TUN that was just made and is not up: as the physical one's, and no IPv6.
+///
+/// # Errors
+/// A setting that cannot be made.
+pub fn harden(link: &str) -> Result<(), NetError> {
+    sysctl::harden_ipv4(link)?;
+    sysctl::disable_ipv6(link)?;
+    sysctl::set(&format!("ipv4/conf/{link}/rp_filter"), "1")
 }
 
 /// Which interface answers for the addresses where names are asked for already: a tailscaled's, say.

@@ -18,7 +18,7 @@ mod mesh;
 mod service;
 mod share;
 mod time;
-mod vpn;
+pub(crate) mod vpn;
 mod workers;
 
 pub use service::ServiceHandover;

@@ -5,11 +5,14 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use casemate_vpn::parent::network::NAMES_V4;
 use casemate_vpn::parent::{Config, Handover, Requests};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{report_ready_and_beat, trace};
+use crate::confine::{self, Kernel, Profile, Reach};
+use crate::layout::AGENT_SOCKET_DIRECTORY;
 use crate::{handover, sys};
 
 /// More than any node has: six DNS sockets and queues.
@@ -25,6 +28,10 @@ pub struct VpnHandover {
     pub node: Config,
 }
 
+/// Relays (tailscale `derp/derphttp`), and names (RFC 1035 section 4.2).
+const RELAY_PORT: u16 = 443;
+const DNS_PORT: u16 = 53;
+
 pub(super) fn run() -> anyhow::Result<ExitCode> {
     trace();
     let told: VpnHandover = handover::read().context("handover")?;
@@ -32,14 +39,63 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("the parent's end")?;
     nix::sys::prctl::set_dumpable(false).context("memory")?;
     let report = sys::inherited(handover::REPORT).context("report")?;
-    let handover = take(told.node, report.try_clone().context("report")?)?;
+    let guest = told.guest;
+    let mut handover = take(told.node, report.try_clone().context("report")?)?;
+    if guest {
+        // By itself: the lock knows who asks and answers by who made a socket.
+        if handover.config.dns.listen {
+            handover.dns.push(names().context("names")?);
+        }
+        reach(&handover.config)?.enter(Kernel::Pinned)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let Err(error) = runtime.block_on(casemate_vpn::node::run(handover, move || {
-        if let Err(error) = report_ready_and_beat(report.into()) {
-            tracing::error!(%error, "could not report readiness");
+        let confined = if guest { confine::enter(Profile::Vpn) } else { Ok(()) };
+        let done =
+            confined.map_err(anyhow::Error::from).and_then(|()| Ok(report_ready_and_beat(report.into())?));
+        if let Err(error) = done {
+            tracing::error!(error = format!("{error:#}"), "not ready");
+            #[expect(
+                clippy::exit,
+                reason = "a process that cannot be confined ends; there is nothing to unwind"
+            )]
+            std::process::exit(1);
         }
     }));
     Err(error.into())
+}
+
+/// Where names are asked for, opened by this process.
+fn names() -> std::io::Result<(UdpSocket, TcpListener)> {
+    let udp = UdpSocket::bind((NAMES_V4, DNS_PORT))?;
+    let tcp = TcpListener::bind((NAMES_V4, DNS_PORT))?;
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    Ok((udp, tcp))
+}
+
+/// The agent, the login server and relays, other nodes' names; peers have any UDP port.
+fn reach(config: &Config) -> anyhow::Result<Reach> {
+    let server = login_port(&config.login_server.url).context("login server: a port")?;
+    Ok([RELAY_PORT, server, DNS_PORT]
+        .into_iter()
+        .fold(Reach::nothing().call(AGENT_SOCKET_DIRECTORY), Reach::connect_tcp)
+        .bind_udp(config.port)
+        .bind_udp(0)
+        .send_udp_anywhere())
+}
+
+/// The port of a URL that the document's reader took.
+pub(crate) fn login_port(url: &str) -> Option<u16> {
+    let (default, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (443, rest),
+        None => (80, url.strip_prefix("http://")?),
+    };
+    let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
+    match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => port.parse().ok(),
+        _ => Some(default),
+    }
 }
 
 /// The descriptors, in the order that [`casemate_vpn::parent::Descriptors`] gives.
@@ -68,4 +124,23 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
         tun.push(next("TUN queue")?);
     }
     Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::login_port;
+
+    #[test]
+    fn the_port_of_a_login_server() {
+        for (url, port) in [
+            ("https://192.0.2.1", Some(443)),
+            ("https://192.0.2.1:8443/", Some(8443)),
+            ("http://192.0.2.1", Some(80)),
+            ("http://192.0.2.1:8080", Some(8080)),
+            ("https://[2001:db8::1]", Some(443)),
+            ("ftp://192.0.2.1", None),
+        ] {
+            assert_eq!(login_port(url), port, "{url}");
+        }
+    }
 }

@@ -93,6 +93,20 @@ fn full() -> Document {
         }],
         logs: vec![Log { name: text(), counts: log::Counts { lines: 3, dropped: 1 } }],
         stages: vec![StageTime { stage: "mounts", entered_ms: 12 }],
+        vpn: Vpn {
+            mode: "tunnel",
+            state: Some("running"),
+            connected: true,
+            node_key: Some(text()),
+            name: Some(text()),
+            addresses: vec![text()],
+            peers: 3,
+            direct: 2,
+            derp_home: Some(999),
+            tags: vec![text()],
+            expected_tag: Some("tag:internal-only"),
+            tag_missing: false,
+        },
         ..Document::default()
     }
 }
@@ -114,6 +128,14 @@ fn bare() -> Document {
         identity: None,
         time: crate::time::Status::default(),
         memory: None,
+        vpn: Vpn {
+            state: None,
+            node_key: None,
+            name: None,
+            derp_home: None,
+            expected_tag: None,
+            ..full.vpn.clone()
+        },
         processes: full.processes.clone().into_iter().map(bare).collect(),
         ..full
     }

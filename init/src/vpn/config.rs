@@ -94,6 +94,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Checks a file's bytes alone: what it names by path is not read.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(bytes: &[u8]) -> Result<Self, Problem> {
+        Parsed::read(bytes).map(|parsed| parsed.config)
+    }
+
     /// Reads and checks a file, and those that it names.
     ///
     /// # Errors

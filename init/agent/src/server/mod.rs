@@ -9,7 +9,7 @@ mod slow_tee;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Request as Wanted};
 use crate::error::AgentError;
 use crate::http::{Call, Form, answer, refusal, request, response};
 use limits::{
@@ -44,8 +44,27 @@ use quotes::Quotes;
 pub enum Callers {
     /// Whoever can open the socket file.
     Anyone,
-    /// These uids.
-    Uids(BTreeSet<u32>),
+    /// These uids, each for what it may ask.
+    Uids(BTreeMap<u32, May>),
+}
+
+/// What a caller may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum May {
+    /// Everything.
+    Everything,
+    /// Derived keys whose path begins like this, and nothing else: no quote, no certificate, no other's key.
+    KeysUnder(&'static str),
+}
+
+impl May {
+    fn ask(self, request: &Wanted) -> bool {
+        match (self, request) {
+            (Self::Everything, _) => true,
+            (Self::KeysUnder(beginning), Wanted::Key(key)) => key.path.starts_with(beginning),
+            (Self::KeysUnder(_), _) => false,
+        }
+    }
 }
 
 /// Serves whoever can open the socket file, for ever.
@@ -111,7 +130,7 @@ fn admit(server: &Arc<Server>, stream: UnixStream) {
     let uid = peer.uid();
     let allowed = match &server.callers {
         Callers::Anyone => true,
-        Callers::Uids(uids) => uids.contains(&uid),
+        Callers::Uids(uids) => uids.contains_key(&uid),
     };
     if !allowed {
         tracing::warn!(uid, "refused: not a caller of this socket");
@@ -188,6 +207,15 @@ async fn respond(server: &Server, uid: u32, incoming: Request<Incoming>) -> Resp
 
 async fn carry_out(server: &Server, uid: u32, call: &Call<'_>) -> Result<Bytes, String> {
     let request = request(call)?;
+    let may = match &server.callers {
+        Callers::Anyone => May::Everything,
+        // Whoever is not on the list was not admitted.
+        Callers::Uids(uids) => *uids.get(&uid).ok_or("not a caller of this socket")?,
+    };
+    if !may.ask(&request) {
+        tracing::warn!(uid, "refused: this caller may not ask for that");
+        return Err(format!("uid {uid} may not ask for that"));
+    }
     let needs_quote = request.needs_quote();
     let agent = Arc::clone(&server.agent);
     let work = move || {

@@ -1,6 +1,6 @@
 //! Callers that do not want an answer.
 
-use casemate_agent::Callers;
+use casemate_agent::{Callers, May};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -118,10 +118,31 @@ async fn callers_that_vanish_give_their_place_back() {
 #[tokio::test]
 async fn other_uids_are_refused() {
     // Whoever runs this test is not uid 4294967294.
-    let served = Served::with(handover(), Callers::Uids([u32::MAX - 1].into()));
+    let served = Served::with(handover(), Callers::Uids([(u32::MAX - 1, May::Everything)].into()));
     let (status, body) = served.get("/Version").await;
     assert_eq!(status, 403);
     assert!(body.contains("may not use this socket"), "{body}");
     let refused = served.client().version().await.unwrap_err().to_string();
     assert!(refused.starts_with("Version: refused with status 403: uid "), "{refused}");
+}
+
+/// A caller that may have keys of its own gets these, and nothing else.
+#[tokio::test]
+async fn a_caller_gets_what_it_may_ask_for() {
+    let own = nix::unistd::geteuid().as_raw();
+    let served = Served::with(handover(), Callers::Uids([(own, May::KeysUnder("casemate/vpn/"))].into()));
+    let (status, _) = served.post("GetKey", r#"{"path":"casemate/vpn/x/machine"}"#).await;
+    assert_eq!(status, 200);
+    for (method, arguments) in [
+        ("GetKey", r#"{"path":"casemate/mesh"}"#),
+        ("GetKey", "{}"),
+        ("GetQuote", r#"{"report_data":"00"}"#),
+        ("GetTlsKey", r#"{"usage_ra_tls":true}"#),
+        ("GetTlsKey", "{}"),
+        ("Info", "{}"),
+    ] {
+        let (status, body) = served.post(method, arguments).await;
+        assert_eq!(status, 400, "{method} {arguments}");
+        assert!(body.contains("may not ask for that"), "{body}");
+    }
 }

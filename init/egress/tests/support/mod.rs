@@ -87,6 +87,11 @@ impl Netns {
         })
     }
 
+    /// For `ip link … netns`.
+    pub(crate) fn id(&self) -> i32 {
+        self.tid
+    }
+
     pub(crate) fn ip(&self, arguments: &str) {
         self.command("ip", &arguments.split(' ').collect::<Vec<_>>());
     }

@@ -111,6 +111,8 @@ pub enum Opened {
     Nothing,
     /// It was taken; an answer of this length lies in the slot.
     Answer(usize),
+    /// It was not taken, for now: a cookie of this length lies in the slot, to be sent back.
+    Cookie(usize),
     /// It was not taken.
     Refused(Refused),
 }
@@ -244,6 +246,7 @@ impl Engine for Boringtun {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Opened::Packet(packet.len())
             }
+            TunnResult::WriteToNetwork(answer) if answer.first() == Some(&3) => Opened::Cookie(answer.len()),
             TunnResult::WriteToNetwork(answer) => Opened::Answer(answer.len()),
             TunnResult::Done => Opened::Nothing,
             TunnResult::Err(error) => Opened::Refused(error.into()),

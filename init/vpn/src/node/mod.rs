@@ -351,10 +351,10 @@ impl Node {
             Ok(found) if found != self.local => {
                 info!(addresses = ?found, "this machine's addresses");
                 self.local = found;
+                // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
                 self.netcheck.network_changed(now);
                 self.paths.network_changed(now, &mut self.actions);
                 self.act(now);
-                self.tell_endpoints(now);
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "this machine's addresses cannot be read"),

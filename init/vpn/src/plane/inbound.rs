@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::peer::Peer;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
-use crate::engine::{Beginning, MIN_SLOT, Message, Opened, Refused};
+use crate::engine::{Beginning, Engine, MIN_SLOT, Message, Opened, Refused};
 use crate::key::{Node, Public};
 use crate::netmap::RegionId;
 use crate::packet::{Coalescer, Packet, TSMP};
@@ -109,9 +109,9 @@ impl Inbound {
                     let run = std::iter::once(datagram).chain(std::iter::from_fn(|| datagrams.next_if(same)));
                     self.open(shared, &table, peer, source, run);
                 }
-                Some(Message::Initiation) => self.begin(shared, &table, source, datagram),
+                Some(Message::Initiation) => Self::begin(shared, &table, source, datagram),
                 Some(Message::Response(slot) | Message::Cookie(slot)) => match table.slot(slot) {
-                    Some(peer) => self.open(shared, &table, peer, source, std::iter::once(datagram)),
+                    Some(peer) => Self::shake_hands(shared, &table, peer, source, datagram, false),
                     None => shared.counters.count(Reason::NoSession, 1),
                 },
                 None => Self::outside(shared, source, datagram),
@@ -120,11 +120,11 @@ impl Inbound {
     }
 
     /// Finds out who begins a handshake, and answers.
-    fn begin(&mut self, shared: &Shared, table: &Table, source: Source, datagram: &[u8]) {
+    fn begin(shared: &Shared, table: &Table, source: Source, datagram: &[u8]) {
         let mut slot = [0; MIN_SLOT];
         match table.identity.beginning(address_of(source), datagram, &mut slot) {
             Beginning::From(key) => match table.peer(&key) {
-                Some(peer) => self.open(shared, table, peer, source, std::iter::once(datagram)),
+                Some(peer) => Self::shake_hands(shared, table, peer, source, datagram, true),
                 None => shared.counters.count(Reason::Stranger, 1),
             },
             Beginning::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
@@ -132,7 +132,48 @@ impl Inbound {
         }
     }
 
-    /// Opens messages of one peer, its session held; then judges what came out, without it.
+    /// Takes a peer's part of a handshake.
+    fn shake_hands(
+        shared: &Shared,
+        table: &Table,
+        peer: &Arc<Peer>,
+        source: Source,
+        message: &[u8],
+        begins: bool,
+    ) {
+        let mut slot = [0; MIN_SLOT];
+        let mut tunnel = peer.tunnel();
+        let new = tunnel.engine.is_none();
+        let engine = match begins {
+            true => shared.engine(table, peer, &mut tunnel),
+            false => tunnel.engine.as_deref_mut().map(|engine| engine as &mut dyn Engine),
+        };
+        let Some(engine) = engine else {
+            return shared.counters.count(Reason::NoSession, 1);
+        };
+        let opened = engine.open(address_of(source), message, &mut slot);
+        if new && !matches!(opened, Opened::Answer(_)) {
+            // Anybody can name a peer's key: memory is for who has it.
+            shared.forget(peer, &mut tunnel);
+        }
+        drop(tunnel);
+        match opened {
+            Opened::Answer(length) => {
+                shared.answer(&source, slot.get(..length).unwrap_or_default());
+                peer.received(0, 0, shared.now());
+                // A beginning may be an old one that somebody kept: it says nothing of where the peer is.
+                if !begins {
+                    Self::authentic(shared, peer, source);
+                    shared.send_waiting(table, peer);
+                }
+            }
+            Opened::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
+            Opened::Packet(_) | Opened::Nothing => {}
+            Opened::Refused(why) => shared.counters.count(reason(why), 1),
+        }
+    }
+
+    /// Opens data of one peer, its session held; then judges what came out, without it.
     fn open<'a>(
         &mut self,
         shared: &Shared,
@@ -143,30 +184,22 @@ impl Inbound {
     ) {
         let from = address_of(source);
         let (mut bytes, mut taken, mut sessions_lost) = (0, 0_usize, 0_usize);
-        let mut answer = [0; MIN_SLOT];
-        let mut answer_len = None;
         self.opened.clear();
         let mut tunnel = peer.tunnel();
-        let Some(engine) = shared.engine(table, peer, &mut tunnel) else {
-            return shared.counters.count(Reason::NoSession, 1);
-        };
         for message in messages {
             let Some(slot) = self.arena.get_mut(self.filled..) else { break };
-            match engine.open(from, message, slot) {
+            let opened = match tunnel.engine.as_mut() {
+                Some(engine) => engine.open(from, message, slot),
+                None => Opened::Refused(Refused::NoSession),
+            };
+            match opened {
                 Opened::Packet(length) => {
                     self.opened.push((self.filled, length));
                     self.filled += length;
                     bytes += length;
                     taken += 1;
                 }
-                Opened::Nothing => taken += 1,
-                Opened::Answer(length) => {
-                    if let (Some(from), Some(to)) = (slot.get(..length), answer.get_mut(..length)) {
-                        to.copy_from_slice(from);
-                        answer_len = Some(length);
-                    }
-                    taken += 1;
-                }
+                Opened::Nothing | Opened::Answer(_) | Opened::Cookie(_) => taken += 1,
                 Opened::Refused(Refused::NoSession) => sessions_lost += 1,
                 Opened::Refused(why) => shared.counters.count(reason(why), 1),
             }
@@ -180,19 +213,20 @@ impl Inbound {
         if taken == 0 {
             return;
         }
-        let now = shared.now();
-        if let Some(answer) = answer_len.and_then(|length| answer.get(..length)) {
-            shared.answer(&source, answer);
-        }
-        peer.received(self.opened.len(), bytes, now);
-        let usual = matches!(source, Source::Udp(from) if peer.route().direct == Some(from));
-        if !usual && peer.authentic.due(now, EVENT_EVERY_MS) {
-            shared.tell(Event::Authentic(peer.key(), source));
-        }
+        peer.received(self.opened.len(), bytes, shared.now());
+        Self::authentic(shared, peer, source);
         if waiting {
             shared.send_waiting(table, peer);
         }
         self.judge(shared, table, peer);
+    }
+
+    /// Tells of a peer's own packets by a way that is not its direct route.
+    fn authentic(shared: &Shared, peer: &Peer, source: Source) {
+        let usual = matches!(source, Source::Udp(from) if peer.route().direct == Some(from));
+        if !usual && peer.authentic.due(shared.now(), EVENT_EVERY_MS) {
+            shared.tell(Event::Authentic(peer.key(), source));
+        }
     }
 
     /// Source, TSMP, filter: then to the others that are written together.

@@ -253,7 +253,7 @@ impl Plane {
         self.shared.table.load().peers().map(Arc::clone).collect()
     }
 
-    /// Sets how a peer is reached. If packets wait for a session, its handshake begins again by the new way.
+    /// Sets how a peer is reached; it must be one already. If packets wait for a session, its handshake begins again by the new way.
     pub fn set_route(&self, key: &Public<Node>, route: Route) {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
@@ -416,6 +416,12 @@ impl Shared {
         tunnel.engine.as_deref_mut().map(|engine| engine as &mut dyn crate::engine::Engine)
     }
 
+    /// Drops the peer's engine. The session is held: who makes a new one is active again.
+    fn forget(&self, peer: &Arc<Peer>, tunnel: &mut peer::Tunnel) {
+        tunnel.engine = None;
+        self.active().retain(|active| !Arc::ptr_eq(active, peer));
+    }
+
     /// Seals packets of our own making, or those that waited, and sends them. Without a session they wait.
     fn send_plain(&self, table: &Table, peer: &Arc<Peer>, packets: &[Vec<u8>]) {
         for packet in packets {
@@ -458,10 +464,8 @@ impl Shared {
                     peer.shook_hands(now, age);
                 }
                 if tick == Tick::Ended {
-                    let lost = tunnel.end();
-                    // With the session held: who makes a new one puts it there again.
-                    self.active().retain(|active| !Arc::ptr_eq(active, &peer));
-                    self.counters.count(Reason::NoAnswer, lost);
+                    self.counters.count(Reason::NoAnswer, tunnel.end());
+                    self.forget(&peer, &mut tunnel);
                 }
                 tick
             };

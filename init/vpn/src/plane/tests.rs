@@ -423,6 +423,33 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     assert_eq!(rig.os_gets(QUIET), None);
 }
 
+/// A beginning that names peer 2, by somebody who has not its key: its static part is right, its time is not.
+fn pretended_beginning(at: SocketAddr) -> Vec<u8> {
+    use blake2::digest::{Digest as _, FixedOutput as _, KeyInit as _, Update as _};
+
+    let mut message = Other::new(2, at).sealed(&[]);
+    message[100] ^= 1;
+    let mac_key = blake2::Blake2s256::new().chain_update(b"mac1----").chain_update(key(1).bytes()).finalize();
+    let mut mac = blake2::Blake2sMac::<blake2::digest::consts::U16>::new_from_slice(&mac_key).unwrap();
+    mac.update(&message[..116]);
+    message[116..132].copy_from_slice(&mac.finalize_fixed());
+    message
+}
+
+#[test]
+fn memory_is_for_who_has_the_key() {
+    let rig = rig(&[2], ALL);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut data = vec![4, 0, 0, 0, 1, 0, 0, 0];
+    data.resize(64, 0);
+    stranger.send_to(&data, rig.at).unwrap();
+    rig.drops(Reason::NoSession, 1);
+    stranger.send_to(&pretended_beginning(rig.at), rig.at).unwrap();
+    rig.drops(Reason::Forged, 1);
+    assert!(rig.plane.shared.active().is_empty());
+    assert!(rig.plane.peer(&key(2)).unwrap().tunnel().engine.is_none());
+}
+
 #[test]
 fn three_thousand_peers_are_cheap_until_they_are_used() {
     let rig = rig(&[], ALL);

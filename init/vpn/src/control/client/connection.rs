@@ -20,9 +20,10 @@ use crate::control::wire::{MapRequest, RegisterRequest, RegisterResponse};
 use crate::noise::NoiseStream;
 use crate::noise::early::{self, Early};
 
-/// What the server may send ahead of us on one stream, and on all: memory, not speed.
+/// What the server may send ahead of us on one stream: memory, not speed.
 const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// The same on all streams. h2 derives from it how many tiny frames may wait (a budget of half of it, some 250 bytes each).
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The longest head of an answer.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// How much of a refusal's body is kept.
@@ -125,15 +126,19 @@ impl Connection {
         timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
     }
 
-    /// Opens the stream of maps.
+    /// Opens the stream of maps, which fails after so long without a message ([`super::WATCHDOG`]).
     ///
     /// # Errors
     /// If the server gives none.
-    pub async fn stream(&self, request: &MapRequest<'_>) -> Result<MapStream, RequestError> {
+    pub async fn stream(
+        &self,
+        request: &MapRequest<'_>,
+        watchdog: Duration,
+    ) -> Result<MapStream, RequestError> {
         let response = timeout(REQUEST_TIMEOUT, self.post("/machine/map", request))
             .await
             .map_err(|_| RequestError::Timeout)??;
-        Ok(MapStream::new(response.into_body()))
+        Ok(MapStream::new(response.into_body(), watchdog))
     }
 
     /// Sends a request and takes a 200.

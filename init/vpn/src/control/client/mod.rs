@@ -211,7 +211,7 @@ impl Client {
             return;
         };
         let head = async {
-            let wire = self.open(Certificates::Verified).await?;
+            let wire = self.open(self.certificates()).await?;
             let (status, _) = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
             Ok::<_, KeyError>(status)
         };
@@ -282,10 +282,7 @@ async fn http1(
     tokio::select! {
         biased;
         done = &mut exchange => done,
-        ended = connection => {
-            ended?;
-            // Its answer may be whole already.
-            exchange.await
-        }
+        // A server may close without a word, TLS's or HTTP's: what counts is whether the answer is whole.
+        _ = connection => exchange.await,
     }
 }

@@ -217,7 +217,7 @@ impl Joiner {
             Phase::Unwilling
         } else if self.maps {
             if self.expired && self.usable_key().is_none() { Phase::KeyNeeded } else { Phase::Joined }
-        } else if self.goal == Goal::AwaitKey && self.usable_key().is_none() {
+        } else if matches!(self.goal, Goal::AwaitKey | Goal::UseKey) && self.usable_key().is_none() {
             Phase::KeyNeeded
         } else {
             Phase::Joining

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::filter::Filter;
+use crate::filter::{Compiled, Filter};
 use crate::netmap::NamedFilters;
 
 /// The name of the filter that `PacketFilter` stands for (`tailcfg.go`, `MapResponse.PacketFilters`).
@@ -60,6 +60,7 @@ impl Policy {
             match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
                 Ok(named) if named.len() <= MAX_NAMES => {
                     // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
+                    self.stale |= self.unreadable;
                     self.unreadable = false;
                     if matches!(named.get(ALL), Some(None)) {
                         self.named = Arc::default();
@@ -110,16 +111,27 @@ impl Policy {
 
     fn compile(&mut self, require_policy: bool) {
         self.stale = false;
+        if self.unreadable {
+            // Also what `PacketFilter` says since: it is one filter of a set that is not known.
+            self.filter = Arc::new(Filter::deny_all());
+            self.state = PolicyState::Unreadable;
+            return;
+        }
         let allow_all = self.named.values().any(|raw| is_allow_all(raw));
         if allow_all && require_policy {
             // Not even the texts are kept: a restart must not compile them.
-            self.filter = Arc::new(compile(&NamedFilters::new()));
+            self.filter = Arc::new(Filter::deny_all());
             self.state = PolicyState::AllowAllRefused;
             tracing::error!("the server has no policy and lets everybody in: refused, everything is denied");
             return;
         }
-        self.filter = Arc::new(compile(&self.named));
-        self.state = match (self.unreadable, allow_all) {
+        let compiled = compile(&self.named);
+        for problem in &compiled.problems {
+            tracing::warn!(%problem, "the map's filter");
+        }
+        let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
+        self.filter = Arc::new(compiled.filter);
+        self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
             (_, true) => PolicyState::AllowAll,
             _ => PolicyState::Policy,
@@ -132,7 +144,7 @@ impl Policy {
     /// The filter, and the texts that it was compiled from.
     pub(super) fn compiled(&self) -> (Arc<Filter>, Arc<NamedFilters>) {
         let named = match self.state {
-            PolicyState::AllowAllRefused => Arc::default(),
+            PolicyState::AllowAllRefused | PolicyState::Unreadable => Arc::default(),
             _ => Arc::clone(&self.named),
         };
         (Arc::clone(&self.filter), named)
@@ -144,8 +156,8 @@ impl Policy {
 }
 
 /// The one place where filters are compiled.
-fn compile(named: &NamedFilters) -> Filter {
-    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter
+fn compile(named: &NamedFilters) -> Compiled {
+    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw)))
 }
 
 /// Whether two sets of filters have the same texts.

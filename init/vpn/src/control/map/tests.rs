@@ -414,6 +414,13 @@ fn filters_are_named_replaced_deleted_and_deny_when_they_do_not_read() {
     let update = apply(&mut state, json!({ "PacketFilters": [1, 2] })).unwrap();
     assert_eq!((update.policy, names(&state).len()), (PolicyState::Unreadable, 0));
     assert!(changed(&mut state, json!({ "PacketFilters": { "base": rule(4) } })));
+    // One that is an object and holds what is no rules denies as well.
+    let update = apply(&mut state, json!({ "PacketFilters": { "base": 7 } })).unwrap();
+    assert_eq!((update.policy, update.map.filter.rules()), (PolicyState::Unreadable, 0));
+    // From one way to deny to another is told too: status says which.
+    assert!(changed(&mut state, json!({ "PacketFilters": { "base": [] } })));
+    assert!(changed(&mut state, json!({ "PacketFilters": 1 })));
+    assert!(changed(&mut state, json!({ "PacketFilters": {} })));
 }
 
 #[test]
