@@ -70,7 +70,7 @@ fn the_refused_wait_at(release: Release) {
     }
     // Another key, and they are in.
     for Refused { node, what, .. } in refused.iter().chain([&revoked]) {
-        node.running(s(90));
+        node.comes_in(s(90));
         assert!(server.node(&format!("node-{what}")).is_some());
         let said = std::fs::read_to_string(node.host.folder.join("vpn.log")).unwrap();
         assert!(

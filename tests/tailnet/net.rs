@@ -380,7 +380,10 @@ fn run() -> &'static (String, fs::File) {
 /// Whether a run goes on. The kernel unlocks its file when it ends, however it does.
 fn lives(run: &str) -> bool {
     let file = Path::new(RUNS).join(run);
-    let Ok(open) = fs::File::open(&file) else { return false };
+    let Ok(open) = fs::File::open(&file) else {
+        // Its file is gone with the rest of /run, or it never had one: its process may be there.
+        return run.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+    };
     match open.try_lock() {
         Ok(()) => {
             drop(fs::remove_file(file));

@@ -240,6 +240,7 @@ struct Node {
     phase: Phase,
     refusal: Option<Refusal>,
     policy: PolicyState,
+    /// Whether maps come: a server that refuses us talks to us as well.
     connected: bool,
     /// Whose key the connection that stands, or stood last, was made with.
     server: Option<Public<Machine>>,
