@@ -63,6 +63,8 @@ pub(crate) struct Options {
     pub(crate) extra: &'static str,
     /// Arguments before all others, such as buses.
     pub(crate) before: &'static str,
+    /// Words before QEMU's own name: what brings it somewhere, such as into a network namespace.
+    pub(crate) through: &'static str,
     /// A script for sed(1), through which each of the shape's arguments goes.
     pub(crate) rewrite: &'static str,
     /// How long a machine that said why it ends, or was asked to, may take.
@@ -82,6 +84,7 @@ impl Default for Options {
             company: false,
             extra: "",
             before: "",
+            through: "",
             rewrite: "",
             stop: PATIENCE,
         }
@@ -376,8 +379,8 @@ impl Observer for Seen {
 
 /// QEMU, or a script that gives it other arguments.
 fn program(dir: &Path, options: &Options, serial: &str) -> String {
-    let Options { extra, before, rewrite, .. } = options;
-    if [extra, before, rewrite].iter().all(|text| text.is_empty()) && serial.is_empty() {
+    let Options { extra, before, through, rewrite, .. } = options;
+    if [extra, before, through, rewrite].iter().all(|text| text.is_empty()) && serial.is_empty() {
         return QEMU.to_owned();
     }
     let path = dir.join("qemu");
@@ -385,7 +388,8 @@ fn program(dir: &Path, options: &Options, serial: &str) -> String {
         "" => String::new(),
         script => format!("for a do shift; set -- \"$@\" \"$(printf '%s' \"$a\" | sed '{script}')\"; done\n"),
     };
-    fs::write(&path, format!("#!/bin/sh\n{rewrite}exec {QEMU} {before} \"$@\" {serial} {extra}\n")).unwrap();
+    fs::write(&path, format!("#!/bin/sh\n{rewrite}exec {through} {QEMU} {before} \"$@\" {serial} {extra}\n"))
+        .unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }

@@ -25,6 +25,8 @@ const PREFIX: &str = "casemate-tailnet-";
 const FILES: &str = "/etc/netns";
 /// Here each run has a file by its name, locked as long as it lives.
 const RUNS: &str = "/run/casemate-tailnet";
+/// A router's end of the wire to a machine.
+pub(crate) const WIRE: &str = "lan";
 
 /// A switch and everybody on it.
 #[derive(Debug)]
@@ -157,15 +159,44 @@ impl Net {
     /// A host behind a router of its own that everybody knows the way to, with IPv4 only. Who was there before does not.
     pub(crate) fn host_routed(&mut self, name: &str) -> Host {
         let (host, router) = self.host_at_router(name);
-        let own = host.router.clone().unwrap();
-        for namespace in self.namespaces.iter().filter(|one| **one != own && self.on_switch.contains(one)) {
-            ip(namespace, &format!("route add {}/32 via {router}", host.v4));
+        self.announce(&host.router.clone().unwrap(), host.v4, router);
+        host
+    }
+
+    /// The router of a machine that is somebody else's to run: the router's end of its wire is the TAP [`WIRE`], the machine's address
+    /// ends in 2 where the router's ends in 1. Everybody knows the way; who comes later does not.
+    pub(crate) fn machine_routed(&mut self, name: &str) -> Host {
+        self.lans += 1;
+        let (router, outer) = self.plugged(&format!("router-{name}"));
+        let (inner, v4) = (Ipv4Addr::new(10, 0, self.lans, 1), Ipv4Addr::new(10, 0, self.lans, 2));
+        let folder = self.folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let host = Host {
+            name: name.to_owned(),
+            namespace: router.clone(),
+            v4,
+            folder,
+            router: Some(router.clone()),
+        };
+        host.ip(&format!("tuntap add {WIRE} mode tap"));
+        // The machine's wire is judged: nothing of the router's own is to be on it.
+        host.at_router("sysctl").args(["-qw", &format!("net.ipv6.conf.{WIRE}.disable_ipv6=1")]).succeed();
+        host.at_router("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).succeed();
+        host.ip(&format!("address add {inner}/24 dev {WIRE}"));
+        host.ip(&format!("link set {WIRE} up"));
+        self.announce(&router, v4, outer);
+        host
+    }
+
+    /// Whoever is on the switch learns the way to a host behind a router.
+    fn announce(&mut self, own: &str, v4: Ipv4Addr, router: Ipv4Addr) {
+        for namespace in self.namespaces.iter().filter(|one| *one != own && self.on_switch.contains(one)) {
+            ip(namespace, &format!("route add {v4}/32 via {router}"));
         }
         for (other, via) in &self.routed {
-            ip(&own, &format!("route add {other}/32 via {via}"));
+            ip(own, &format!("route add {other}/32 via {via}"));
         }
-        self.routed.push((host.v4, router));
-        host
+        self.routed.push((v4, router));
     }
 
     /// A host with a router of its own to the switch, and the router's address there.
@@ -248,6 +279,11 @@ impl Host {
             &self.folder.join(format!("{name}.log")),
             &mut command,
         )
+    }
+
+    /// What brings a program into this namespace.
+    pub(crate) fn through(&self) -> String {
+        format!("ip netns exec {}", self.namespace)
     }
 
     /// Does something in this namespace: whatever sockets it makes stay there.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::filter::{Compiled, Filter};
@@ -165,45 +164,8 @@ pub(super) fn same(a: &NamedFilters, b: &NamedFilters) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.get() == b.get())
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Rule {
-    #[serde(rename = "SrcIPs", default)]
-    sources: Option<Vec<String>>,
-    #[serde(default)]
-    dst_ports: Option<Vec<Destination>>,
-    #[serde(rename = "IPProto", default)]
-    protocols: Option<Vec<i64>>,
-}
-
-#[derive(Deserialize)]
-struct Destination {
-    #[serde(rename = "IP", default)]
-    ip: Option<String>,
-    #[serde(rename = "Ports", default)]
-    ports: Option<Ports>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Ports {
-    first: u16,
-    last: u16,
-}
-
-/// Whether a filter has the rule that a server without a policy sends (`tailcfg.FilterAllowAll`).
+/// Whether a filter lets everybody in everywhere, as that of a server without a policy does (`tailcfg.FilterAllowAll`): by what it
+/// compiles to, since a spelling that only one of two readers understands would pass.
 fn is_allow_all(raw: &RawValue) -> bool {
-    let Ok(rules) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
-        return false;
-    };
-    let everybody = |rule: &Rule| rule.sources.iter().flatten().any(|source| source == "*");
-    let everything = |rule: &Rule| {
-        rule.protocols.as_ref().is_none_or(Vec::is_empty)
-            && rule.dst_ports.iter().flatten().any(|to| {
-                to.ip.as_deref() == Some("*")
-                    && to.ports.as_ref().is_some_and(|ports| (ports.first, ports.last) == (0, u16::MAX))
-            })
-    };
-    let mut rules = rules.iter().filter_map(|rule| serde_json::from_str::<Rule>(rule.get()).ok());
-    rules.any(|rule| everybody(&rule) && everything(&rule))
+    Filter::compile(std::iter::once(("base", raw))).filter.allow_all()
 }
