@@ -4,7 +4,7 @@
 //! Pure: the caller sends the requests from the UDP socket that carries everything else (else the answers would be about
 //! another mapping), looks names up, and hands the answers in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -162,9 +162,8 @@ impl Netcheck {
         self.history.keep(&self.map);
         self.report.latency.retain(|region, _| self.map.regions.contains_key(region));
         self.relays.retain(|region, _| self.map.regions.contains_key(region));
-        for host in self.unresolved() {
-            out.push(Action::Resolve { host });
-        }
+        let hosts: HashSet<String> = self.nodes().map(|node| node.host.clone()).collect();
+        self.names.retain(|host, _| hosts.contains(host));
         self.last_full = None;
         self.next_round = Some(now);
         self.round = None;
@@ -258,7 +257,7 @@ impl Netcheck {
     /// Does what is due.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.round.is_none() && self.next_round.is_some_and(|at| at <= now) {
-            self.begin(now);
+            self.begin(now, out);
         }
         self.probe(now, out);
         let over = self.round.as_ref().is_some_and(|round| now >= round.end());
@@ -274,12 +273,14 @@ impl Netcheck {
         open.map(|probe| probe.next).chain([round.end()]).min()
     }
 
-    fn begin(&mut self, now: Instant) {
+    fn begin(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.next_round = None;
         let full = self.last_full.is_none_or(|at| now.duration_since(at) >= FULL_INTERVAL);
         if full {
             self.last_full = Some(now);
         }
+        // A look-up may have failed, and a name may lead elsewhere meanwhile.
+        out.extend(self.names_to_look_up(full).into_iter().map(|host| Action::Resolve { host }));
         let wanted = if full { None } else { Some(self.nearest()) };
         let mut probes = Vec::new();
         for (id, region) in &self.map.regions {
@@ -368,6 +369,7 @@ impl Netcheck {
         }
         self.settle_home(now, &latency, out);
         let wait = if self.active { random_between(RE_STUN_MIN, RE_STUN_MAX) } else { FULL_INTERVAL };
+        let wait = if self.names_to_look_up(false).is_empty() { wait } else { wait.min(NAMES_AGAIN) };
         self.next_round = Some(now + wait);
         out.push(Action::Finished);
     }
@@ -416,16 +418,18 @@ impl Netcheck {
         })
     }
 
-    /// Names that must be looked up before their servers can be asked.
-    fn unresolved(&self) -> Vec<String> {
+    /// Names of servers without addresses: `all`, or those that are not known yet.
+    fn names_to_look_up(&self, all: bool) -> Vec<String> {
         let mut names = self
             .nodes()
             .filter(|node| node.ipv4.is_none() && node.ipv6.is_none() && node.stun_port.is_some())
-            .filter(|node| node.host.parse::<IpAddr>().is_err() && !self.names.contains_key(&node.host))
+            .filter(|node| node.host.parse::<IpAddr>().is_err())
+            .filter(|node| all || !self.names.contains_key(&node.host))
             .map(|node| node.host.clone())
             .collect::<Vec<_>>();
         names.sort_unstable();
         names.dedup();
+        names.truncate(MAX_NAMES);
         names
     }
 }
@@ -465,6 +469,10 @@ fn random_between(least: Duration, most: Duration) -> Duration {
     least + (most.saturating_sub(least)).mul_f64(f64::from(part) / 65_535.0)
 }
 
+/// More names of one map are not looked up.
+const MAX_NAMES: usize = 64;
+/// Between two looks at names that nobody knew.
+const NAMES_AGAIN: Duration = Duration::from_secs(30);
 /// Between two full reports.
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// While there is traffic: below the 30 s after which a NAT may forget a mapping (RFC 4787 allows no less than 2 minutes, real

@@ -79,10 +79,16 @@ impl Node {
                 self.paths.received(now, &peer, via, &mut self.actions);
             }
             // Somebody has a session with us that we have not: after a restart of ours it goes on at once, if we begin a new one.
-            plane::Event::Unknown(plane::Source::Relay(_, peer)) => self.plane.initiate(&peer),
-            plane::Event::Unknown(plane::Source::Udp(from)) => {
-                if let Some(peer) = self.peer_at(from) {
-                    self.plane.initiate(&peer);
+            plane::Event::Unknown(source) => {
+                let peer = match source {
+                    plane::Source::Relay(_, peer) => Some(peer),
+                    plane::Source::Udp(from) => self.peer_at(from),
+                };
+                // A session that stands is not given up for the word of whoever can write an address.
+                if let Some(peer) =
+                    peer.and_then(|key| self.plane.peer(&key)).filter(|peer| !peer.has_session())
+                {
+                    self.plane.initiate(&peer.key());
                 }
             }
         }

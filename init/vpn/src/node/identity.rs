@@ -1,6 +1,7 @@
 //! Who we are: what was kept, what the guest agent derives, or new keys.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::NodeError;
+use crate::filter::Filter;
 use crate::key::{KEY_LEN, Kind, Secret};
 use crate::parent::slots::Slots;
 use crate::parent::{Config, Keys};
@@ -36,7 +38,7 @@ pub(super) enum Origin {
 pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin), NodeError> {
     if let Some(bytes) = slots.read().map(Zeroizing::new) {
         match Kept::decode(&bytes, &config.prefixes) {
-            Ok(kept) => return Ok((kept, Origin::Kept)),
+            Ok(kept) => return Ok((judged(kept, config.require_policy), Origin::Kept)),
             Err(error) => warn!(%error, "what was kept is not used"),
         }
     }
@@ -52,6 +54,19 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin
     };
     info!(node = %kept.node.secret.public(), "a new identity");
     Ok((kept, Origin::New))
+}
+
+/// What is required now may not have been when the map was kept.
+fn judged(mut kept: Kept, require_policy: bool) -> Kept {
+    if let Some(map) = &mut kept.map
+        && require_policy
+        && map.filter.allow_all()
+    {
+        warn!("the kept map lets everybody in, which is refused: everybody is");
+        map.filter = Arc::new(Filter::deny_all());
+        map.filters = Arc::default();
+    }
+    kept
 }
 
 /// The node key of a generation.

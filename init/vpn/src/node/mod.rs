@@ -279,7 +279,6 @@ impl Node {
             ];
             let due = due.into_iter().flatten().min().unwrap_or(look);
             tokio::select! {
-                biased;
                 event = ends.heard.recv() => {
                     let event = event.ok_or(NodeError::Ended("the session"))?;
                     self.on_control(Instant::now(), event).await?;

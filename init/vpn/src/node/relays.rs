@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::AbortHandle;
-use tracing::error;
+use tracing::debug;
 
 use super::NodeError;
 use super::dial::Dialer;
@@ -115,9 +116,11 @@ async fn take(mut incoming: mpsc::Receiver<Event>, mut delivery: Delivery, event
             }
             event => event,
         };
-        if events.send(event).await.is_err() {
-            error!("nobody listens to the relays");
-            return;
+        // A node that has no time for what finds paths must not hold up what relays carry.
+        match events.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => debug!("an event of the relays is lost: the node is busy"),
+            Err(TrySendError::Closed(_)) => return,
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum Reason {
     Malformed,
     /// From the TUN: no peer has the destination.
     NoPeer,
+    /// From the TUN: a source that is not ours.
+    ForeignSource,
     /// To a peer: no way leads there.
     NoPath,
     /// To a peer: too many packets wait for a session.
@@ -48,9 +50,10 @@ pub enum Reason {
 
 impl Reason {
     /// All.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::NoPeer,
+        Self::ForeignSource,
         Self::NoPath,
         Self::WaitingFull,
         Self::NoAnswer,
@@ -74,6 +77,7 @@ impl Reason {
         match self {
             Self::Malformed => "malformed",
             Self::NoPeer => "no-peer",
+            Self::ForeignSource => "foreign-source",
             Self::NoPath => "no-path",
             Self::WaitingFull => "waiting-full",
             Self::NoAnswer => "no-answer",

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::peer::Peer;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
+use crate::disco::{Kind, classify};
 use crate::engine::{Beginning, Engine, MIN_SLOT, Message, Opened, Refused};
 use crate::key::{Node, Public};
 use crate::netmap::RegionId;
@@ -288,6 +289,10 @@ impl Inbound {
 
     fn outside(shared: &Shared, source: Source, datagram: &[u8]) {
         match source {
+            // Only what the paths read is worth a place in their queue.
+            Source::Udp(_) if !matches!(classify(datagram), Kind::Stun | Kind::Disco) => {
+                shared.counters.count(Reason::BadMessage, 1);
+            }
             Source::Udp(from) => {
                 let outside = Outside { from, bytes: datagram.to_vec() };
                 if shared.channels.outside.try_send(outside).is_err() {

@@ -216,6 +216,10 @@ impl Plane {
 
     /// Replaces peers, addresses and filter. Peers that stay keep their sessions; those of the others end at once.
     pub fn set_network(&self, network: &Network) {
+        if *self.shared.table.load().addresses != *network.addresses {
+            // What was sent from another address expects no answer at this one.
+            self.shared.flows.clear();
+        }
         self.rebuild(|slots, now| slots.build(Arc::clone(&now.identity), network));
     }
 
@@ -226,6 +230,7 @@ impl Plane {
 
     /// Replaces our node key. All sessions end.
     pub fn set_key(&self, key: &Secret<Node>) {
+        self.shared.flows.clear();
         self.rebuild(|slots, now| slots.rekey(Arc::new(Identity::new(key)), now));
     }
 

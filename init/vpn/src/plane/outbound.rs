@@ -99,6 +99,10 @@ impl Outbound<'_> {
         let Some(peer) = table.owner(packet.destination()) else {
             return shared.counters.count(Reason::NoPeer, 1);
         };
+        // What is routed here from elsewhere is no packet of this node: its addresses would leak, and no peer would take it.
+        if !table.is_ours(packet.source()) {
+            return shared.counters.count(Reason::ForeignSource, 1);
+        }
         policy::record_outbound(&shared.flows, &packet, shared.seconds());
         let Ok(split) = Split::new(&header, bytes) else {
             return shared.counters.count(Reason::Malformed, 1);

@@ -57,6 +57,11 @@ impl Table {
         Self { filter, ..self.clone() }
     }
 
+    /// Whether an address is one of ours.
+    pub(super) fn is_ours(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.contains(&address))
+    }
+
     /// The peer that an address belongs to.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Peer>> {
         self.peers.routes.lookup(address)

@@ -66,14 +66,18 @@ impl Kept {
         record::encode(self)
     }
 
-    /// From bytes that somebody else kept.
+    /// From bytes that somebody else kept. A map that we would not have taken from the server is left out.
     ///
     /// # Errors
-    /// If they are not a record, or name what no record of ours would.
+    /// If they are not a record.
     pub fn decode(bytes: &[u8], prefixes: &[IpNet]) -> Result<Self, StateError> {
-        let kept = record::decode(bytes)?;
-        if let Some(map) = &kept.map {
-            inside(map, &kept.node.secret.public(), prefixes)?;
+        let mut kept = record::decode(bytes)?;
+        if let Some(map) = &kept.map
+            && let Err(error) = inside(map, &kept.node.secret.public(), prefixes)
+        {
+            // The identity is worth more than the map: a new one would have no key to join with.
+            tracing::warn!(%error, "the kept map is not used");
+            kept.map = None;
         }
         Ok(kept)
     }

@@ -191,7 +191,8 @@ fn derp_node(wire: &WireDerpNode) -> Option<DerpNode> {
     }
     Some(DerpNode {
         name: cut(&wire.name),
-        host: wire.host_name.clone(),
+        // Names are compared with those of pins, which are written like this.
+        host: wire.host_name.trim_end_matches('.').to_ascii_lowercase(),
         ipv4: wire.ipv4.parse().ok().filter(IpAddr::is_ipv4),
         ipv6: wire.ipv6.parse().ok().filter(IpAddr::is_ipv6),
         derp_port,

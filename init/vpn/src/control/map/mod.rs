@@ -9,10 +9,18 @@ mod drops;
 mod peers;
 mod policy;
 
+/// Whether it is where names are asked for: nobody's address, though it lies inside the usual prefixes.
+pub(super) fn is_names(net: &IpNet) -> bool {
+    let address = net.addr();
+    address == IpAddr::V4(NAMES_V4) || address == IpAddr::V6(NAMES_V6)
+}
+
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -26,6 +34,8 @@ use self::policy::Policy;
 use super::wire::MapResponse;
 use crate::key::{Node, Public};
 use crate::netmap::{DerpMap, DnsConfig, Netmap, TailnetNode};
+use crate::parent::message::ADDRESSES;
+use crate::parent::network::{NAMES_V4, NAMES_V6};
 
 /// What the document says about maps.
 #[derive(Clone, Debug)]
@@ -230,12 +240,14 @@ impl MapState {
         node.addresses = addresses
             .into_iter()
             .filter(|net| {
-                let inside = self.settings.prefixes.iter().any(|prefix| prefix.contains(net));
+                let inside =
+                    self.settings.prefixes.iter().any(|prefix| prefix.contains(net)) && !is_names(net);
                 if !inside {
                     self.drops.count(DropReason::OutsidePrefixes, &format_args!("our own address {net}"));
                 }
                 inside
             })
+            .take(ADDRESSES)
             .collect();
         node.allowed = node.addresses.clone();
         if node.addresses.is_empty() {

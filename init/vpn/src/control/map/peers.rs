@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::convert;
 use super::drops::{DropReason, MapDrops};
+use super::is_names;
 use crate::control::wire::{PeerPatch, WireNode};
 use crate::key::{Node, Public};
 use crate::netmap::{NodeId, TailnetNode};
@@ -223,7 +224,7 @@ impl Peers {
     }
 
     fn acceptable(&self, net: &IpNet, key: &str, judge: &mut Judge<'_>) -> bool {
-        if !judge.prefixes.iter().any(|prefix| prefix.contains(net)) {
+        if !judge.prefixes.iter().any(|prefix| prefix.contains(net)) || is_names(net) {
             judge.drops.count(DropReason::OutsidePrefixes, &format_args!("{net} of {key}"));
             return false;
         }
