@@ -1,9 +1,9 @@
 //! What the node says of itself: one document, on a unix socket, to whoever may open it.
 //!
 //! A request is one JSON object on a line, `{"command":"status"}`, `{"command":"ping","name":NAME,"count":N,"until_direct":BOOL}`,
-//! `{"command":"netcheck"}`, `{"command":"metrics"}` or `{"command":"offer","authkey":KEY}`, a new pre-auth key; the answer is one JSON object on a line, or several for `ping`, whose
-//! last has `"end": true`. `metrics` answers in the text format of Prometheus and closes. No answer holds a private key or a
-//! pre-auth key.
+//! `{"command":"netcheck"}`, `{"command":"metrics"}` or `{"command":"offer","authkey":KEY}`, a new pre-auth key; the answer is one
+//! JSON object on a line, or several for `ping`, whose last has `"end": true`. `metrics` answers in the text format of Prometheus
+//! and closes. No answer holds a private key or a pre-auth key.
 
 mod metrics;
 mod serve;
