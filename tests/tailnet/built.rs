@@ -59,14 +59,14 @@ pub(crate) fn tailscale() -> PathBuf {
     BUILT.get_or_init(|| go(&TAILSCALE)).clone()
 }
 
-/// Our own, as this run has it: the released build for a bench.
+/// Our own, as this tree has it.
 pub(crate) fn casemate_init() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
             let mut cargo = cargo();
             cargo.args(["build", "--locked", "-p", "casemate-init", "--bin", "casemate-init"]);
-            if !cfg!(debug_assertions) {
+            if crate::RELEASED {
                 cargo.arg("--release");
             }
             cargo

@@ -30,3 +30,6 @@ mod policy;
 mod refusals;
 mod relays;
 mod wires;
+
+/// Whether ours is to be the released build, which takes longer to make.
+const RELEASED: bool = false;

@@ -1,6 +1,6 @@
 //! What the machine is, and what processes take of it.
 
-use std::fs;
+use std::{fmt, fs};
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -31,10 +31,39 @@ impl Processes {
         ticks as f64 / second as f64
     }
 
-    /// What they have resident together, and have had, in MB of 2^20.
-    pub(crate) fn rss(&self) -> (f64, f64) {
-        let sum = |field| self.0.iter().map(|pid| kib(*pid, field)).sum::<u64>() as f64 / 1024.0;
-        (sum("VmRSS:"), sum("VmHWM:"))
+    /// What each has resident.
+    pub(crate) fn rss(&self) -> Rss {
+        let mb = |field| self.0.iter().map(|pid| kib(*pid, field) as f64 / 1024.0).collect();
+        Rss { each: mb("VmRSS:"), peaks: mb("VmHWM:") }
+    }
+}
+
+/// MB of 2^20 of each process, now and at most so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Rss {
+    each: Vec<f64>,
+    peaks: Vec<f64>,
+}
+
+impl Rss {
+    /// Of all together, pages that two have counted twice.
+    pub(crate) fn now(&self) -> f64 {
+        self.each.iter().sum()
+    }
+
+    /// Of the largest.
+    pub(crate) fn largest(&self) -> f64 {
+        self.each.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+impl fmt::Display for Rss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rss_mb={:.1} rss_peak_mb={:.1}", self.now(), self.peaks.iter().sum::<f64>())?;
+        if self.each.len() > 1 {
+            write!(f, " of={:.1?}", self.each)?;
+        }
+        Ok(())
     }
 }
 
@@ -71,7 +100,6 @@ pub(crate) fn machine() {
         text("/proc/sys/kernel/osrelease"),
         model.trim_matches(['\t', ' ', ':'])
     );
-    println!("# profile {}", if cfg!(debug_assertions) { "dev: no goals" } else { "release" });
     println!("# Headscale 0.29.2, tailscaled 1.102.5");
     println!("# load average {}", load());
 }

@@ -1,6 +1,7 @@
 //! Who has a way between two hosts.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -23,8 +24,10 @@ pub(crate) trait Tunnel {
     fn interfaces(&self) -> [String; 2];
     /// Packets go where they should, or this panics.
     fn ready(&self) {}
-    /// They still do, without anybody having waited for it.
-    fn still_ready(&self) {}
+    /// Where both sides send to, directly, without anybody having waited for it; of who finds that out by itself.
+    fn paths(&self) -> Option<[SocketAddr; 2]> {
+        None
+    }
     /// What both sides say that they dropped, by reason; of who says it.
     fn drops(&self) -> Option<BTreeMap<String, u64>> {
         None
@@ -107,11 +110,12 @@ impl Tunnel for Tailnet {
         become_direct(a, b, s(30));
     }
 
-    fn still_ready(&self) {
+    fn paths(&self) -> Option<[SocketAddr; 2]> {
         let [a, b] = &self.nodes;
         let [to_a, _] = a.addresses();
-        assert!(direct(a, &self.address).is_some(), "{}: no direct path any more", self.name);
-        assert!(direct(b, &to_a).is_some(), "{}: no direct path back any more", self.name);
+        let one =
+            |from, to: &str| direct(from, to).unwrap_or_else(|| panic!("{}: no direct path", self.name));
+        Some([one(a, &self.address), one(b, &to_a)])
     }
 
     fn drops(&self) -> Option<BTreeMap<String, u64>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::MTU;
 use crate::figures::Spread;
 use crate::net::{Host, Succeed as _};
-use crate::processes::{Processes, datagrams_lost, load};
+use crate::processes::{Processes, Rss, datagrams_lost, load};
 use crate::tunnel::{Tunnel, link};
 use crate::wait::{s, until};
 
@@ -24,7 +25,7 @@ pub(crate) struct Turn {
     /// CPU seconds of both sides for each gigabit sent; of a tunnel.
     pub(crate) cpu: Option<f64>,
     /// MB resident of the larger side, now and at most so far; of a tunnel.
-    pub(crate) rss: Option<(f64, f64)>,
+    pub(crate) rss: Option<Rss>,
     pub(crate) retransmits: u64,
     /// Milliseconds there and back, with nothing else on the way and beside the stream.
     pub(crate) idle: Spread,
@@ -33,6 +34,9 @@ pub(crate) struct Turn {
     pub(crate) drops: Option<BTreeMap<String, u64>>,
     /// Packets that the kernel dropped at the tunnel's interfaces or sockets.
     kernel: u64,
+    /// Where both sides send to in the end, and whether that is elsewhere than before.
+    path: Option<[SocketAddr; 2]>,
+    moved: bool,
     load: String,
 }
 
@@ -52,6 +56,7 @@ pub(crate) fn take(tunnel: &dyn Tunnel, seconds: u64) -> Turn {
         hosts.iter().zip(&interfaces).map(one).sum()
     };
     let idle = ping(hosts[0], &address, 10, 0.1);
+    let paths = tunnel.paths();
     // Before there is a server, all that is in the namespaces is the tunnel's.
     let sides = hosts.map(Processes::of);
     let dropped = tunnel.drops();
@@ -65,19 +70,21 @@ pub(crate) fn take(tunnel: &dyn Tunnel, seconds: u64) -> Turn {
     let after = tunnel.drops();
     let kernel = kernel() - kernel_before;
     let sizes: Vec<_> = sides.iter().map(Processes::rss).collect();
-    let rss = sizes.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(now, _)| *now > 0.0);
-    tunnel.still_ready();
+    let rss = sizes.into_iter().max_by(|a, b| a.now().total_cmp(&b.now())).filter(|rss| rss.now() > 0.0);
+    let paths = [paths, tunnel.paths()];
     assert_eq!(hosts.map(Processes::of), sides, "{}: other processes than before", tunnel.name());
     Turn {
         name: tunnel.name(),
         gbps: report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e9,
-        cpu: rss.map(|_| spent / gigabits(&report)),
+        cpu: rss.as_ref().map(|_| spent / gigabits(&report)),
         rss,
         retransmits: report["end"]["sum_sent"]["retransmits"].as_u64().unwrap(),
         idle,
         loaded,
         drops: after.map(|after| grown(&dropped.unwrap_or_default(), after)),
         kernel,
+        moved: paths[0] != paths[1],
+        path: paths[1],
         load: load().split_whitespace().next().unwrap().to_owned(),
     }
 }
@@ -134,8 +141,8 @@ impl fmt::Display for Turn {
         if let Some(cpu) = self.cpu {
             write!(f, " cpu_s_per_gbit={cpu:.3}")?;
         }
-        if let Some((now, peak)) = self.rss {
-            write!(f, " rss_mb={now:.1} rss_peak_mb={peak:.1}")?;
+        if let Some(rss) = &self.rss {
+            write!(f, " {rss}")?;
         }
         write!(
             f,
@@ -147,6 +154,9 @@ impl fmt::Display for Turn {
             for (reason, count) in drops {
                 write!(f, " {reason}={count}")?;
             }
+        }
+        if let Some([to, back]) = self.path {
+            write!(f, " path={to} back={back}{}", if self.moved { " MOVED" } else { "" })?;
         }
         write!(f, " kernel_drops={} load={}", self.kernel, self.load)
     }
