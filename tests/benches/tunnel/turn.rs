@@ -120,7 +120,7 @@ fn gigabits(report: &Value) -> f64 {
 
 /// Milliseconds of pings at regular times.
 fn ping(from: &Host, address: &str, count: u64, interval: f64) -> Spread {
-    let mut ping = from.command(s(30), "ping");
+    let mut ping = from.command(s(20 + count / 5), "ping");
     ping.args(["-n", "-W", "2", "-c", &count.to_string(), "-i", &interval.to_string(), address]);
     let said = ping.succeed();
     let times = said.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok());
