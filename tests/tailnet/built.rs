@@ -59,13 +59,16 @@ pub(crate) fn tailscale() -> PathBuf {
     BUILT.get_or_init(|| go(&TAILSCALE)).clone()
 }
 
-/// Our own, as this run of the tests has it.
+/// Our own, as this tree has it.
 pub(crate) fn casemate_init() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
             let mut cargo = cargo();
             cargo.args(["build", "--locked", "-p", "casemate-init", "--bin", "casemate-init"]);
+            if crate::RELEASED {
+                cargo.arg("--release");
+            }
             cargo
                 .args(["--message-format", "json-render-diagnostics"])
                 .current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -79,7 +82,8 @@ pub(crate) fn casemate_init() -> PathBuf {
         .clone()
 }
 
-fn cache() -> PathBuf {
+/// Where what is built once is kept.
+pub(crate) fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .filter(|path| !path.is_empty())
         .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
@@ -107,7 +111,7 @@ fn go(module: &Module) -> PathBuf {
 
 /// A folder of the cache. What is there is whole: it is filled elsewhere and moved. One is filled at a time, whoever asks,
 /// since a compiler takes all processors for itself.
-fn filled(beside: &Path, name: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf {
+pub(crate) fn filled(beside: &Path, name: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf {
     let place = beside.join(name);
     if place.exists() {
         return place;
@@ -134,7 +138,7 @@ fn filled(beside: &Path, name: &str, fill: impl FnOnce(&Path, &Path)) -> PathBuf
 }
 
 /// Cargo, without what it says to this test of its own package: build scripts that look at it would run again.
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

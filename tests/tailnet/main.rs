@@ -31,3 +31,6 @@ mod pairs;
 mod policy;
 mod relays;
 mod wires;
+
+/// Whether ours is to be the released build, which takes longer to make.
+const RELEASED: bool = false;
