@@ -141,10 +141,13 @@ fn a_second_node_is_refused_in_one_line() {
     let refused = |changes: &[(&str, Value)]| namespace.refused(&config(elsewhere.path(), changes));
     assert!(refused(&[]).contains("interface: cm0 exists already"));
     let other = ("interface", json!("cm1"));
-    assert!(refused(std::slice::from_ref(&other)).contains("dns.listen: 100.100.100.100 is cm0's already"));
+    assert!(refused(std::slice::from_ref(&other)).contains("port: UDP port 41641 is taken"));
+    let port = ("port", json!(41642));
+    let names = refused(&[other.clone(), port.clone()]);
+    assert!(names.contains("dns.listen: 100.100.100.100 is cm0's already"), "{names}");
     let no_names = ("dns", json!({"listen": false}));
     let socket = ("status_socket", json!(dir.path().join("status")));
-    assert!(refused(&[other, no_names, socket]).contains("status_socket: "));
+    assert!(refused(&[other, port, no_names, socket]).contains("status_socket: "));
     // The first one is as it was.
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
 }

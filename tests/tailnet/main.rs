@@ -22,12 +22,13 @@ mod tailscaled;
 mod wait;
 mod wire;
 
+mod admission;
 mod attackers;
+mod crowd;
 mod joins;
 mod nats;
 mod outages;
 mod pairs;
 mod policy;
-mod refusals;
 mod relays;
 mod wires;

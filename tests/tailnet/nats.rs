@@ -79,49 +79,41 @@ const MIXED: [Kind; 2] = [Kind::Ours, Kind::Go];
 const OWN: [Kind; 2] = [Kind::Ours, Kind::Ours];
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_get_through_friendly_nats() {
     a_pair_behind([FRIENDLY, FRIENDLY], MIXED, &Outcome::Direct);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_stay_on_the_relay_behind_clumsy_nats() {
     a_pair_behind([CLUMSY, CLUMSY], MIXED, &Outcome::Relayed);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_stay_on_the_relay_behind_a_random_nat() {
     a_pair_behind([FRIENDLY, RANDOM], MIXED, &Outcome::Relayed);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_find_another_path_when_a_mapping_moves() {
     a_mapping_moves(MIXED);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_get_through_friendly_nats() {
     a_pair_behind([FRIENDLY, FRIENDLY], OWN, &Outcome::Direct);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_stay_on_the_relay_behind_clumsy_nats() {
     a_pair_behind([CLUMSY, CLUMSY], OWN, &Outcome::Relayed);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_stay_on_the_relay_behind_a_random_nat() {
     a_pair_behind([FRIENDLY, RANDOM], OWN, &Outcome::Relayed);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_find_another_path_when_a_mapping_moves() {
     a_mapping_moves(OWN);
 }

@@ -6,8 +6,8 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
@@ -19,10 +19,12 @@ use tempfile::TempDir;
 use crate::process::Process;
 use crate::wait::s;
 
-/// All namespaces of these tests begin so, then comes the process that made them.
+/// All namespaces of these tests begin so, then comes the run that made them.
 const PREFIX: &str = "casemate-tailnet-";
 /// Where `ip netns exec` looks for files that a namespace has instead of the machine's.
 const FILES: &str = "/etc/netns";
+/// Here each run has a file by its name, locked as long as it lives.
+const RUNS: &str = "/run/casemate-tailnet";
 /// A router's end of the wire to a machine.
 pub(crate) const WIRE: &str = "lan";
 
@@ -74,20 +76,12 @@ pub(crate) struct Host {
 
 impl Net {
     pub(crate) fn new(kind: Segment) -> Self {
-        static ONCE: Mutex<bool> = Mutex::new(false);
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(nix::unistd::geteuid().is_root(), "needs root for network namespaces");
-        {
-            // `ip` sets up its folder when it first makes a namespace, and two who do are in each other's way.
-            let mut swept = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
-            if !*swept {
-                sweep();
-                *swept = true;
-            }
-        }
+        let run = &run().0;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut net = Self {
-            prefix: format!("{PREFIX}{}-{number}-", std::process::id()),
+            prefix: format!("{PREFIX}{run}-{number}-"),
             kind,
             hosts: 0,
             lans: 0,
@@ -400,14 +394,56 @@ fn remove(namespace: &str) {
     drop(fs::remove_dir_all(Path::new(FILES).join(namespace)));
 }
 
+/// The name of this run, which others see to live. What runs left that were killed is removed first.
+fn run() -> &'static (String, fs::File) {
+    static RUN: OnceLock<(String, fs::File)> = OnceLock::new();
+    RUN.get_or_init(|| {
+        fs::create_dir_all(RUNS).unwrap();
+        // One at a time: a file that was just made is not locked yet, and `ip` sets up its folder when it first makes a
+        // namespace.
+        let turn = fs::File::create(Path::new(RUNS).join(".turn")).unwrap();
+        turn.lock().unwrap();
+        sweep();
+        let prefix = format!("{}-", std::process::id());
+        let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(RUNS).unwrap();
+        let name = file.path().file_name().unwrap().to_string_lossy().into_owned();
+        let file = file.keep().unwrap().0;
+        file.lock().unwrap();
+        (name, file)
+    })
+}
+
+/// Whether a run goes on. The kernel unlocks its file when it ends, however it does.
+fn lives(run: &str) -> bool {
+    let file = Path::new(RUNS).join(run);
+    let Ok(open) = fs::File::open(&file) else {
+        // Its file is gone with the rest of /run, or it never had one: its process may be there.
+        return run.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+    };
+    match open.try_lock() {
+        Ok(()) => {
+            drop(fs::remove_file(file));
+            false
+        }
+        Err(_) => true,
+    }
+}
+
 /// Removes what runs of this test left that were killed.
 fn sweep() {
-    let Ok(names) = fs::read_dir("/run/netns") else { return };
-    for name in names.flatten() {
+    let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    for name in names {
         let name = name.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
-        if !Path::new("/proc").join(pid).exists() {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let run: Vec<_> = rest.split('-').take(2).collect();
+        if !lives(&run.join("-")) {
             remove(&name);
+        }
+    }
+    for run in fs::read_dir(RUNS).unwrap().flatten() {
+        let run = run.file_name().to_string_lossy().into_owned();
+        if !run.starts_with('.') {
+            lives(&run);
         }
     }
 }

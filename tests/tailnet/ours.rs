@@ -129,6 +129,16 @@ impl Ours {
         self.becomes(&["running"], limit)
     }
 
+    /// Whether it follows the server's maps now: it also runs with the last that it had.
+    pub(crate) fn connected(&self) -> bool {
+        self.status()
+            .is_some_and(|status| status["state"] == "running" && status["control"]["connected"] == true)
+    }
+
+    pub(crate) fn comes_in(&self, limit: Duration) {
+        until(limit, &format!("{} is let in", self.host.name), || self.connected().then_some(()));
+    }
+
     /// Its key was refused, or it has none and was told that it needs one.
     pub(crate) fn waits_for_a_key(&self, limit: Duration) -> Value {
         self.becomes(&["refused", "key-needed"], limit)

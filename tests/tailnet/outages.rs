@@ -22,10 +22,6 @@ fn flow(from: &Peer, to: &Peer, protocol: Protocol) -> Flow {
     Flow::begin(protocol, from.host(), to.host(), &to.addresses()[0], 0)
 }
 
-fn control_connected(node: &Ours) -> bool {
-    node.status().is_some_and(|status| status["control"]["connected"] == true)
-}
-
 fn ours(peer: &mut Peer) -> &mut Ours {
     match peer {
         Peer::Ours(node) => node,
@@ -50,7 +46,7 @@ fn no_tunnel_pauses_while_the_server_is_away(kind: Kind) {
     // Longer than keys last: they are changed meanwhile.
     std::thread::sleep(s(130));
     if let Peer::Ours(node) = &a {
-        assert!(!control_connected(node));
+        assert!(!node.connected());
     }
     server.resume();
     until(s(90), "the server's nodes", || {
@@ -67,13 +63,11 @@ fn server_has(server: &Headscale, peer: &Peer) -> bool {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn no_own_tunnel_pauses_while_the_server_is_away() {
     no_tunnel_pauses_while_the_server_is_away(Kind::Ours);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_killed_node_is_back_while_the_server_is_away() {
     let mut net = Net::new(Segment::Private);
     let mut server = Headscale::start(&net.host("headscale"), Release::V0_29, Options::default());
@@ -91,7 +85,7 @@ fn a_killed_node_is_back_while_the_server_is_away() {
         // TCP sends again after a while that it doubles: what was lost in 5 s is there after 10.
         tcp.assert_went_on(s(10));
         server.resume();
-        until(s(60), "the server's node", || control_connected(ours(&mut a)).then_some(()));
+        until(s(60), "the server's node", || ours(&mut a).connected().then_some(()));
     }
 }
 
@@ -127,7 +121,7 @@ fn a_server_forgets_a_node(kind: Kind) {
     // Go's asks for a new login and needs its operator.
     if let Peer::Ours(node) = &late {
         node.rekey(&key);
-        node.running(s(90));
+        node.comes_in(s(90));
         is_somewhere_else(&late, &before, [&a, &b]);
     }
     to_fresh.assert_went_on(PAUSE);
@@ -156,7 +150,6 @@ fn a_server_forgets_a_go_node() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn a_server_forgets_ours() {
     a_server_forgets_a_node(Kind::Ours);
 }

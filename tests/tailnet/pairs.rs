@@ -56,13 +56,11 @@ fn a_go_pair_reach_each_other() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_reach_each_other() {
     reach_each_other([Kind::Ours, Kind::Go]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_reach_each_other() {
     reach_each_other([Kind::Ours, Kind::Ours]);
 }

@@ -88,6 +88,9 @@ pub(crate) fn become_direct(a: &Peer, b: &Peer, limit: Duration) {
     let _pinging = pinging(a, &to_b);
     until(limit, &format!("a direct path from {} to {}", a.name(), b.name()), || direct(a, &to_b));
     until(limit, &format!("a direct path from {} to {}", b.name(), a.name()), || direct(b, &to_a));
+    // A path is known before there is a session: a first handshake that met none is sent again after 5 s.
+    a.host().pings_soon(s(15), &to_b);
+    b.host().pings_soon(s(15), &to_a);
 }
 
 /// That a pair reach each other, and never but by a relay as long as they are looked at.
@@ -108,9 +111,10 @@ pub(crate) fn direct(from: &Peer, address: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Traffic, without which nobody looks for a path.
+/// Traffic, without which nobody looks for a path. There may be no route before the peer is known.
 fn pinging(from: &Peer, address: &str) -> Process {
-    from.host().start("ping", std::path::Path::new("ping"), |ping| {
-        ping.args(["-q", "-i", "0.5", address]);
+    let script = "until ping -q -c 1 -W 1 \"$1\"; do sleep 0.2; done; exec ping -q -i 0.5 \"$1\"";
+    from.host().start("ping", std::path::Path::new("sh"), |sh| {
+        sh.args(["-c", script, "sh", address]);
     })
 }

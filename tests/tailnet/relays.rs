@@ -38,37 +38,31 @@ fn a_go_pair_is_relayed_under_a_root() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_are_relayed_with_a_pin() {
     a_pair_is_relayed(Relay::Pinned, true, [Kind::Ours, Kind::Go]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_are_relayed_under_a_root() {
     a_pair_is_relayed(Relay::Rooted, true, [Kind::Ours, Kind::Go]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_are_relayed_without_tls() {
     a_pair_is_relayed(Relay::Plain, true, [Kind::Ours, Kind::Go]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_is_relayed_with_a_pin() {
     a_pair_is_relayed(Relay::Pinned, true, [Kind::Ours, Kind::Ours]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_is_relayed_under_a_root() {
     a_pair_is_relayed(Relay::Rooted, true, [Kind::Ours, Kind::Ours]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_is_relayed_without_tls() {
     a_pair_is_relayed(Relay::Plain, false, [Kind::Ours, Kind::Ours]);
 }

@@ -53,13 +53,11 @@ fn a_go_pair_over_a_bad_wire() {
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn ours_and_go_over_a_bad_wire() {
     a_bad_wire([Kind::Ours, Kind::Go]);
 }
 
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
 fn an_own_pair_over_a_bad_wire() {
     a_bad_wire([Kind::Ours, Kind::Ours]);
 }

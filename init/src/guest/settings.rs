@@ -46,6 +46,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("dev/tty/ldisc_autoload", "0"),
     ("dev/tty/legacy_tiocsti", "0"),
     ("net/core/bpf_jit_harden", "2"),
+    // The VPN process, without a capability, asks for 7 MiB of buffer for its sockets; others ask for none.
+    ("net/core/rmem_max", "7340032"),
+    ("net/core/wmem_max", "7340032"),
 ];
 
 /// How long the kernel may take to seed its generator: with `random.trust_cpu=on` it is ready before PID 1.

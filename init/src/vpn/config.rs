@@ -39,6 +39,8 @@ const DEFAULT_PREFIXES: [IpNet; 2] = [
 pub struct Config {
     /// Who coordinates the network.
     pub login_server: LoginServer,
+    /// The file that the key to join with stands in, or will.
+    pub authkey_file: Option<PathBuf>,
     /// The name to ask for.
     pub hostname: String,
     /// Where addresses may lie.
@@ -92,6 +94,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Checks a file's bytes alone: what it names by path is not read.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(bytes: &[u8]) -> Result<Self, Problem> {
+        Parsed::read(bytes).map(|parsed| parsed.config)
+    }
+
     /// Reads and checks a file, and those that it names.
     ///
     /// # Errors
@@ -103,25 +113,39 @@ impl Config {
         if let Some(path) = parsed.roots {
             config.roots = Some(text(&path)?);
         }
-        if let Some(path) = parsed.authkey {
-            let key = text(&path)?.trim().to_owned();
-            if !is_authkey(&key) {
-                return Err(ConfigError::Problem {
-                    file: path.display().to_string(),
-                    problem: Problem::invalid("(content)", AUTHKEY, "something else"),
-                });
-            }
-            config.login_server.authkey = Some(AuthKey::new(key));
+        if let Some(path) = &config.authkey_file {
+            config.login_server.authkey = authkey(path)?;
         }
         Ok(config)
     }
+}
+
+/// The pre-auth key of a file. None: there is no file, or nothing in it; a key that did its work may be removed, and one may come.
+///
+/// # Errors
+/// A file that cannot be read, or holds something else.
+pub(super) fn authkey(path: &Path) -> Result<Option<AuthKey>, ConfigError> {
+    let content = match text(path) {
+        Err(ConfigError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        content => content?,
+    };
+    let key = content.trim();
+    if key.is_empty() {
+        return Ok(None);
+    }
+    if !is_authkey(key) {
+        return Err(ConfigError::Problem {
+            file: path.display().to_string(),
+            problem: Problem::invalid("(content)", AUTHKEY, "something else"),
+        });
+    }
+    Ok(Some(AuthKey::new(key.to_owned())))
 }
 
 /// What stands in the file itself.
 struct Parsed {
     config: Config,
     roots: Option<PathBuf>,
-    authkey: Option<PathBuf>,
 }
 
 const AUTHKEY: &str = "a pre-auth key of visible ASCII characters";
@@ -129,13 +153,14 @@ const AUTHKEY: &str = "a pre-auth key of visible ASCII characters";
 impl Parsed {
     fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let mut top = Fields::of("", Some(Value::read(bytes)?))?;
-        let (login_server, authkey) = login_server(top.object("login_server")?)?;
+        let (login_server, authkey_file) = login_server(top.object("login_server")?)?;
         let dns = match top.take("dns") {
             None => Dns { listen: true, ..Dns::default() },
             value => dns(Fields::of("dns", value)?)?,
         };
         let config = Config {
             login_server,
+            authkey_file,
             hostname: top.form("hostname", "a DNS label", None, |text| {
                 DnsLabel::new(text).map(|label| label.to_string())
             })?,
@@ -163,7 +188,7 @@ impl Parsed {
         };
         let roots = top.path("roots")?;
         top.nothing_else()?;
-        Ok(Self { config, roots, authkey })
+        Ok(Self { config, roots })
     }
 }
 

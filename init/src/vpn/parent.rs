@@ -13,13 +13,15 @@ use anyhow::{Context as _, bail, ensure};
 use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
 use casemate_vpn::parent::network::{self, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
-use casemate_vpn::parent::{Config as Told, Descriptors, Keys};
+use casemate_vpn::parent::{AuthKey, Config as Told, Descriptors, Keys, LoginServer};
+use casemate_vpn::status::Request;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, socketpair, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket,
+    socketpair, sockopt,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -34,6 +36,8 @@ use crate::sys::{self, Namespaces, Spawn};
 
 /// DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
+/// How often it is looked whether there is another key to join with.
+const KEY_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked whether there is something to save that nobody spoke of.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -62,6 +66,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         config.port,
         config.status_socket.display()
     ));
+    if let (Some(file), None) = (&config.authkey_file, &config.login_server.authkey) {
+        say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
+    }
     serving.serve(&signals)
 }
 
@@ -209,6 +216,16 @@ impl Drop for StatusSocket {
     }
 }
 
+/// Says something to the node where it answers questions, and does not wait for it: it may hang.
+fn ask_and_leave(path: &Path, request: &Request) -> io::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    File::from(socket).write_all(&line)
+}
+
 /// The node that runs.
 struct Child {
     pid: Pid,
@@ -236,6 +253,12 @@ struct Serving<'a> {
     stopping: Option<Instant>,
     /// What it said last.
     report: Option<Report>,
+    /// What it may join with.
+    authkey: Option<AuthKey>,
+    /// When the key's file is looked at again.
+    key_due: Instant,
+    /// What is wrong with that file, if it was said.
+    key_trouble: Option<String>,
 }
 
 impl<'a> Serving<'a> {
@@ -262,6 +285,9 @@ impl<'a> Serving<'a> {
             due: Some(now),
             stopping: None,
             report: None,
+            authkey: config.login_server.authkey.clone(),
+            key_due: now + KEY_EVERY,
+            key_trouble: None,
         })
     }
 
@@ -277,6 +303,7 @@ impl<'a> Serving<'a> {
                 self.start()?;
             }
             self.look_after_silence(now);
+            self.look_at_key(now);
             self.turn(signals, self.until(now))?;
         }
     }
@@ -329,7 +356,7 @@ impl<'a> Serving<'a> {
         VpnHandover {
             guest: false,
             node: Told {
-                login_server: config.login_server.clone(),
+                login_server: LoginServer { authkey: self.authkey.clone(), ..config.login_server.clone() },
                 hostname: config.hostname.clone(),
                 prefixes: config.prefixes.clone(),
                 derp_pins: config.derp_pins.clone(),
@@ -443,6 +470,34 @@ impl<'a> Serving<'a> {
         if let Some(child) = &self.child {
             kill(child.pid, Signal::SIGTERM).ok();
         }
+    }
+
+    /// A key that was written to its file since is the node's, without a new start. One that is gone from there stays.
+    fn look_at_key(&mut self, now: Instant) {
+        let Some(path) = &self.config.authkey_file else { return };
+        if now < self.key_due || self.stopping.is_some() {
+            return;
+        }
+        self.key_due = now + KEY_EVERY;
+        let trouble = match super::config::authkey(path) {
+            Ok(Some(key)) if self.authkey.as_ref() != Some(&key) => self.offer(key).err(),
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(trouble) = trouble.as_deref().filter(|now| self.key_trouble.as_deref() != Some(*now)) {
+            say(format_args!("login_server.authkey: {trouble}"));
+        }
+        self.key_trouble = trouble;
+    }
+
+    fn offer(&mut self, key: AuthKey) -> Result<(), String> {
+        if self.child.is_some() {
+            let request = Request::Offer { authkey: key.clone() };
+            ask_and_leave(&self.config.status_socket, &request).map_err(|error| error.to_string())?;
+        }
+        say(format_args!("there is another key to join with"));
+        self.authkey = Some(key);
+        Ok(())
     }
 
     /// Ends a node that says nothing, or does not end when it is asked to.

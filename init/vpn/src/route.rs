@@ -293,23 +293,4 @@ mod tests {
             }
         }
     }
-
-    /// Not a promise about time: `cargo test --release -p casemate-vpn route -- --ignored --nocapture` shows it.
-    #[test]
-    #[ignore = "prints a measurement"]
-    fn measure_three_thousand_peers() {
-        let nets: Vec<(IpNet, u32)> = (0..3000_u32)
-            .flat_map(|n| {
-                let v4 = IpNet::from(IpAddr::V4(Ipv4Addr::from(0x6440_0000 + n * 7)));
-                let v6 = IpNet::from(IpAddr::V6(Ipv6Addr::from((0xfd7a_115c_a1e0 << 80) + u128::from(n))));
-                [(v4, n), (v6, n)]
-            })
-            .collect();
-        let start = std::time::Instant::now();
-        let routes = Routes::build(nets.iter().copied());
-        let built = start.elapsed();
-        let start = std::time::Instant::now();
-        let found = (0..1_000_000).filter(|n| routes.lookup(nets[n % nets.len()].0.addr()).is_some()).count();
-        println!("built in {built:?}; {found} look-ups in {:?}", start.elapsed());
-    }
 }

@@ -91,6 +91,14 @@ async fn a_node_joins_updates_and_follows_the_map() {
     assert_eq!(update["Hostinfo"]["NetInfo"]["PreferredDERP"], 999);
     assert_eq!(update["Hostinfo"]["Hostname"], "node-1");
 
+    // Whatever flaps is told, but not as a storm.
+    for port in 1..50 {
+        node.host.send_modify(|host| host.endpoints[0].0.set_port(port));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    eventually(|| server.updates().last().unwrap()["Endpoints"][0] == "192.0.2.7:49").await;
+    assert!(server.updates().len() <= 4, "{}", server.updates().len());
+
     // The end of the listeners is the end of the session, and of the stream.
     node.events.close();
     within(maps.closed()).await;
@@ -337,6 +345,72 @@ async fn an_ended_node_key_is_replaced_after_it_was_stored() {
 }
 
 #[tokio::test]
+async fn our_own_end_in_the_map_closes_the_stream_once_there_is_a_key() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    (setup.known, setup.key) = (true, None);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    let mut ended = node.first_map(&[peer(2)]);
+    ended["Node"]["Expired"] = true.into();
+    maps.map(&ended);
+    node.next_map().await;
+    assert_eq!(node.until_phase(Phase::KeyNeeded).await.unwrap().0, RefusalKind::NodeKeyExpired);
+    maps.map(&json!({ "PeersChanged": [peer(3)] }));
+    assert_eq!(node.next_map().await.0.peers.len(), 2, "what we have goes on");
+    node.auth.send(AuthKey::new("hskey-auth-new")).unwrap();
+    within(maps.closed()).await;
+    let reply = node
+        .until(|event| match event {
+            ControlEvent::NodeKeyNeeded { reply } => Some(reply),
+            _ => None,
+        })
+        .await;
+    let old = std::mem::replace(&mut node.node, Secret::generate().unwrap());
+    reply.send(node.node.clone()).unwrap();
+    let maps = server.next_stream().await;
+    let register = server.seen("/machine/register");
+    assert_eq!((register.len(), &register[1]["OldNodeKey"]), (2, &json!(old.public())));
+    assert_eq!(server.seen("POST /ts2021").len(), 1, "on the same connection");
+    maps.map(&node.first_map(&[peer(2)]));
+    let (map, changes, _) = node.next_map().await;
+    assert!(changes.node && !map.node.expired);
+    assert_eq!(changes.removed.len(), 1);
+}
+
+#[tokio::test]
+async fn the_server_is_told_of_us_now_and_then_and_a_silent_stream_is_dead() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.timing.update = Duration::from_millis(200);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+    eventually(|| server.updates().len() >= 3).await;
+    // A deleted node learns of it so.
+    server.script(|script| script.update = Box::new(|_| Reply::status(404)));
+    within(maps.closed()).await;
+    drop(node);
+
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.timing.watchdog = Duration::from_millis(600);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        maps.map(&json!({ "KeepAlive": true }));
+    }
+    assert_eq!(server.seen("POST /ts2021").len(), 1, "keep-alives keep it alive");
+    // Bytes that make no message do not.
+    maps.raw(b"\xff\0\0\0{".to_vec());
+    within(maps.closed()).await;
+    assert!(node.disconnected().await.contains("no map message for 600ms"));
+}
+
+#[tokio::test]
 async fn a_429_is_obeyed() {
     let server = ControlServer::start().await;
     let mut first = true;
@@ -402,7 +476,7 @@ async fn map_messages_may_be_cut_anywhere_and_be_large() {
 
 #[tokio::test]
 async fn a_stream_that_is_no_map_ends_with_its_reason_and_the_map_stays() {
-    let own = |map: &mut Value| map["Node"]["Key"] = json!(format!("nodekey:{}", "09".repeat(32)));
+    let mut cases = tokio::task::JoinSet::new();
     for (case, expected) in [
         ("huge", "67108865 bytes"),
         ("truncated", "inside a message"),
@@ -412,45 +486,49 @@ async fn a_stream_that_is_no_map_ends_with_its_reason_and_the_map_stays() {
         ("another node", "not ours"),
         ("no address", "no address"),
     ] {
-        let server = ControlServer::start().await;
-        let mut node = TestNode::start(&server);
-        let maps = server.next_stream().await;
-        maps.map(&node.first_map(&[peer(2)]));
-        node.next_map().await;
-        let mut other = node.first_map(&[]);
-        match case {
-            "huge" => drop(maps.raw((MAX_FRAME + 1).to_le_bytes().to_vec())),
-            "truncated" => drop(maps.raw(b"\x09\0\0\0{".to_vec())),
-            "not json" => drop(maps.raw(b"\x02\0\0\0{]".to_vec())),
-            "empty" => drop(maps.raw(vec![0; 4])),
-            "deep" => {
-                let mut bytes = 100_000u32.to_le_bytes().to_vec();
-                bytes.extend(vec![b'['; 100_000]);
-                maps.raw(bytes);
-            }
-            "another node" => {
-                own(&mut other);
-                maps.map(&other);
-            }
-            _ => {
-                other["Node"]["Addresses"] = json!(["10.0.0.1/32"]);
-                maps.map(&other);
-            }
-        }
-        if case == "truncated" {
-            drop(maps);
-        } else {
-            within(maps.closed()).await;
-        }
-        let reason = node.disconnected().await;
-        assert!(reason.contains(expected), "{case}: {reason}");
-        // It comes back, and the key is not asked for again.
-        let maps = server.next_stream().await;
-        maps.map(&node.first_map(&[peer(2)]));
-        let (_, changes, _) = node.next_map().await;
-        assert!(changes.is_empty(), "{case}: the same map was in force all the time: {changes:?}");
-        assert_eq!(server.seen("/machine/register").len(), 1);
+        cases.spawn(bad_stream(case, expected));
     }
+    while let Some(done) = cases.join_next().await {
+        done.unwrap();
+    }
+}
+
+async fn bad_stream(case: &'static str, expected: &'static str) {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    node.next_map().await;
+    let mut other = node.first_map(&[]);
+    let sent = match case {
+        "huge" => (MAX_FRAME + 1).to_le_bytes().to_vec(),
+        "truncated" => b"\x09\0\0\0{".to_vec(),
+        "not json" => b"\x02\0\0\0{]".to_vec(),
+        "empty" => vec![0; 4],
+        "deep" => [&100_000u32.to_le_bytes()[..], &[b'['; 100_000]].concat(),
+        "another node" => {
+            other["Node"]["Key"] = json!(format!("nodekey:{}", "09".repeat(32)));
+            frame(&other)
+        }
+        _ => {
+            other["Node"]["Addresses"] = json!(["10.0.0.1/32"]);
+            frame(&other)
+        }
+    };
+    maps.raw(sent);
+    if case == "truncated" {
+        drop(maps);
+    } else {
+        within(maps.closed()).await;
+    }
+    let reason = node.disconnected().await;
+    assert!(reason.contains(expected), "{case}: {reason}");
+    // It comes back, and does not register again.
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    let (_, changes, _) = node.next_map().await;
+    assert!(changes.is_empty(), "{case}: the same map was in force all the time: {changes:?}");
+    assert_eq!(server.seen("/machine/register").len(), 1);
 }
 
 #[tokio::test]

@@ -5,3 +5,4 @@ mod collateral;
 mod everything;
 mod not_implemented;
 mod support;
+mod vpn;

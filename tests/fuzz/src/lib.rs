@@ -10,6 +10,7 @@ pub mod seeds;
 mod share;
 mod tdx;
 mod time;
+mod vpn;
 
 /// What a target makes of an input that breaks no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,18 @@ pub const TARGETS: &[Target] = &[
     target("attestation-v1", "a peer", 16 << 10, detected::msgpack),
     target("app-info", "whoever issued a peer's certificate", 2 << 10, detected::app_info),
     target("policy", "whoever wrote the policy", 16 << 10, detected::policy),
+    target("noise", "the network, in a coordination server's name", 8 << 10, vpn::noise),
+    target("map-stream", "a coordination server", 32 << 10, vpn::map_stream),
+    target("joining", "a coordination server", 8 << 10, vpn::joining),
+    target("derp", "a relay", 8 << 10, vpn::derp),
+    target("datagram", "the network", 2 << 10, vpn::datagram),
+    target("dns-query", "whoever is let in", 5 << 10, vpn::query),
+    target("packet-filter", "a coordination server, and peers", 8 << 10, vpn::filter),
+    target("super-packet", "the workload", 8 << 10, vpn::super_packet),
+    target("coalesce", "peers", 8 << 10, vpn::coalesce),
+    target("vpn-state", "a VPN process that was taken over", 16 << 10, vpn::state),
+    target("vpn-message", "a VPN process that was taken over", 1024, vpn::message),
+    target("vpn-config", "whoever runs it", 16 << 10, vpn::config),
 ];
 
 /// Not one of [`TARGETS`]: its bug is found by whoever compares, and next to never by chance. A smoke run that does not

@@ -61,7 +61,7 @@ fn everything_that_may_be_said_is_taken() {
         ("/debug_use_derp_http", json!(true)),
     ]);
     let parsed = read(&config).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(parsed.authkey.as_deref(), Some(Path::new("/k")));
+    assert_eq!(parsed.config.authkey_file.as_deref(), Some(Path::new("/k")));
     assert_eq!(parsed.roots.as_deref(), Some(Path::new("/r.pem")));
     let config = parsed.config;
     assert_eq!(config.login_server.noise_key.unwrap().to_string(), key);
@@ -189,6 +189,14 @@ fn files_are_read_when_they_are_named_and_no_key_is_repeated_in_an_error() {
     let error = Config::load(&at("config")).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}: ", at("roots").display())), "{error}");
     fs::write(at("roots"), "pem").unwrap();
+    for nothing in [None, Some(""), Some("\n")] {
+        if let Some(content) = nothing {
+            fs::write(at("key"), content).unwrap();
+        }
+        let config = Config::load(&at("config")).unwrap();
+        assert!(config.login_server.authkey.is_none(), "{nothing:?}");
+        assert_eq!(config.authkey_file.as_deref(), Some(at("key").as_path()));
+    }
     fs::write(at("key"), "two words").unwrap();
     let error = Config::load(&at("config")).unwrap_err().to_string();
     assert!(error.contains("(content): expected a pre-auth key") && !error.contains("two"), "{error}");

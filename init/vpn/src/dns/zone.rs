@@ -158,24 +158,22 @@ impl Zone {
 
     /// Where a queried name belongs.
     pub(super) fn find(&self, name: &Name) -> Found<'_> {
-        // A label with other bytes in it is in no map; as a text it could be taken for two labels.
-        let plain = plain_text(name);
-        if plain.as_deref().is_some_and(|text| self.is_allowlisted(text)) {
+        // A label with other bytes in it is in no map; as a text it could be taken for two labels. The names above it decide.
+        let (text, whole) = plain_tail(name);
+        if self.is_allowlisted(&text) {
             return Found::Elsewhere(&self.measured);
         }
         if let Some(base) = &self.base
             && base.name.zone_of(name)
         {
-            return match plain {
-                Some(text) if text == base.text => Found::Apex,
-                Some(text) => {
-                    self.names.get(text.as_str()).map_or(Found::Nowhere, |addresses| Found::Here(addresses))
-                }
+            return match self.names.get(text.as_str()) {
+                _ if !whole => Found::Nowhere,
+                _ if text == base.text => Found::Apex,
+                Some(addresses) => Found::Here(addresses),
                 None => Found::Nowhere,
             };
         }
-        let route =
-            plain.as_deref().and_then(|text| suffixes(text).find_map(|suffix| self.routes.get(suffix)));
+        let route = suffixes(&text).find_map(|suffix| self.routes.get(suffix));
         Found::Elsewhere(route.unwrap_or(&self.measured))
     }
 
@@ -319,19 +317,23 @@ fn is_base_domain(name: &str) -> bool {
         })
 }
 
-/// A queried name as the text that we look up; `None` if a label holds a byte that no name of ours does.
-fn plain_text(name: &Name) -> Option<String> {
+/// A queried name as the text that we look up, and whether that is all of it: what stands before a label with a byte that no name of
+/// ours has is left out, with that label.
+fn plain_tail(name: &Name) -> (String, bool) {
     let mut text = String::with_capacity(name.len());
+    let mut whole = true;
     for label in name.iter() {
+        if !label.iter().copied().all(is_label_byte) {
+            text.clear();
+            whole = false;
+            continue;
+        }
         if !text.is_empty() {
             text.push('.');
         }
-        if !label.iter().copied().all(is_label_byte) {
-            return None;
-        }
         text.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
     }
-    Some(text)
+    (text, whole)
 }
 
 /// The name, the name without its first label, and so on.

@@ -17,7 +17,6 @@ impl Node {
         match event {
             ControlEvent::Connected { server } => {
                 self.asked = true;
-                self.connected = true;
                 self.heard = Some(now);
                 self.server = Some(server);
                 debug!(%server, "the coordination server answers");
@@ -73,6 +72,7 @@ impl Node {
             }
             ControlEvent::Netmap { map, changes, policy, drops } => {
                 self.heard = Some(now);
+                self.connected = true;
                 if self.policy != policy {
                     match policy {
                         PolicyState::Policy => {}
@@ -91,7 +91,10 @@ impl Node {
                 self.map_drops = drops;
                 self.apply(now, map, &changes).await;
             }
-            ControlEvent::Alive => self.heard = Some(now),
+            ControlEvent::Alive => {
+                self.heard = Some(now);
+                self.connected = true;
+            }
         }
         Ok(())
     }

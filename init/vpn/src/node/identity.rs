@@ -23,11 +23,20 @@ const MAX_ANSWER: usize = 64 << 10;
 /// The agent is on this machine; it may be starting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where an identity comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It was kept.
+    Kept,
+    /// It is new: to be kept before it is used.
+    New,
+}
+
 /// What was kept, if it reads and is of the same machine; else a new identity.
-pub(super) async fn load(config: &Config, slots: &Slots) -> Result<Kept, NodeError> {
+pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin), NodeError> {
     if let Some(bytes) = slots.read().map(Zeroizing::new) {
         match Kept::decode(&bytes, &config.prefixes) {
-            Ok(kept) => return Ok(kept),
+            Ok(kept) => return Ok((kept, Origin::Kept)),
             Err(error) => warn!(%error, "what was kept is not used"),
         }
     }
@@ -42,7 +51,7 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<Kept, NodeErr
         map: None,
     };
     info!(node = %kept.node.secret.public(), "a new identity");
-    Ok(kept)
+    Ok((kept, Origin::New))
 }
 
 /// The node key of a generation.

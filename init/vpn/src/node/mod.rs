@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::control::join::{Phase, Refusal};
+use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
 use crate::control::session::{self, ControlEvent, HostState, Identity};
 use crate::control::wire::EndpointType;
@@ -100,7 +100,13 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .local_address()?
         .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
-    let kept = identity::load(&config, &slots).await?;
+    let (kept, origin) = identity::load(&config, &slots).await?;
+    let parent = Arc::new(requests);
+    let mut keeper = Keeper::new(slots, kept.clone());
+    if origin == identity::Origin::New {
+        // A server that admits a key which we then lose has lost us.
+        keeper.write(&parent)?;
+    }
 
     let (channels, receivers) = plane::channels();
     let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
@@ -154,8 +160,8 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         pool: relays.pool(),
         relays,
         paths: Paths::new(PathConfig { own: key.public(), excluded: config.prefixes.clone() }),
-        parent: Arc::new(requests),
-        keeper: Keeper::new(slots, kept),
+        parent,
+        keeper,
         config,
         port,
         plane,
@@ -165,7 +171,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         zone,
         dns_counters,
         host,
-        _auth: auth,
+        auth,
         map: None,
         local: Vec::new(),
         phase: Phase::Joining,
@@ -226,14 +232,15 @@ struct Node {
     zone: Arc<Published<Zone>>,
     dns_counters: Arc<dns::Counters>,
     host: watch::Sender<HostState>,
-    /// Keeps the session's end open: a new key would come here.
-    _auth: watch::Sender<Option<crate::control::join::AuthKey>>,
+    /// What the session may join with.
+    auth: watch::Sender<Option<AuthKey>>,
     map: Option<Arc<Netmap>>,
     /// This machine's addresses.
     local: Vec<IpAddr>,
     phase: Phase,
     refusal: Option<Refusal>,
     policy: PolicyState,
+    /// Whether maps come: a server that refuses us talks to us as well.
     connected: bool,
     /// Whose key the connection that stands, or stood last, was made with.
     server: Option<Public<Machine>>,
@@ -350,10 +357,10 @@ impl Node {
             Ok(found) if found != self.local => {
                 info!(addresses = ?found, "this machine's addresses");
                 self.local = found;
+                // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
                 self.netcheck.network_changed(now);
                 self.paths.network_changed(now, &mut self.actions);
                 self.act(now);
-                self.tell_endpoints(now);
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "this machine's addresses cannot be read"),
@@ -402,6 +409,14 @@ impl Node {
             Request::Netcheck {} => {
                 return self.ask_outside(now, answer);
             }
+            Request::Offer { authkey } => match AuthKey::new(authkey.expose()) {
+                Some(key) => {
+                    info!("another pre-auth key is offered");
+                    self.auth.send_replace(Some(key));
+                    "{}".to_owned()
+                }
+                None => r#"{"error":"expected a pre-auth key of visible ASCII characters"}"#.to_owned(),
+            },
         };
         // The first line always has room.
         drop(answer.try_send(line));

@@ -113,7 +113,8 @@ fn network(map: &Netmap) -> Network {
         |(_, peer): (&NodeId, &Arc<TailnetNode>)| PeerSpec { key: peer.key, allowed: peer.allowed.clone() };
     Network {
         addresses: map.node.addresses.clone(),
-        peers: map.peers.iter().map(spec).collect(),
+        // An expired key opens no session.
+        peers: map.peers.iter().filter(|(_, peer)| !peer.expired).map(spec).collect(),
         filter: Arc::clone(&map.filter),
     }
 }

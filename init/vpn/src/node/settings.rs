@@ -11,7 +11,7 @@ use super::NodeError;
 use crate::control::client::ClientSettings;
 use crate::control::join::AuthKey;
 use crate::control::map::MapSettings;
-use crate::control::session::SessionConfig;
+use crate::control::session::{SessionConfig, Timing};
 use crate::derp::Trust;
 use crate::dns::Policy;
 use crate::parent::Config;
@@ -55,6 +55,7 @@ impl Settings {
                     roots: Arc::clone(&roots),
                 },
                 map: MapSettings { prefixes: config.prefixes.clone(), require_policy: config.require_policy },
+                timing: Timing::default(),
             },
             trust: Trust { roots, pins, debug_use_derp_http: config.debug_use_derp_http },
             names: Arc::new(Policy {

@@ -253,11 +253,13 @@ impl Plane {
         self.shared.table.load().peers().map(Arc::clone).collect()
     }
 
-    /// Sets how a peer is reached; it must be one already. If packets wait for a session, its handshake begins again by the new way.
+    /// Sets how a peer is reached; it must be one already. If packets wait for a session, or one was begun and not made, its
+    /// handshake begins again by the new way.
     pub fn set_route(&self, key: &Public<Node>, route: Route) {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
-        if route != before && peer.has_waiting() {
+        let other_way = route.direct.is_some() && route.direct != before.direct;
+        if route != before && (peer.has_waiting() || other_way && peer.lacks_session()) {
             self.shared.initiate(&self.shared.table.load(), &peer, true);
         }
     }

@@ -110,6 +110,11 @@ impl Peer {
         !self.tunnel().waiting.is_empty()
     }
 
+    /// Whether a handshake with it was begun, and no session came of it.
+    pub(super) fn lacks_session(&self) -> bool {
+        self.tunnel().engine.as_ref().is_some_and(|engine| !engine.has_session())
+    }
+
     /// Whether there is a session with it.
     pub fn has_session(&self) -> bool {
         self.tunnel().engine.as_ref().is_some_and(|engine| engine.has_session())

@@ -1,7 +1,7 @@
 //! What the node says of itself: one document, on a unix socket, to whoever may open it.
 //!
 //! A request is one JSON object on a line, `{"command":"status"}`, `{"command":"ping","name":NAME,"count":N,"until_direct":BOOL}`,
-//! `{"command":"netcheck"}` or `{"command":"metrics"}`; the answer is one JSON object on a line, or several for `ping`, whose
+//! `{"command":"netcheck"}`, `{"command":"metrics"}` or `{"command":"offer","authkey":KEY}`, a new pre-auth key; the answer is one JSON object on a line, or several for `ping`, whose
 //! last has `"end": true`. `metrics` answers in the text format of Prometheus and closes. No answer holds a private key or a
 //! pre-auth key.
 
@@ -40,6 +40,11 @@ pub enum Request {
     Netcheck {},
     /// Counters for Prometheus.
     Metrics {},
+    /// A pre-auth key to join with from now on, where one is needed; answered by `{}`.
+    Offer {
+        /// The key.
+        authkey: crate::parent::AuthKey,
+    },
 }
 
 /// The document.

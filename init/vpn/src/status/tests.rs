@@ -42,6 +42,15 @@ fn metrics_are_lines_whatever_a_peer_is_called() {
     }
 }
 
+#[test]
+fn an_offered_key_is_taken_and_not_shown() {
+    let request = r#"{"command":"offer","authkey":"hskey-auth-a-b"}"#;
+    let request: Request = serde_json::from_str(request).unwrap();
+    assert!(!format!("{request:?}").contains("hskey"));
+    let Request::Offer { authkey } = request else { panic!("another request") };
+    assert_eq!(authkey.expose(), "hskey-auth-a-b");
+}
+
 async fn exchange(asks: mpsc::Sender<Ask>, request: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");

@@ -1,6 +1,11 @@
 //! A coordination server of the tests' own: it speaks ts2021 as the responder, and says what a test scripts.
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on may panic"
+)]
 
 pub(crate) mod node;
 
@@ -60,6 +65,7 @@ impl Reply {
 }
 
 type Answerer = Box<dyn FnMut(&Value) -> Reply + Send>;
+type MaybeAnswerer = Box<dyn FnMut(&Value) -> Option<Reply> + Send>;
 
 /// What the server says. Everything may be changed while it runs.
 pub(crate) struct Script {
@@ -74,7 +80,7 @@ pub(crate) struct Script {
     /// Updates without a stream.
     pub(crate) update: Answerer,
     /// Whether a stream is given; else the reply.
-    pub(crate) stream: Box<dyn FnMut(&Value) -> Option<Reply> + Send>,
+    pub(crate) stream: MaybeAnswerer,
 }
 
 /// A request as it came.

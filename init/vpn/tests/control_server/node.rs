@@ -7,7 +7,7 @@ use std::time::Duration;
 use casemate_vpn::control::client::ClientSettings;
 use casemate_vpn::control::join::{AuthKey, Phase, RefusalKind};
 use casemate_vpn::control::map::{Changes, MapSettings, PolicyState};
-use casemate_vpn::control::session::{ControlEvent, HostState, Identity, SessionConfig, run};
+use casemate_vpn::control::session::{ControlEvent, HostState, Identity, SessionConfig, Timing, run};
 use casemate_vpn::dial::SystemDial;
 use casemate_vpn::key::{Disco, Machine, Node, Public, Secret};
 use casemate_vpn::netmap::Netmap;
@@ -48,6 +48,7 @@ pub(crate) struct Setup {
     pub(crate) known: bool,
     pub(crate) key: Option<&'static str>,
     pub(crate) require_policy: bool,
+    pub(crate) timing: Timing,
 }
 
 impl Setup {
@@ -60,6 +61,7 @@ impl Setup {
             known: false,
             key: Some("hskey-auth-test"),
             require_policy: false,
+            timing: Timing::default(),
         }
     }
 
@@ -73,6 +75,7 @@ impl Setup {
                 roots: Arc::new(self.roots),
             },
             map: MapSettings { prefixes: prefixes(), require_policy: self.require_policy },
+            timing: self.timing,
         };
         let identity = Identity {
             machine: machine.clone(),

@@ -126,15 +126,19 @@ impl Connection {
         timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
     }
 
-    /// Opens the stream of maps.
+    /// Opens the stream of maps, which fails after so long without a message ([`super::WATCHDOG`]).
     ///
     /// # Errors
     /// If the server gives none.
-    pub async fn stream(&self, request: &MapRequest<'_>) -> Result<MapStream, RequestError> {
+    pub async fn stream(
+        &self,
+        request: &MapRequest<'_>,
+        watchdog: Duration,
+    ) -> Result<MapStream, RequestError> {
         let response = timeout(REQUEST_TIMEOUT, self.post("/machine/map", request))
             .await
             .map_err(|_| RequestError::Timeout)??;
-        Ok(MapStream::new(response.into_body()))
+        Ok(MapStream::new(response.into_body(), watchdog))
     }
 
     /// Sends a request and takes a 200.

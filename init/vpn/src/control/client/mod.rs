@@ -211,7 +211,7 @@ impl Client {
             return;
         };
         let head = async {
-            let wire = self.open(Certificates::Verified).await?;
+            let wire = self.open(self.certificates()).await?;
             let (status, _) = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
             Ok::<_, KeyError>(status)
         };

@@ -30,8 +30,8 @@ pub enum StreamError {
     #[error("the map stream: {0}")]
     Http2(#[from] hyper::Error),
     /// Nothing came for too long.
-    #[error("no map message for {} seconds", WATCHDOG.as_secs())]
-    Watchdog,
+    #[error("no map message for {0:?}")]
+    Watchdog(Duration),
 }
 
 /// Cuts bytes into messages.
@@ -80,12 +80,13 @@ impl MapFrames {
 pub struct MapStream {
     body: Incoming,
     frames: MapFrames,
+    watchdog: Duration,
     deadline: Instant,
 }
 
 impl MapStream {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, frames: MapFrames::default(), deadline: Instant::now() + WATCHDOG }
+    pub(super) fn new(body: Incoming, watchdog: Duration) -> Self {
+        Self { body, frames: MapFrames::default(), watchdog, deadline: Instant::now() + watchdog }
     }
 
     /// The next message; `None`: the server ended the stream. May be dropped and called again.
@@ -95,11 +96,11 @@ impl MapStream {
     pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             if let Some(frame) = self.frames.take()? {
-                self.deadline = Instant::now() + WATCHDOG;
+                self.deadline = Instant::now() + self.watchdog;
                 return Ok(Some(frame));
             }
             match timeout_at(self.deadline, self.body.frame()).await {
-                Err(_) => return Err(StreamError::Watchdog),
+                Err(_) => return Err(StreamError::Watchdog(self.watchdog)),
                 Ok(None) if self.frames.is_empty() => return Ok(None),
                 Ok(None) => return Err(StreamError::Truncated),
                 Ok(Some(frame)) => {

@@ -69,9 +69,13 @@ fn parse(text: &str) -> Option<(ServerUrl, String)> {
     if authority.as_str().contains('@') {
         return None;
     }
+    let behind = authority.as_str().strip_prefix(authority.host())?;
+    if !behind.is_empty() && authority.port_u16().is_none() {
+        return None;
+    }
     let host = authority.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if host.is_empty() || authority.port().is_some() && authority.port_u16().is_none() {
+    if host.is_empty() {
         return None;
     }
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });

@@ -28,12 +28,13 @@ const PIN_PREFIX: &str = "sha256-raw:";
 /// What the home relay was written with before it was a number (`tailcfg.go`, `DerpMagicIP`).
 const LEGACY_DERP: &str = "127.3.3.40:";
 
-/// A time; `None`: none, or Go's zero.
+/// A time; `None`: none, or Go's zero, or one at the end of the calendar, to which nothing can be added and which no other time zone
+/// can say.
 pub(super) fn time(text: &str) -> Option<OffsetDateTime> {
     if text == ZERO_TIME {
         return None;
     }
-    OffsetDateTime::parse(text, &Rfc3339).ok().filter(|time| time.year() > 1)
+    OffsetDateTime::parse(text, &Rfc3339).ok().filter(|time| (2..9999).contains(&time.year()))
 }
 
 /// The disco key of a text; `None`: none is known.

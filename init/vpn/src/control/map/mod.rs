@@ -99,6 +99,8 @@ pub struct MapState {
     dns: Arc<DnsConfig>,
     control_time: Option<OffsetDateTime>,
     current: Option<Arc<Netmap>>,
+    /// What the filter of the last map was; `None`: of no map of ours.
+    published: Option<PolicyState>,
     drops: MapDrops,
 }
 
@@ -115,6 +117,7 @@ impl MapState {
             dns: Arc::default(),
             control_time: None,
             current: kept,
+            published: None,
             drops: MapDrops::default(),
         }
     }
@@ -255,7 +258,7 @@ impl MapState {
             node: before.is_none_or(|before| before.node != node),
             filter: before.is_none_or(|before| {
                 !Arc::ptr_eq(&before.filter, &filter) && !policy::same(&before.filters, &filters)
-            }),
+            }) || self.published.is_some_and(|policy| policy != self.policy.state()),
             derp: before
                 .is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),
             dns: before.is_none_or(|before| !Arc::ptr_eq(&before.dns, &self.dns) && before.dns != self.dns),
@@ -275,6 +278,7 @@ impl MapState {
             filters,
         });
         self.current = Some(Arc::clone(&map));
+        self.published = Some(self.policy.state());
         Some(Update { map, changes, policy: self.policy.state() })
     }
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::filter::Filter;
+use crate::filter::{Compiled, Filter};
 use crate::netmap::NamedFilters;
 
 /// The name of the filter that `PacketFilter` stands for (`tailcfg.go`, `MapResponse.PacketFilters`).
@@ -60,6 +59,7 @@ impl Policy {
             match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
                 Ok(named) if named.len() <= MAX_NAMES => {
                     // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
+                    self.stale |= self.unreadable;
                     self.unreadable = false;
                     if matches!(named.get(ALL), Some(None)) {
                         self.named = Arc::default();
@@ -110,16 +110,27 @@ impl Policy {
 
     fn compile(&mut self, require_policy: bool) {
         self.stale = false;
+        if self.unreadable {
+            // Also what `PacketFilter` says since: it is one filter of a set that is not known.
+            self.filter = Arc::new(Filter::deny_all());
+            self.state = PolicyState::Unreadable;
+            return;
+        }
         let allow_all = self.named.values().any(|raw| is_allow_all(raw));
         if allow_all && require_policy {
             // Not even the texts are kept: a restart must not compile them.
-            self.filter = Arc::new(compile(&NamedFilters::new()));
+            self.filter = Arc::new(Filter::deny_all());
             self.state = PolicyState::AllowAllRefused;
             tracing::error!("the server has no policy and lets everybody in: refused, everything is denied");
             return;
         }
-        self.filter = Arc::new(compile(&self.named));
-        self.state = match (self.unreadable, allow_all) {
+        let compiled = compile(&self.named);
+        for problem in &compiled.problems {
+            tracing::warn!(%problem, "the map's filter");
+        }
+        let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
+        self.filter = Arc::new(compiled.filter);
+        self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
             (_, true) => PolicyState::AllowAll,
             _ => PolicyState::Policy,
@@ -132,7 +143,7 @@ impl Policy {
     /// The filter, and the texts that it was compiled from.
     pub(super) fn compiled(&self) -> (Arc<Filter>, Arc<NamedFilters>) {
         let named = match self.state {
-            PolicyState::AllowAllRefused => Arc::default(),
+            PolicyState::AllowAllRefused | PolicyState::Unreadable => Arc::default(),
             _ => Arc::clone(&self.named),
         };
         (Arc::clone(&self.filter), named)
@@ -144,8 +155,8 @@ impl Policy {
 }
 
 /// The one place where filters are compiled.
-fn compile(named: &NamedFilters) -> Filter {
-    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter
+fn compile(named: &NamedFilters) -> Compiled {
+    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw)))
 }
 
 /// Whether two sets of filters have the same texts.
@@ -153,45 +164,8 @@ pub(super) fn same(a: &NamedFilters, b: &NamedFilters) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.get() == b.get())
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Rule {
-    #[serde(rename = "SrcIPs", default)]
-    sources: Option<Vec<String>>,
-    #[serde(default)]
-    dst_ports: Option<Vec<Destination>>,
-    #[serde(rename = "IPProto", default)]
-    protocols: Option<Vec<i64>>,
-}
-
-#[derive(Deserialize)]
-struct Destination {
-    #[serde(rename = "IP", default)]
-    ip: Option<String>,
-    #[serde(rename = "Ports", default)]
-    ports: Option<Ports>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Ports {
-    first: u16,
-    last: u16,
-}
-
-/// Whether a filter has the rule that a server without a policy sends (`tailcfg.FilterAllowAll`).
+/// Whether a filter lets everybody in everywhere, as that of a server without a policy does (`tailcfg.FilterAllowAll`): by what it
+/// compiles to, since a spelling that only one of two readers understands would pass.
 fn is_allow_all(raw: &RawValue) -> bool {
-    let Ok(rules) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
-        return false;
-    };
-    let everybody = |rule: &Rule| rule.sources.iter().flatten().any(|source| source == "*");
-    let everything = |rule: &Rule| {
-        rule.protocols.as_ref().is_none_or(Vec::is_empty)
-            && rule.dst_ports.iter().flatten().any(|to| {
-                to.ip.as_deref() == Some("*")
-                    && to.ports.as_ref().is_some_and(|ports| (ports.first, ports.last) == (0, u16::MAX))
-            })
-    };
-    let mut rules = rules.iter().filter_map(|rule| serde_json::from_str::<Rule>(rule.get()).ok());
-    rules.any(|rule| everybody(&rule) && everything(&rule))
+    Filter::compile(std::iter::once(("base", raw))).filter.allow_all()
 }

@@ -414,6 +414,13 @@ fn filters_are_named_replaced_deleted_and_deny_when_they_do_not_read() {
     let update = apply(&mut state, json!({ "PacketFilters": [1, 2] })).unwrap();
     assert_eq!((update.policy, names(&state).len()), (PolicyState::Unreadable, 0));
     assert!(changed(&mut state, json!({ "PacketFilters": { "base": rule(4) } })));
+    // One that is an object and holds what is no rules denies as well.
+    let update = apply(&mut state, json!({ "PacketFilters": { "base": 7 } })).unwrap();
+    assert_eq!((update.policy, update.map.filter.rules()), (PolicyState::Unreadable, 0));
+    // From one way to deny to another is told too: status says which.
+    assert!(changed(&mut state, json!({ "PacketFilters": { "base": [] } })));
+    assert!(changed(&mut state, json!({ "PacketFilters": 1 })));
+    assert!(changed(&mut state, json!({ "PacketFilters": {} })));
 }
 
 #[test]
@@ -423,7 +430,17 @@ fn a_server_without_a_policy_is_seen_wherever_its_rule_stands() {
     let strange = json!({ "SrcIPs": 7 });
     for (rules, expected) in [
         (json!([all]), PolicyState::AllowAllRefused),
-        (json!([strange, all]), PolicyState::AllowAllRefused),
+        // What does not read denies as a whole, so it lets nobody in either.
+        (json!([strange, all]), PolicyState::Unreadable),
+        // However it is spelled: a field left out is zero, and every address may be written in two ways.
+        (
+            json!([{ "SrcIPs": ["*"], "DstPorts": [{ "IP": "*", "Ports": { "Last": 65535 } }] }]),
+            PolicyState::AllowAllRefused,
+        ),
+        (
+            json!([{ "SrcIPs": ["0.0.0.0/0", "::/0"], "DstPorts": [{ "IP": "*", "Ports": { "First": 0, "Last": 65535 } }], "IPProto": [1, 6, 17, 58] }]),
+            PolicyState::AllowAllRefused,
+        ),
         (json!([some]), PolicyState::Policy),
         (json!([]), PolicyState::Policy),
     ] {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::client::{Client, ClientSettings, ConnectError, Connection, RequestError};
+use super::client::{Client, ClientSettings, ConnectError, Connection, RequestError, WATCHDOG};
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState};
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
@@ -20,6 +20,8 @@ use crate::state::Refused;
 
 /// How often the server is told of us although nothing changed: a deleted node learns of it no other way.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two updates for changes: whatever flaps here is no storm there.
+pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 /// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
 const CLOSES_TO_BELIEVE: u32 = 2;
 
@@ -30,6 +32,23 @@ pub struct SessionConfig {
     pub client: ClientSettings,
     /// What maps are judged by.
     pub map: MapSettings,
+    /// How long things take.
+    pub timing: Timing,
+}
+
+/// How long things take: as the protocol wants it by default, shorter in tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two updates although nothing changed.
+    pub update: Duration,
+    /// After which a stream without a message is dead.
+    pub watchdog: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { update: UPDATE_INTERVAL, watchdog: WATCHDOG }
+    }
 }
 
 /// Who we are, and what a former life left.
@@ -146,6 +165,7 @@ pub async fn run(
         old_node: None,
         joiner: Joiner::new(identity.known, identity.refused, u64::from_ne_bytes(seed)),
         map,
+        timing: config.timing,
         connection: None,
         server: None,
         closes: 0,
@@ -169,6 +189,7 @@ struct Session {
     old_node: Option<Public<Node>>,
     joiner: Joiner,
     map: MapState,
+    timing: Timing,
     connection: Option<Connection>,
     /// The server's key as `/key` said it, where none is pinned.
     server: Option<Public<Machine>>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{Closed, ControlEvent, HostState, Session, UPDATE_INTERVAL, hostinfo, update};
+use super::{Closed, ControlEvent, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update};
 use crate::control::client::{Connection, RequestError, StreamError};
 use crate::control::join::Event;
 use crate::control::map::{MapError, Update};
@@ -43,7 +43,8 @@ impl Session {
             return self.request_failed(&error).await;
         }
         let info = hostinfo(&host);
-        let mut stream = match connection.stream(&update(node, &host, &info).streaming()).await {
+        let request = update(node, &host, &info).streaming();
+        let mut stream = match connection.stream(&request, self.timing.watchdog).await {
             Ok(stream) => stream,
             Err(error) => return self.request_failed(&error).await,
         };
@@ -80,19 +81,22 @@ impl Session {
         let mut received = false;
         let mut pending: Option<Pending<'_>> = None;
         let mut due = false;
+        let mut next_update = tokio::time::Instant::now();
         let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
-        let mut updates = tokio::time::interval_at(start + UPDATE_INTERVAL, UPDATE_INTERVAL);
+        let mut updates = tokio::time::interval_at(start + self.timing.update, self.timing.update);
         let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut clock = Instant::now();
         loop {
-            if due && pending.is_none() {
-                due = false;
-                let host = self.host.borrow_and_update().clone();
-                pending = Some(Box::pin(tell_host(connection, node, host)));
-            }
+            let may_update = due && pending.is_none();
+            let update_time = async {
+                match may_update {
+                    true => tokio::time::sleep_until(next_update).await,
+                    false => std::future::pending().await,
+                }
+            };
             let updated = async {
                 match &mut pending {
                     Some(pending) => pending.await,
@@ -121,6 +125,12 @@ impl Session {
                         self.on(Event::MapReceived).await?;
                     }
                     self.publish(update).await?;
+                }
+                () = update_time => {
+                    due = false;
+                    next_update = tokio::time::Instant::now() + MIN_UPDATE_INTERVAL;
+                    let host = self.host.borrow_and_update().clone();
+                    pending = Some(Box::pin(tell_host(connection, node, host)));
                 }
                 result = updated => {
                     pending = None;

@@ -33,7 +33,7 @@ impl Refused {
     }
 }
 
-fn the_refused_wait(release: Release) {
+fn the_refused_wait_at(release: Release) {
     let mut net = Net::new(Segment::Private);
     let server = Headscale::start(&net.host("headscale"), release, Options::default());
     let used = server.key(KeyFor::default());
@@ -70,7 +70,7 @@ fn the_refused_wait(release: Release) {
     }
     // Another key, and they are in.
     for Refused { node, what, .. } in refused.iter().chain([&revoked]) {
-        node.running(s(90));
+        node.comes_in(s(90));
         assert!(server.node(&format!("node-{what}")).is_some());
         let said = std::fs::read_to_string(node.host.folder.join("vpn.log")).unwrap();
         assert!(
@@ -99,20 +99,14 @@ fn a_go_node_is_refused_and_counted() {
     assert!(counter.counts().records > refused.records);
 }
 
+/// One test for all, since they mostly wait. It is the longest by far: its name makes it the first.
 #[test]
-#[ignore = "casemate-init vpn is not there yet"]
-fn the_refused_wait_0_26() {
-    the_refused_wait(Release::V0_26);
-}
-
-#[test]
-#[ignore = "casemate-init vpn is not there yet"]
-fn the_refused_wait_0_28() {
-    the_refused_wait(Release::V0_28);
-}
-
-#[test]
-#[ignore = "casemate-init vpn is not there yet"]
-fn the_refused_wait_0_29() {
-    the_refused_wait(Release::V0_29);
+fn the_refused_wait() {
+    std::thread::scope(|scope| {
+        let every = [Release::V0_26, Release::V0_28, Release::V0_29];
+        let threads = every.map(|release| scope.spawn(move || the_refused_wait_at(release)));
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
 }
