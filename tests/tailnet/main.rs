@@ -12,6 +12,7 @@ mod built;
 mod certificate;
 mod flow;
 mod headscale;
+#[allow(dead_code, reason = "shared with the tests of the network with machines")]
 mod net;
 mod ours;
 mod peer;

@@ -12,7 +12,7 @@ const ARP: u16 = 0x0806;
 
 /// How many packets of a machine went where: protocol and destination. Whatever is neither from it nor to it, and is no ARP, fails:
 /// nobody else is on the wire.
-pub(crate) fn sent(guest: &Guest) -> BTreeMap<(u8, SocketAddrV4), usize> {
+fn sent(guest: &Guest) -> BTreeMap<(u8, SocketAddrV4), usize> {
     let own = IpAddr::V4(guest.address);
     let frames = pcap::read(&guest.dump, &std::fs::read(&guest.dump).unwrap()).unwrap();
     assert!(!frames.is_empty(), "{}: not a frame was recorded", guest.name);

@@ -127,11 +127,12 @@ fn document(server: &Headscale, noise_key: &str, wanted: &Wanted<'_>) -> String 
         )
     });
     let [one, two, three, _] = host.v4.octets();
+    // Busybox has TLS 1.2 and no later one: the mesh refuses that, with protocol_version(70) (RFC 8446 section 6).
     let script = format!(
         "while sleep 1; do \
          wget -q -T 20 -O - http://{go}.{DOMAIN}:{PORT}/ || echo no answer of the host; \
-         wget -q -T 20 -O - --no-check-certificate https://{other}.{DOMAIN}/health | grep -q ok \
-         && echo the other machine is well || echo no answer of the other machine; \
+         wget -q -T 20 -O - --no-check-certificate https://{other}.{DOMAIN}/health 2>&1 | grep -q 'alert code 70' \
+         && echo the mesh of the other machine answers || echo no answer of the other machine; \
          {by_mesh}\
          nc -w 2 {} {OUTSIDE} </dev/null && echo reached the outside || echo did not reach the outside; done",
         server.host.v4

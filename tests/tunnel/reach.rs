@@ -62,7 +62,7 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
     let key = noise_key(&server);
     let asks = |other| [other, "node-go"];
     let wanted =
-        Wanted { host: &two, asks: asks("tunnel-one"), target: None, fault: Some("kill:vpn@ready+60") };
+        Wanted { host: &two, asks: asks("tunnel-one"), target: None, fault: Some("kill:vpn@ready+45") };
     let two = Guest::switch_on(&server, &key, &wanted);
     let joined = |guest: &Guest| guest.machine.wait("a node in Headscale", || server.node(&guest.name));
     let node_two = joined(&two);
@@ -88,7 +88,7 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
         assert_eq!(vpn["node_key"], node.key.as_str(), "{status}");
         assert_eq!(vpn["derp_home"], FILE_REGION, "{status}");
         guest.says("the host answers");
-        guest.says("the other machine is well");
+        guest.says("the mesh of the other machine answers");
         note("its workload reaches the host and the other machine by name");
         assert!(served.callers().contains(&node.addresses[0].parse::<IpAddr>().unwrap()));
         reached(go.host(), &guest.name);
@@ -100,8 +100,8 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
     // Its VPN process is killed: another one, the same node.
     two.machine.wait_status("another VPN process", |status| Guest::restarts(status, "vpn") >= 1);
     note("the VPN process of the second machine was killed");
-    one.says("the other machine is well");
-    two.says("the other machine is well");
+    one.says("the mesh of the other machine answers");
+    two.says("the mesh of the other machine answers");
     one.says("the page of the other machine");
     reached(go.host(), &two.name);
     let status = two.running(2);
