@@ -183,7 +183,6 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         heard: None,
         map_drops: Box::default(),
         disco_refused: 0,
-        outside_ignored: 0,
         actions: Vec::new(),
         sealed: Vec::new(),
         pings: Vec::new(),
@@ -248,7 +247,6 @@ struct Node {
     heard: Option<Instant>,
     map_drops: Box<MapDrops>,
     disco_refused: u64,
-    outside_ignored: u64,
     /// Scratch.
     actions: Vec<Action>,
     sealed: Vec<u8>,

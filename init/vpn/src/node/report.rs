@@ -68,7 +68,6 @@ impl Node {
             ("relay-out", pool.dropped_out),
             ("relay-in", pool.dropped_in),
             ("disco-refused", self.disco_refused),
-            ("unknown-datagram", self.outside_ignored),
         ] {
             if count > 0 {
                 drops.insert(name.to_owned(), count);

@@ -32,6 +32,8 @@ pub enum Reason {
     Forged,
     /// From somebody: no message, or no IP packet in it.
     BadMessage,
+    /// From somebody: neither WireGuard nor STUN nor disco.
+    UnknownKind,
     /// From somebody: a handshake too much.
     UnderLoad,
     /// From somebody who is no peer.
@@ -50,7 +52,7 @@ pub enum Reason {
 
 impl Reason {
     /// All.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::NoPeer,
         Self::ForeignSource,
@@ -63,6 +65,7 @@ impl Reason {
         Self::Replayed,
         Self::Forged,
         Self::BadMessage,
+        Self::UnknownKind,
         Self::UnderLoad,
         Self::Stranger,
         Self::Spoofed,
@@ -87,6 +90,7 @@ impl Reason {
             Self::Replayed => "replayed",
             Self::Forged => "forged",
             Self::BadMessage => "bad-message",
+            Self::UnknownKind => "unknown-kind",
             Self::UnderLoad => "under-load",
             Self::Stranger => "stranger",
             Self::Spoofed => "spoofed",

@@ -291,7 +291,7 @@ impl Inbound {
         match source {
             // Only what the paths read is worth a place in their queue.
             Source::Udp(_) if !matches!(classify(datagram), Kind::Stun | Kind::Disco) => {
-                shared.counters.count(Reason::BadMessage, 1);
+                shared.counters.count(Reason::UnknownKind, 1);
             }
             Source::Udp(from) => {
                 let outside = Outside { from, bytes: datagram.to_vec() };
