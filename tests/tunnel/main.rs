@@ -53,3 +53,6 @@ mod frames;
 mod guest;
 mod listener;
 mod reach;
+
+/// Whether `casemate-init vpn`, which runs outside of machines, is to be the released build: none runs here.
+const RELEASED: bool = false;
