@@ -15,8 +15,7 @@ use crate::peer::{Kind, Peer, become_direct};
 use crate::wait::{s, until};
 
 /// No tunnel may be silent for as long. A handshake in between takes a round trip; the rest is the machine's load.
-/// (Of a busy machine a second is too little: threads wait that long for a processor. A lost handshake takes five.)
-const PAUSE: Duration = s(3);
+const PAUSE: Duration = s(1);
 
 fn flow(from: &Peer, to: &Peer, protocol: Protocol) -> Flow {
     become_direct(from, to, s(30));
