@@ -412,7 +412,10 @@ async fn a_refused_rotation_leaves_the_old_node_key_its_stream_and_the_map() {
     assert_eq!(maps.request["NodeKey"], json!(old));
     let register = server.seen("/machine/register");
     let tried = &register[1];
-    assert_eq!((register.len(), &tried["NodeKey"], &tried["OldNodeKey"]), (2, &json!(next.public()), &json!(old)));
+    assert_eq!(
+        (register.len(), &tried["NodeKey"], &tried["OldNodeKey"]),
+        (2, &json!(next.public()), &json!(old))
+    );
     maps.map(&ended);
     let refusal = node.until_phase(Phase::KeyNeeded).await.unwrap();
     assert_eq!(refusal, (RefusalKind::Refused, "authkey already used".into()));
@@ -529,7 +532,8 @@ async fn keys_end_while_the_server_is_away() {
     let mut ended = peer(2);
     ended["KeyExpiry"] = "2020-01-01T00:00:00Z".into();
     let first = json!({ "Node": { "ID": 1, "Key": own.public(), "Addresses": ["100.64.0.1/32"] }, "Peers": [ended, peer(3)] });
-    let update = state.apply(serde_json::from_str(&first.to_string()).unwrap(), Instant::now()).unwrap().unwrap();
+    let update =
+        state.apply(serde_json::from_str(&first.to_string()).unwrap(), Instant::now()).unwrap().unwrap();
     assert!(!update.map.peers[&NodeId(2)].expired, "nobody has said the time");
     let server = ControlServer::start().await;
     server.script(|script| script.upgrade = Upgrade::Status(502));

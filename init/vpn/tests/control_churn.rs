@@ -58,7 +58,8 @@ fn delta_costs(count: u64) -> u64 {
     let before = anonymous();
     let start = cpu();
     let now = Instant::now();
-    let mut kept = state.apply(serde_json::from_str::<MapResponse>(&first).unwrap(), now).unwrap().unwrap().map;
+    let mut kept =
+        state.apply(serde_json::from_str::<MapResponse>(&first).unwrap(), now).unwrap().unwrap().map;
     let whole = cpu() - start;
     let memory = anonymous().saturating_sub(before);
     let deltas: Vec<String> =

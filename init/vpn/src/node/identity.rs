@@ -38,12 +38,15 @@ pub(super) enum Origin {
 }
 
 /// The node keys that a server may know us by beside the one that is kept. Derived keys outlive what was kept: a new deployment
-/// does not know which generation its predecessor had come to.
-pub(super) async fn others(config: &Config, kept: &Kept, origin: Origin) -> Result<Vec<NodeKey>, NodeError> {
+/// does not know which generation its predecessor had come to, until a server has admitted it.
+pub(super) async fn others(config: &Config, kept: &Kept) -> Result<Vec<NodeKey>, NodeError> {
     let mut others: Vec<NodeKey> = kept.next.iter().cloned().collect();
-    if origin == Origin::New && matches!(config.keys, Keys::Agent { .. }) {
-        for generation in 1..GENERATIONS {
-            others.push(node_key(config, generation).await?);
+    if kept.server.is_none() && matches!(config.keys, Keys::Agent { .. }) {
+        for generation in 0..GENERATIONS {
+            let known = std::iter::once(&kept.node).chain(&others).any(|key| key.generation == generation);
+            if !known {
+                others.push(node_key(config, generation).await?);
+            }
         }
     }
     Ok(others)
@@ -202,10 +205,11 @@ mod tests {
         let agent = agent(&socket);
         let config = config(&Keys::Agent { socket, instance_id: "i".to_owned() });
         let load = async || {
-            let (kept, origin) = load(&config, &Slots::new(slots::create().unwrap()).unwrap()).await.unwrap();
-            let others = others(&config, &kept, origin).await.unwrap();
+            let (kept, _) = load(&config, &Slots::new(slots::create().unwrap()).unwrap()).await.unwrap();
+            let others = others(&config, &kept).await.unwrap();
             (kept, others)
         };
+        let others_of = async |kept: &Kept| others(&config, kept).await.unwrap();
         let (mut former, _) = load().await;
         assert!(may_be_known(&config, &former));
         for _ in 0..2 {
@@ -217,6 +221,9 @@ mod tests {
         assert_eq!((kept.node.generation, others.len()), (0, 3));
         let found = others.iter().find(|other| other.secret.public() == former.node.secret.public());
         assert_eq!(found.unwrap().generation, 2);
+        // Once a server has admitted it, it knows.
+        former.server = Some(former.machine.public());
+        assert!(others_of(&former).await.is_empty());
 
         // An agent that is gone gives no key, and one that was made is still there.
         agent.abort();
@@ -234,11 +241,12 @@ mod tests {
         let config = config(&Keys::Random);
         let slots = Slots::new(slots::create().unwrap()).unwrap();
         let (mut kept, origin) = load(&config, &slots).await.unwrap();
-        assert!(!may_be_known(&config, &kept) && others(&config, &kept, origin).await.unwrap().is_empty());
+        assert_eq!(origin, Origin::New);
+        assert!(!may_be_known(&config, &kept) && others(&config, &kept).await.unwrap().is_empty());
         kept.next = Some(following(&config, &kept.node, None).await.unwrap());
         slots.write(&kept.encode().unwrap()).unwrap();
         let (kept, origin) = load(&config, &slots).await.unwrap();
-        let others = others(&config, &kept, origin).await.unwrap();
+        let others = others(&config, &kept).await.unwrap();
         assert_eq!((origin, others.len(), others.first().unwrap().generation), (Origin::Kept, 1, 1));
     }
 }

@@ -104,7 +104,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
     let (kept, origin) = identity::load(&config, &slots).await?;
-    let others = identity::others(&config, &kept, origin).await?;
+    let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
     let mut keeper = Keeper::new(slots, kept.clone());
     if origin == identity::Origin::New {

@@ -159,7 +159,11 @@ impl Connection {
             .and_then(|value| retry_after(value.as_bytes()));
         let body = read(response.into_body()).await.unwrap_or_default();
         let (head, _) = body.split_at_checked(MAX_REFUSAL).unwrap_or((&body, &[]));
-        Err(RequestError::Status { status, retry_after: after, text: String::from_utf8_lossy(head).into_owned() })
+        Err(RequestError::Status {
+            status,
+            retry_after: after,
+            text: String::from_utf8_lossy(head).into_owned(),
+        })
     }
 }
 

@@ -294,8 +294,10 @@ async fn http1(wire: Wire, method: Method, path: &str, authority: &str) -> Resul
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let retry_after =
-            response.headers().get(hyper::header::RETRY_AFTER).and_then(|value| retry_after(value.as_bytes()));
+        let retry_after = response
+            .headers()
+            .get(hyper::header::RETRY_AFTER)
+            .and_then(|value| retry_after(value.as_bytes()));
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).map_err(|_| KeyError::Body);
         Ok(Http1 { status, retry_after, body })

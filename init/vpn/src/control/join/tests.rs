@@ -652,7 +652,8 @@ proptest! {
                     if let Some(key) = sent.take().filter(|_| !matches!(n, 0 | 3 | 5) || locked_out) {
                         refused.insert(key);
                     }
-                    if n == 0 { rotated_for = None; }
+                    // One that was taken and has ended is no new one.
+                    if n == 0 || (n == 3 && doing.starts_with("-/")) { rotated_for = None; }
                     goes_on = doing.starts_with('-') && matches!(n, 1 | 2 | 4);
                     rig.answer(answer(n));
                 }

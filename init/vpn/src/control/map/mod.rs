@@ -267,8 +267,7 @@ impl MapState {
         let time = Some(self.clock.map_or(wall, |clock| clock.now(now)));
         let has_ended = |node: &TailnetNode| !node.expired && convert::has_ended(node.key_expiry, time);
         let before = Arc::clone(self.current.as_ref()?);
-        let node =
-            has_ended(&before.node).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
+        let node = has_ended(&before.node).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
         if self.started {
             self.peers.expire(time);
             return self.publish(node, false);

@@ -265,7 +265,8 @@ impl Session {
 
     /// Ends keys by the clock.
     async fn expire(&mut self) -> Result<(), Closed> {
-        let Some(Update { map, changes, .. }) = self.map.expire(Instant::now(), OffsetDateTime::now_utc()) else {
+        let Some(Update { map, changes, .. }) = self.map.expire(Instant::now(), OffsetDateTime::now_utc())
+        else {
             return Ok(());
         };
         let ours = changes.node && map.node.expired;
