@@ -205,8 +205,9 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
                 state.expire(later, OffsetDateTime::UNIX_EPOCH)
             }
             message => {
-                let update =
-                    serde_json::from_slice(message).map_err(Into::into).and_then(|read| state.apply(read, start));
+                let update = serde_json::from_slice(message)
+                    .map_err(Into::into)
+                    .and_then(|read| state.apply(read, start));
                 if let Err(error) = &update {
                     let text = error.to_string();
                     assert!(text.len() < 4096, "{} bytes of error", text.len());

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -67,7 +67,7 @@ impl Session {
             End::Map(error) => {
                 self.lost(&error).await?;
                 // A map that we refuse is no life: the next one comes later and later.
-                return Ok(Event::StreamEnded(std::time::Duration::ZERO));
+                return Ok(Event::StreamEnded(Duration::ZERO));
             }
         }
         Ok(Event::StreamEnded(lived))
