@@ -700,11 +700,11 @@ proptest::proptest! {
                 _ => json!({ "PeersChanged": [node] }),
             });
             let map = state.current().unwrap();
-            let keys: std::collections::BTreeSet<_> = map.peers.values().map(|peer| peer.key).collect();
+            let keys: BTreeSet<_> = map.peers.values().map(|peer| peer.key).collect();
             assert_eq!(keys.len(), map.peers.len());
             assert!(!keys.contains(&public(1)));
             let held: Vec<_> = map.peers.values().flat_map(|peer| peer.addresses.iter()).chain(&map.node.addresses).collect();
-            let holders: std::collections::BTreeSet<_> = held.iter().collect();
+            let holders: BTreeSet<_> = held.iter().collect();
             assert_eq!(holders.len(), held.len());
             if let Some(update) = update {
                 for key in update.changes.removed {
