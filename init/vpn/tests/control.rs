@@ -4,20 +4,22 @@
 mod control_server;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_vpn::control::client::{Client, ClientSettings, ConnectError, KeyError, MAX_FRAME, OpenError};
 use casemate_vpn::control::join::{AuthKey, Phase, RefusalKind};
+use casemate_vpn::control::map::{MapSettings, MapState};
 use casemate_vpn::control::session::ControlEvent;
 use casemate_vpn::control::wire::EndpointType;
 use casemate_vpn::dial::SystemDial;
-use casemate_vpn::key::{Machine, Secret};
-use casemate_vpn::netmap::RegionId;
+use casemate_vpn::key::{Machine, Node, Public, Secret};
+use casemate_vpn::netmap::{NodeId, RegionId};
 use casemate_vpn::noise::HandshakeError;
-use control_server::node::{Setup, TestNode, eventually, within};
+use control_server::node::{Setup, TestNode, eventually, prefixes, within};
 use control_server::{ControlServer, Reply, Upgrade, frame};
 use rustls::RootCertStore;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 fn client(server: &ControlServer, change: impl FnOnce(&mut ClientSettings)) -> Client {
@@ -83,12 +85,13 @@ async fn a_node_joins_updates_and_follows_the_map() {
             ("[2001:db8::7]:1".parse().unwrap(), EndpointType::Stun),
         ];
         host.home = Some(RegionId(999));
+        host.working_udp = false;
     });
     eventually(|| server.updates().len() == 2).await;
     let update = &server.updates()[1];
     assert_eq!(update["Endpoints"], json!(["192.0.2.7:41641", "[2001:db8::7]:1"]));
     assert_eq!(update["EndpointTypes"], json!([1, 2]));
-    assert_eq!(update["Hostinfo"]["NetInfo"]["PreferredDERP"], 999);
+    assert_eq!(update["Hostinfo"]["NetInfo"], json!({ "PreferredDERP": 999, "WorkingUDP": false }));
     assert_eq!(update["Hostinfo"]["Hostname"], "node-1");
 
     // Whatever flaps is told, but not as a storm.
@@ -321,7 +324,7 @@ async fn an_ended_node_key_is_replaced_after_it_was_stored() {
     let mut node = setup.start();
     let reply = node
         .until(|event| match event {
-            ControlEvent::NodeKeyNeeded { reply } => Some(reply),
+            ControlEvent::NodeKeyNeeded { reply, .. } => Some(reply),
             _ => None,
         })
         .await;
@@ -362,7 +365,7 @@ async fn our_own_end_in_the_map_closes_the_stream_once_there_is_a_key() {
     within(maps.closed()).await;
     let reply = node
         .until(|event| match event {
-            ControlEvent::NodeKeyNeeded { reply } => Some(reply),
+            ControlEvent::NodeKeyNeeded { reply, .. } => Some(reply),
             _ => None,
         })
         .await;
@@ -376,6 +379,188 @@ async fn our_own_end_in_the_map_closes_the_stream_once_there_is_a_key() {
     let (map, changes, _) = node.next_map().await;
     assert!(changes.node && !map.node.expired);
     assert_eq!(changes.removed.len(), 1);
+}
+
+/// The node key that the session asks for, in place of which, and who waits for it.
+async fn key_needed(node: &mut TestNode) -> (Public<Node>, oneshot::Sender<Secret<Node>>) {
+    node.until(|event| match event {
+        ControlEvent::NodeKeyNeeded { after, reply } => Some((after, reply)),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refused_rotation_leaves_the_old_node_key_its_stream_and_the_map() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.known = true;
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    server.script(|script| {
+        script.register = Box::new(|_| Reply::json(&json!({ "Error": "authkey already used" })));
+    });
+    let mut ended = node.first_map(&[peer(2)]);
+    ended["Node"]["Expired"] = true.into();
+    maps.map(&ended);
+    let (old, next) = (node.node.public(), Secret::<Node>::generate().unwrap());
+    let (after, reply) = key_needed(&mut node).await;
+    assert_eq!(after, old);
+    reply.send(next.clone()).unwrap();
+    // The same stream again, under the key that the server knows.
+    let maps = server.next_stream().await;
+    assert_eq!(maps.request["NodeKey"], json!(old));
+    let register = server.seen("/machine/register");
+    let tried = &register[1];
+    assert_eq!(
+        (register.len(), &tried["NodeKey"], &tried["OldNodeKey"]),
+        (2, &json!(next.public()), &json!(old))
+    );
+    maps.map(&ended);
+    let refusal = node.until_phase(Phase::KeyNeeded).await.unwrap();
+    assert_eq!(refusal, (RefusalKind::Refused, "authkey already used".into()));
+    maps.map(&json!({ "PeersChanged": [peer(3)] }));
+    while node.next_map().await.0.peers.len() < 2 {}
+    // Another key, and the key that was made.
+    server.script(|script| script.register = Box::new(|_| Reply::authorized()));
+    node.auth.send(AuthKey::new("hskey-auth-other")).unwrap();
+    within(maps.closed()).await;
+}
+
+#[tokio::test]
+async fn without_a_new_node_key_the_old_one_keeps_its_stream() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.known = true;
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    let mut ended = node.first_map(&[peer(2)]);
+    ended["Node"]["Expired"] = true.into();
+    maps.map(&ended);
+    drop(key_needed(&mut node).await);
+    let maps = server.next_stream().await;
+    assert_eq!(maps.request["NodeKey"], json!(node.node.public()));
+    maps.map(&ended);
+    maps.map(&json!({ "PeersChanged": [peer(3)] }));
+    while node.next_map().await.0.peers.len() < 2 {}
+    assert_eq!(server.seen("/machine/register").len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_is_found_under_any_of_its_keys() {
+    let server = ControlServer::start().await;
+    let others: Vec<Secret<Node>> = (0..3).map(|_| Secret::generate().unwrap()).collect();
+    let known = others[1].public();
+    server.script(|script| {
+        script.register = Box::new(move |body| match body["NodeKey"] == json!(known) {
+            true => Reply::authorized(),
+            false => Reply::json(&json!({ "AuthURL": "http://x" })),
+        });
+    });
+    let mut setup = Setup::new(&server);
+    (setup.known, setup.others) = (true, others);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    assert_eq!(maps.request["NodeKey"], json!(known));
+    let admitted = node
+        .until(|event| match event {
+            ControlEvent::Admitted { node } => Some(node),
+            _ => None,
+        })
+        .await;
+    assert_eq!(admitted, known);
+    let register = server.seen("/machine/register");
+    assert_eq!(register.len(), 3);
+    assert!(register.iter().all(|request| request.get("Auth").is_none()), "no key is used up");
+}
+
+#[tokio::test]
+async fn a_version_that_is_refused_burns_no_key() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.register = Box::new(|_| Reply::status(400)));
+    let mut node = TestNode::start(&server);
+    let mut refused = false;
+    let refusal = node
+        .until(|event| match event {
+            ControlEvent::Joining { phase: Phase::Unwilling, refusal } => Some(refusal.unwrap()),
+            event => {
+                refused |= matches!(event, ControlEvent::KeyRefused(_));
+                None
+            }
+        })
+        .await;
+    assert_eq!((refusal.kind, refusal.text.as_str(), refused), (RefusalKind::Version, "as scripted", false));
+
+    let server = ControlServer::start().await;
+    server.script(|script| {
+        script.key_reply = Some("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let error = client(&server, |_| {}).server_key().await.unwrap_err();
+    assert!(matches!(error, KeyError::Empty), "{error}");
+    let mut node = TestNode::start(&server);
+    assert_eq!(node.until_phase(Phase::Unwilling).await.unwrap().0, RefusalKind::Version);
+    assert!(server.seen("POST /ts2021").is_empty());
+}
+
+#[tokio::test]
+async fn a_429_before_the_tunnel_is_obeyed() {
+    let server = ControlServer::start().await;
+    let client = client(&server, |_| {});
+    server.script(|script| {
+        script.key_reply =
+            Some("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 77\r\nContent-Length: 0\r\n\r\n");
+        script.upgrade = Upgrade::Limited(78);
+    });
+    let error = client.server_key().await.unwrap_err();
+    assert!(matches!(error, KeyError::RateLimited(Some(after)) if after.as_secs() == 77), "{error}");
+    let error = client.connect(&Secret::generate().unwrap(), &server.key.public()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::RateLimited(Some(after)) if after.as_secs() == 78), "{error}");
+    // More than the longest back-off after a failure would leave it alone.
+    let mut node = TestNode::start(&server);
+    assert!(node.disconnected().await.contains("429"));
+    server.script(|script| script.key_reply = None);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(server.seen("GET /key?v=130").len(), 2, "the client's above, and one");
+}
+
+#[tokio::test]
+async fn keys_end_while_the_server_is_away() {
+    // A map that was kept, with a peer whose key ended long ago.
+    let own: Secret<Node> = Secret::generate().unwrap();
+    let settings = MapSettings { prefixes: prefixes(), require_policy: false };
+    let mut state = MapState::new(settings, own.public(), None);
+    let mut ended = peer(2);
+    ended["KeyExpiry"] = "2020-01-01T00:00:00Z".into();
+    let first = json!({ "Node": { "ID": 1, "Key": own.public(), "Addresses": ["100.64.0.1/32"] }, "Peers": [ended, peer(3)] });
+    let update =
+        state.apply(serde_json::from_str(&first.to_string()).unwrap(), Instant::now()).unwrap().unwrap();
+    assert!(!update.map.peers[&NodeId(2)].expired, "nobody has said the time");
+    let server = ControlServer::start().await;
+    server.script(|script| script.upgrade = Upgrade::Status(502));
+    let mut setup = Setup::new(&server);
+    (setup.known, setup.map) = (true, Some(update.map));
+    let mut node = setup.start();
+    let (map, changes) = node
+        .until(|event| match event {
+            ControlEvent::Expired { map, changes } => Some((map, changes)),
+            _ => None,
+        })
+        .await;
+    assert!(map.peers[&NodeId(2)].expired && map.peers[&NodeId(2)].allowed.is_empty());
+    assert_eq!(changes.changed, [map.peers[&NodeId(2)].key]);
+}
+
+#[tokio::test]
+async fn a_connection_is_not_kept_over_a_long_wait() {
+    let server = ControlServer::start().await;
+    server.script(|script| {
+        script.register = Box::new(|_| Reply::json(&json!({ "Error": "no" })));
+    });
+    let mut node = TestNode::start(&server);
+    node.until_phase(Phase::KeyNeeded).await.unwrap();
+    assert_eq!(server.seen("POST /ts2021").len(), 1);
+    // Nobody would tell us that it died meanwhile.
+    eventually(|| server.tunnels() == 0).await;
 }
 
 #[tokio::test]
@@ -478,7 +663,7 @@ async fn map_messages_may_be_cut_anywhere_and_be_large() {
 async fn a_stream_that_is_no_map_ends_with_its_reason_and_the_map_stays() {
     let mut cases = tokio::task::JoinSet::new();
     for (case, expected) in [
-        ("huge", "67108865 bytes"),
+        ("huge", "8388609 bytes"),
         ("truncated", "inside a message"),
         ("not json", "does not read"),
         ("empty", "does not read"),

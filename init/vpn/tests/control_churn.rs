@@ -3,7 +3,7 @@
 
 mod control_server;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_vpn::control::map::{MapSettings, MapState};
 use casemate_vpn::control::wire::MapResponse;
@@ -57,7 +57,9 @@ fn delta_costs(count: u64) -> u64 {
     let first = json!({ "Node": { "ID": 1, "Name": "us.t.internal.", "Key": own, "Addresses": ["100.64.0.1/32"] }, "Peers": peers(count) }).to_string();
     let before = anonymous();
     let start = cpu();
-    let mut kept = state.apply(serde_json::from_str::<MapResponse>(&first).unwrap()).unwrap().unwrap().map;
+    let now = Instant::now();
+    let mut kept =
+        state.apply(serde_json::from_str::<MapResponse>(&first).unwrap(), now).unwrap().unwrap().map;
     let whole = cpu() - start;
     let memory = anonymous().saturating_sub(before);
     let deltas: Vec<String> =
@@ -65,7 +67,7 @@ fn delta_costs(count: u64) -> u64 {
     let start = cpu();
     for delta in &deltas {
         // The listener holds the map before, as it does in the program.
-        let update = state.apply(serde_json::from_str::<MapResponse>(delta).unwrap()).unwrap().unwrap();
+        let update = state.apply(serde_json::from_str::<MapResponse>(delta).unwrap(), now).unwrap().unwrap();
         assert_eq!((update.changes.changed.len(), update.changes.removed.len()), (1, 0));
         kept = update.map;
     }

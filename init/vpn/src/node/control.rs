@@ -2,15 +2,21 @@
 
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::{Node, NodeError, identity};
-use crate::control::join::Phase;
+use crate::control::join::{MAX_REFUSED, Phase};
 use crate::control::map::PolicyState;
 use crate::control::session::ControlEvent;
+use crate::key::{Node as NodeKind, Public, Secret};
+use crate::state::NodeKey;
 
-/// Refused pre-auth keys that are kept.
-const MAX_REFUSED: usize = 64;
+/// A node key that was asked for, and who waits for it.
+pub(super) struct MadeKey {
+    key: Result<NodeKey, NodeError>,
+    reply: oneshot::Sender<Secret<NodeKind>>,
+}
 
 impl Node {
     pub(super) async fn on_control(&mut self, now: Instant, event: ControlEvent) -> Result<(), NodeError> {
@@ -38,27 +44,28 @@ impl Node {
                 kept.drain(..surplus);
                 self.keeper.touch(now);
             }
-            ControlEvent::NodeKeyNeeded { reply } => {
-                let generation = self.keeper.kept.node.generation.wrapping_add(1);
-                let node = identity::node_key(&self.config, generation).await?;
-                // Kept before it is used: a key that the server knows and we do not is a lost node.
-                self.keeper.kept.node = node.clone();
-                self.keeper.kept.map = None;
-                self.keeper.write(&self.parent)?;
-                info!(node = %node.secret.public(), generation, "a new node key");
-                // The plane and the relays know us by the key that the server admits: see Admitted.
-                drop(reply.send(node.secret));
-            }
+            ControlEvent::NodeKeyNeeded { after, reply } => self.make_node_key(&after, reply),
             ControlEvent::Admitted { node } => {
-                let secret = self.keeper.kept.node.secret.clone();
-                if node != secret.public() {
+                // What came for the key before takes effect before it goes.
+                if let Some((map, changes)) = self.maps.flush(now) {
+                    self.apply(now, map, &changes).await;
+                }
+                let Some(admitted) = self.known_key(&node) else {
                     return Err(NodeError::Ended("the session's idea of our key"));
+                };
+                let secret = admitted.secret.clone();
+                let kept = &mut self.keeper.kept;
+                if kept.server != self.server || kept.node.secret.public() != node || kept.next.is_some() {
+                    info!(%node, generation = admitted.generation, "admitted");
+                    kept.server = self.server;
+                    kept.promote(admitted);
+                    if let Err(error) = self.keeper.write(&self.parent) {
+                        // Both keys are kept already: a restart asks under each.
+                        warn!(%error, "that we are admitted is not kept yet");
+                        self.keeper.touch(now);
+                    }
                 }
-                if self.keeper.kept.server != self.server {
-                    info!(%node, "admitted");
-                    self.keeper.kept.server = self.server;
-                    self.keeper.write(&self.parent)?;
-                }
+                self.others.clear();
                 if self.relays.key() != node {
                     self.plane.set_key(&secret);
                     self.paths.set_own(node);
@@ -89,7 +96,11 @@ impl Node {
                     self.policy = policy;
                 }
                 self.map_drops = drops;
-                self.apply(now, map, &changes).await;
+                self.maps.push(map, changes);
+            }
+            ControlEvent::Expired { map, changes } => {
+                info!(peers = changes.changed.len(), own = map.node.expired, "keys have ended");
+                self.maps.push(map, changes);
             }
             ControlEvent::Alive => {
                 self.heard = Some(now);
@@ -97,5 +108,42 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// One of our node keys.
+    fn known_key(&self, key: &Public<NodeKind>) -> Option<NodeKey> {
+        let kept = &self.keeper.kept;
+        let mut ours = std::iter::once(&kept.node).chain(&kept.next).chain(&self.others);
+        ours.find(|ours| ours.secret.public() == *key).cloned()
+    }
+
+    /// Makes the node key that follows another one. In a task: the agent may be slow, and packets are not.
+    fn make_node_key(&self, after: &Public<NodeKind>, reply: oneshot::Sender<Secret<NodeKind>>) {
+        let Some(before) = self.known_key(after) else {
+            warn!(%after, "a new key is asked for in place of one that is none of ours");
+            return;
+        };
+        let (config, next, done) = (self.config.clone(), self.keeper.kept.next.clone(), self.made.clone());
+        tokio::spawn(async move {
+            let key = identity::following(&config, &before, next).await;
+            drop(done.send(MadeKey { key, reply }).await);
+        });
+    }
+
+    /// A new node key is kept beside the other before it is used: a key that the server knows and we do not is a lost node, and so is
+    /// one whose successor the server refuses. If it cannot be, the reply is dropped, and what is in force stays.
+    pub(super) fn on_made_key(&mut self, made: MadeKey) {
+        let key = match made.key {
+            Ok(key) => key,
+            Err(error) => return warn!(%error, "no new node key: the old one stays"),
+        };
+        let (node, generation) = (key.secret.public(), key.generation);
+        let secret = key.secret.clone();
+        self.keeper.kept.next = Some(key);
+        if let Err(error) = self.keeper.write(&self.parent) {
+            return warn!(%error, "a new node key cannot be kept: the old one stays");
+        }
+        info!(%node, generation, "a new node key");
+        drop(made.reply.send(secret));
     }
 }

@@ -5,6 +5,7 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
+mod coalesce;
 mod control;
 mod datagrams;
 mod dial;
@@ -42,10 +43,12 @@ use crate::parent::{Config, Handover, Requests};
 use crate::path::{Action, PathConfig, Paths};
 use crate::plane::{self, Plane};
 use crate::published::Published;
-use crate::state::StateError;
+use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
+use coalesce::Coalescer;
+use control::MadeKey;
 use dial::Dialer;
 use keep::Keeper;
 use relays::Relays;
@@ -101,6 +104,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
     let (kept, origin) = identity::load(&config, &slots).await?;
+    let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
     let mut keeper = Keeper::new(slots, kept.clone());
     if origin == identity::Origin::New {
@@ -135,6 +139,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         disco: kept.disco.public(),
         endpoints: Vec::new(),
         home: kept.home,
+        working_udp: true,
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
@@ -144,7 +149,8 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         Identity {
             machine: kept.machine.clone(),
             node: kept.node.secret.clone(),
-            known: kept.server.is_some(),
+            others: others.iter().map(|other| other.secret.clone()).collect(),
+            known: identity::may_be_known(&config, &kept),
             refused: kept.refused.clone(),
             map: map.clone(),
         },
@@ -156,6 +162,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     let mut netcheck = Netcheck::new();
     netcheck.restore_home(kept.home);
     let (resolved, names) = mpsc::channel(8);
+    let (made, made_keys) = mpsc::channel(1);
     let node = Node {
         pool: relays.pool(),
         relays,
@@ -172,6 +179,9 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         dns_counters,
         host,
         auth,
+        others,
+        made,
+        maps: Coalescer::default(),
         map: None,
         local: Vec::new(),
         phase: Phase::Joining,
@@ -199,6 +209,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         outside: receivers.outside,
         asked,
         names,
+        made_keys,
         session,
     };
     node.drive(ends, map).await
@@ -212,6 +223,7 @@ struct Ends {
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,
     names: mpsc::Receiver<(String, Vec<IpAddr>)>,
+    made_keys: mpsc::Receiver<MadeKey>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
 }
 
@@ -233,6 +245,12 @@ struct Node {
     host: watch::Sender<HostState>,
     /// What the session may join with.
     auth: watch::Sender<Option<AuthKey>>,
+    /// Node keys of former lives that the server may know us by.
+    others: Vec<NodeKey>,
+    /// Where new node keys go.
+    made: mpsc::Sender<MadeKey>,
+    /// Maps that have not taken effect yet.
+    maps: Coalescer,
     map: Option<Arc<Netmap>>,
     /// This machine's addresses.
     local: Vec<IpAddr>,
@@ -274,6 +292,7 @@ impl Node {
                 self.netcheck.next_deadline(),
                 self.keeper.due(),
                 self.pings_due(now),
+                self.maps.due(),
             ];
             let due = due.into_iter().flatten().min().unwrap_or(look);
             tokio::select! {
@@ -295,6 +314,7 @@ impl Node {
                     self.netcheck.resolved(host, addresses);
                     self.netcheck.request(Instant::now());
                 }
+                Some(made) = ends.made_keys.recv() => self.on_made_key(made),
                 ended = &mut ends.session => {
                     return Err(match ended {
                         Ok(Err(error)) => error.into(),
@@ -304,6 +324,9 @@ impl Node {
                 () = tokio::time::sleep_until(due.into()) => {}
             }
             let now = Instant::now();
+            if let Some((map, changes)) = self.maps.take(now) {
+                self.apply(now, map, &changes).await;
+            }
             self.paths.tick(now, &mut self.actions);
             self.act(now);
             self.check(now);
@@ -378,9 +401,12 @@ impl Node {
         let addresses = endpoints.iter().map(|(address, _)| *address).collect();
         self.paths.set_endpoints(now, addresses, &mut self.actions);
         self.act(now);
+        // Before it is known, it is hoped.
+        let working_udp = self.netcheck.report().udp != Some(false);
         self.host.send_if_modified(|host| {
-            let changed = host.endpoints != endpoints;
+            let changed = host.endpoints != endpoints || host.working_udp != working_udp;
             host.endpoints = endpoints;
+            host.working_udp = working_udp;
             changed
         });
     }

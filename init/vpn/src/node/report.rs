@@ -22,6 +22,10 @@ impl Node {
         match (self.phase, kind) {
             (_, Some(RefusalKind::Pin)) => Standing::PinMismatch,
             (Phase::Unwilling, _) => Standing::Refused,
+            // Who never belonged and asks is not refused: it has no key yet.
+            (Phase::KeyNeeded, Some(RefusalKind::NotKnown)) if self.keeper.kept.server.is_none() => {
+                Standing::KeyNeeded
+            }
             (Phase::KeyNeeded, Some(_)) => Standing::Refused,
             (Phase::KeyNeeded, None) => Standing::KeyNeeded,
             _ if self.policy == PolicyState::AllowAllRefused => Standing::NoPolicy,

@@ -41,8 +41,10 @@ pub struct Refused {
 pub struct Kept {
     /// Who the machine is.
     pub machine: Secret<Machine>,
-    /// Who the node is.
+    /// Who the node is: the key that a server admitted last, or the first one.
     pub node: NodeKey,
+    /// The key that is to follow it. No answer says yet that a server has taken it, so that each of them may be the one it knows.
+    pub next: Option<NodeKey>,
     /// What its paths are found by: peers would not know a new one while the server is away.
     pub disco: Secret<Disco>,
     /// The server's key, as it was when it admitted us.
@@ -58,6 +60,14 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The server has admitted this key of ours: it is who the node is now. A map of another key is no map of ours any more.
+    pub fn promote(&mut self, key: NodeKey) {
+        let public = key.secret.public();
+        self.map = self.map.take().filter(|map| map.node.key == public);
+        self.node = key;
+        self.next = None;
+    }
+
     /// Its bytes. They hold private keys: they are wiped when dropped.
     ///
     /// # Errors

@@ -20,12 +20,21 @@ struct Record {
     machine: Zeroizing<String>,
     generation: u32,
     node: Zeroizing<String>,
+    /// Absent in the records of programs that knew none.
+    #[serde(default)]
+    next: Option<NextRecord>,
     disco: Zeroizing<String>,
     server: Option<Public<Machine>>,
     refused: Vec<RefusedRecord>,
     home: Option<RegionId>,
     paths: BTreeMap<Public<Node>, SocketAddr>,
     map: Option<MapRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NextRecord {
+    generation: u32,
+    node: Zeroizing<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -50,6 +59,10 @@ pub(super) fn encode(kept: &Kept) -> Result<Zeroizing<Vec<u8>>, StateError> {
         machine: secret_text(&kept.machine),
         generation: kept.node.generation,
         node: secret_text(&kept.node.secret),
+        next: kept
+            .next
+            .as_ref()
+            .map(|next| NextRecord { generation: next.generation, node: secret_text(&next.secret) }),
         disco: secret_text(&kept.disco),
         server: kept.server,
         refused: kept
@@ -86,6 +99,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Kept, StateError> {
     Ok(Kept {
         machine: secret(&record.machine, "machine key")?,
         node: NodeKey { generation: record.generation, secret: secret(&record.node, "node key")? },
+        next: match record.next {
+            None => None,
+            Some(next) => {
+                Some(NodeKey { generation: next.generation, secret: secret(&next.node, "next node key")? })
+            }
+        },
         disco: secret(&record.disco, "disco key")?,
         server: record.server,
         refused: record

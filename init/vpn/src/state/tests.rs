@@ -54,6 +54,7 @@ fn kept() -> Kept {
             filters: Arc::new(filters),
         }),
         node: NodeKey { generation: 4, secret },
+        next: Some(NodeKey { generation: 5, secret: Secret::generate().unwrap() }),
     }
 }
 
@@ -65,6 +66,8 @@ fn what_is_kept_is_read_as_it_was() {
     assert_eq!(*back.encode().unwrap(), *bytes);
     assert_eq!(back.node.generation, 4);
     assert_eq!(back.node.secret.public(), kept.node.secret.public());
+    let (next, was) = (back.next.unwrap(), kept.next.unwrap());
+    assert_eq!((next.generation, next.secret.public()), (5, was.secret.public()));
     let (map, was) = (back.map.unwrap(), kept.map.unwrap());
     assert_eq!((&map.node, &map.peers, &map.filter), (&was.node, &was.peers, &was.filter));
     assert_ne!(*map.filter, Filter::default(), "an allowing filter came back as one");
@@ -77,6 +80,7 @@ fn what_no_record_of_ours_would_say_is_no_record() {
         ("/version", json!(2), "the kept state has version 2, expected 1"),
         ("/node", json!("00"), "the kept state's node key is not a key"),
         ("/machine", json!(format!("zz{}", "0".repeat(62))), "the kept state's machine key is not a key"),
+        ("/next/node", json!(""), "the kept state's next node key is not a key"),
         ("/paths", json!([]), "the kept state does not read: "),
     ];
     for (at, value, expected) in cases {
@@ -106,4 +110,22 @@ fn a_map_that_we_would_not_have_taken_is_left_out_and_the_identity_stays() {
         assert_eq!(Value::from(hex::encode(*found.machine.bytes())), good["machine"], "{at}");
         assert_eq!(found.refused.len(), 1, "{at}");
     }
+}
+
+#[test]
+fn the_next_key_and_the_old_one_stand_side_by_side_until_one_is_admitted() {
+    let mut kept = kept();
+    let (old, next) = (kept.node.clone(), kept.next.clone().unwrap());
+    // The one that was kept is admitted again: nothing of what is in force goes.
+    kept.promote(old.clone());
+    assert!(kept.map.is_some() && kept.next.is_none());
+    assert_eq!(kept.node.secret.public(), old.secret.public());
+    // The next one: what was told to the other is no map of ours.
+    kept.promote(next.clone());
+    assert!(kept.map.is_none());
+    assert_eq!((kept.node.generation, kept.node.secret.public()), (5, next.secret.public()));
+    // A record without a next key, as former programs wrote it.
+    let mut record: Value = serde_json::from_slice(&kept.encode().unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("next").unwrap();
+    assert!(Kept::decode(record.to_string().as_bytes(), &prefixes()).unwrap().next.is_none());
 }

@@ -11,6 +11,7 @@ pub(crate) mod node;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -39,6 +40,8 @@ pub(crate) enum Upgrade {
     ErrorFrame(&'static str),
     /// Another status.
     Status(u16),
+    /// 429, and after how many seconds.
+    Limited(u64),
 }
 
 /// An answer of the protocol's.
@@ -72,6 +75,8 @@ pub(crate) struct Script {
     pub(crate) upgrade: Upgrade,
     /// The key that `/key` shows, where it is not the server's own.
     pub(crate) shown_key: Option<Public<Machine>>,
+    /// What `/key` answers, head and all, where it is no key.
+    pub(crate) key_reply: Option<&'static str>,
     /// The early payload is sent in records of so many bytes; 0: there is none.
     pub(crate) early_pieces: usize,
     /// What is sent at the handshake is written in pieces of so many bytes; 0: at once.
@@ -133,6 +138,7 @@ struct State {
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
     machines: Mutex<Vec<Public<Machine>>>,
+    tunnels: AtomicUsize,
     streams: mpsc::UnboundedSender<Maps>,
 }
 
@@ -157,6 +163,7 @@ impl ControlServer {
             script: Mutex::new(Script {
                 upgrade: Upgrade::Tunnel,
                 shown_key: None,
+                key_reply: None,
                 early_pieces: 9,
                 wire_pieces: 0,
                 register: Box::new(|_| Reply::authorized()),
@@ -165,6 +172,7 @@ impl ControlServer {
             }),
             seen: Mutex::default(),
             machines: Mutex::default(),
+            tunnels: AtomicUsize::default(),
             streams: sender,
         });
         let shared = Arc::clone(&state);
@@ -215,6 +223,11 @@ impl ControlServer {
         self.seen("/machine/map").into_iter().filter(|body| body["Stream"] == false).collect()
     }
 
+    /// The tunnels that stand.
+    pub(crate) fn tunnels(&self) -> usize {
+        self.state.tunnels.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn machines(&self) -> Vec<Public<Machine>> {
         self.state.machines.lock().unwrap().clone()
     }
@@ -237,6 +250,12 @@ impl State {
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         self.note(&format!("{method} {path}"), Value::Null);
         if path.starts_with("/key?v=130") {
+            let reply = self.script.lock().unwrap().key_reply;
+            if let Some(reply) = reply {
+                drop(io.write_all(reply.as_bytes()).await);
+                drop(io.shutdown().await);
+                return;
+            }
             let shown = self.script.lock().unwrap().shown_key.unwrap_or_else(|| self.key.public());
             let body =
                 json!({ "legacyPublicKey": Public::<Machine>::zero(), "publicKey": shown }).to_string();
@@ -261,6 +280,13 @@ impl State {
             let script = self.script.lock().unwrap();
             (script.upgrade.clone(), script.early_pieces, script.wire_pieces)
         };
+        if let Upgrade::Limited(seconds) = upgrade {
+            let answer = format!(
+                "HTTP/1.1 429 Too Many Requests\r\nretry-after: {seconds}\r\nContent-Length: 0\r\n\r\n"
+            );
+            drop(io.write_all(answer.as_bytes()).await);
+            return;
+        }
         if let Upgrade::Status(status) = upgrade {
             let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
             drop(io.write_all(answer.as_bytes()).await);
@@ -307,9 +333,12 @@ impl State {
             }
         }
         let noise = NoiseStream::new(io, tunnel, BytesMut::new());
-        let service = hyper::service::service_fn(move |request| Arc::clone(&self).answer(request));
+        let state = Arc::clone(&self);
+        let service = hyper::service::service_fn(move |request| Arc::clone(&state).answer(request));
         let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
         drop(http2.serve_connection(TokioIo::new(noise), service).await);
+        self.tunnels.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn answer(

@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) plain_http: bool,
     pub(crate) roots: RootCertStore,
     pub(crate) known: bool,
+    pub(crate) others: Vec<Secret<Node>>,
+    pub(crate) map: Option<Arc<Netmap>>,
     pub(crate) key: Option<&'static str>,
     pub(crate) require_policy: bool,
     pub(crate) timing: Timing,
@@ -59,6 +61,8 @@ impl Setup {
             plain_http: false,
             roots: RootCertStore::empty(),
             known: false,
+            others: Vec::new(),
+            map: None,
             key: Some("hskey-auth-test"),
             require_policy: false,
             timing: Timing::default(),
@@ -80,15 +84,17 @@ impl Setup {
         let identity = Identity {
             machine: machine.clone(),
             node: node.clone(),
+            others: self.others,
             known: self.known,
             refused: Vec::new(),
-            map: None,
+            map: self.map,
         };
         let (host, host_receiver) = watch::channel(HostState {
             hostname: "node-1".into(),
             disco: Secret::<Disco>::generate().unwrap().public(),
             endpoints: Vec::new(),
             home: None,
+            working_udp: true,
         });
         let (auth, auth_receiver) = watch::channel(self.key.and_then(AuthKey::new));
         let (sender, events) = mpsc::channel(16);

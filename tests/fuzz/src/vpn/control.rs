@@ -18,7 +18,7 @@ use casemate_vpn::netmap::{Netmap, TailnetNode};
 use casemate_vpn::noise::early::{self, Early};
 use casemate_vpn::noise::{INITIATION_LEN, Initiator, NoiseStream, RESPONSE_LEN, respond};
 use casemate_vpn::state::{Kept, NodeKey};
-use time::Duration;
+use time::OffsetDateTime;
 use tokio::io::AsyncReadExt as _;
 
 use super::{PREFIXES, inside, is_host};
@@ -190,6 +190,7 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
     let mut state = MapState::new(settings, own, None);
     let mut known = BTreeMap::new();
     let mut accepted = false;
+    let start = std::time::Instant::now();
     for line in lines {
         let before = state.current().cloned();
         let update = match line {
@@ -200,12 +201,13 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
             [b'@', seconds @ ..] => {
                 let seconds =
                     std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-                let now = state.control_time().map(|time| time.saturating_add(Duration::seconds(seconds)));
-                now.and_then(|now| state.expire(now))
+                let later = start.checked_add(std::time::Duration::from_secs(seconds)).unwrap_or(start);
+                state.expire(later, OffsetDateTime::UNIX_EPOCH)
             }
             message => {
-                let update =
-                    serde_json::from_slice(message).map_err(Into::into).and_then(|read| state.apply(read));
+                let update = serde_json::from_slice(message)
+                    .map_err(Into::into)
+                    .and_then(|read| state.apply(read, start));
                 if let Err(error) = &update {
                     let text = error.to_string();
                     assert!(text.len() < 4096, "{} bytes of error", text.len());
@@ -293,6 +295,7 @@ fn restart(map: &Netmap) {
     let kept = Kept {
         machine: Secret::new(MACHINE),
         node: NodeKey { generation: 0, secret },
+        next: None,
         disco: Secret::new([5; 32]),
         server: None,
         refused: Vec::new(),

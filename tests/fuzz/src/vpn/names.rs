@@ -118,7 +118,11 @@ fn zone(internal_only: bool) -> Zone {
     let read = serde_json::from_slice(MAP).unwrap_or_else(|error| panic!("names.json: {error}"));
     let settings = MapSettings { prefixes: PREFIXES.to_vec(), require_policy: false };
     let mut state = MapState::new(settings, Public::new([0x11; 32]), None);
-    let update = state.apply(read).ok().flatten().unwrap_or_else(|| panic!("names.json gives no map"));
+    let update = state
+        .apply(read, std::time::Instant::now())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| panic!("names.json gives no map"));
     let policy = Policy {
         internal_only,
         allowlist: vec!["listed.t.internal".to_owned(), "*.example.com:443".to_owned()],

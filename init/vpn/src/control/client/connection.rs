@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::stream::MapStream;
 use super::upgrade::ConnectError;
-use super::{MAX_BODY, REQUEST_TIMEOUT, Wire};
+use super::{MAX_BODY, REQUEST_TIMEOUT, Wire, retry_after};
 use crate::control::wire::{MapRequest, RegisterRequest, RegisterResponse};
 use crate::noise::NoiseStream;
 use crate::noise::early::{self, Early};
@@ -153,14 +153,17 @@ impl Connection {
         if status == StatusCode::OK {
             return Ok(response);
         }
-        let retry_after = response
+        let after = response
             .headers()
             .get(hyper::header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
+            .and_then(|value| retry_after(value.as_bytes()));
         let body = read(response.into_body()).await.unwrap_or_default();
         let (head, _) = body.split_at_checked(MAX_REFUSAL).unwrap_or((&body, &[]));
-        Err(RequestError::Status { status, retry_after, text: String::from_utf8_lossy(head).into_owned() })
+        Err(RequestError::Status {
+            status,
+            retry_after: after,
+            text: String::from_utf8_lossy(head).into_owned(),
+        })
     }
 }
 

@@ -116,7 +116,13 @@ pub enum KeyError {
     /// Another status than 200.
     #[error("asking for the server's key: status {0}")]
     Status(StatusCode),
-    /// No key in the answer. An empty one means that our version is too old to know it.
+    /// 429, with its `Retry-After`.
+    #[error("asking for the server's key: status 429")]
+    RateLimited(Option<Duration>),
+    /// An empty answer: our version is too old to be told a key (Headscale `hscontrol/handlers.go`, `KeyHandler`).
+    #[error("the server has no key for our version")]
+    Empty,
+    /// No key in the answer.
     #[error("the server's answer has no key")]
     NoKey,
     /// The answer does not end.
@@ -172,11 +178,17 @@ impl Client {
         let path = format!("/key?v={CAPABILITY_VERSION}");
         let get = async {
             let wire = self.open(certificates).await?;
-            let (status, body) = http1(wire, Method::GET, &path, &self.settings.url.authority()).await?;
-            if status != StatusCode::OK {
-                return Err(KeyError::Status(status));
+            let answer = http1(wire, Method::GET, &path, &self.settings.url.authority()).await?;
+            match answer.status {
+                StatusCode::OK => {}
+                StatusCode::TOO_MANY_REQUESTS => return Err(KeyError::RateLimited(answer.retry_after)),
+                status => return Err(KeyError::Status(status)),
             }
-            serde_json::from_slice::<ServerKeys>(&body?)
+            let body = answer.body?;
+            if body.trim_ascii().is_empty() {
+                return Err(KeyError::Empty);
+            }
+            serde_json::from_slice::<ServerKeys>(&body)
                 .ok()
                 .map(|keys| keys.public_key)
                 .filter(|key| !key.is_zero())
@@ -212,8 +224,8 @@ impl Client {
         };
         let head = async {
             let wire = self.open(self.certificates()).await?;
-            let (status, _) = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
-            Ok::<_, KeyError>(status)
+            let answer = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
+            Ok::<_, KeyError>(answer.status)
         };
         match timeout(REQUEST_TIMEOUT, head).await {
             Ok(Ok(status)) => tracing::debug!(%status, "answered a ping"),
@@ -258,13 +270,20 @@ impl Client {
     }
 }
 
+/// An answer over HTTP/1.1.
+struct Http1 {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Result<Bytes, KeyError>,
+}
+
+/// `Retry-After`, where it is a number of seconds.
+fn retry_after(value: &[u8]) -> Option<Duration> {
+    std::str::from_utf8(value).ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
 /// One HTTP/1.1 request without a body.
-async fn http1(
-    wire: Wire,
-    method: Method,
-    path: &str,
-    authority: &str,
-) -> Result<(StatusCode, Result<Bytes, KeyError>), KeyError> {
+async fn http1(wire: Wire, method: Method, path: &str, authority: &str) -> Result<Http1, KeyError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await?;
     let request = Request::builder()
         .method(method)
@@ -275,8 +294,13 @@ async fn http1(
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(hyper::header::RETRY_AFTER)
+            .and_then(|value| retry_after(value.as_bytes()));
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        Ok((status, body.map(http_body_util::Collected::to_bytes).map_err(|_| KeyError::Body)))
+        let body = body.map(http_body_util::Collected::to_bytes).map_err(|_| KeyError::Body);
+        Ok(Http1 { status, retry_after, body })
     };
     let mut exchange = std::pin::pin!(exchange);
     tokio::select! {

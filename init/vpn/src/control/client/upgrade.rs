@@ -2,6 +2,7 @@
 //! `control/controlhttp/client.go`), the response, and what is read ahead.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use hyper::StatusCode;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{OpenError, Wire};
+use super::{OpenError, Wire, retry_after};
 use crate::control::CAPABILITY_VERSION;
 use crate::key::{Machine, Public, Secret};
 use crate::noise::early::EarlyError;
@@ -39,6 +40,9 @@ pub enum ConnectError {
     /// Another answer than 101, or a 101 to something else.
     #[error("the upgrade to ts2021 was answered {0}")]
     Status(StatusCode),
+    /// 429, with its `Retry-After`.
+    #[error("the upgrade to ts2021 was answered 429")]
+    RateLimited(Option<Duration>),
     /// The server upgraded and closed without a byte. It does so when it refuses our version, and when the initiation was for
     /// another key: `/key` tells which.
     #[error("the server closed after the upgrade without a byte")]
@@ -71,9 +75,10 @@ pub(super) async fn upgrade(
     wire.flush().await?;
 
     let mut received = BytesMut::new();
-    let head = read_head(&mut wire, &mut received).await?;
-    if head != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ConnectError::Status(head));
+    match read_head(&mut wire, &mut received).await? {
+        (StatusCode::SWITCHING_PROTOCOLS, _) => {}
+        (StatusCode::TOO_MANY_REQUESTS, after) => return Err(ConnectError::RateLimited(after)),
+        (status, _) => return Err(ConnectError::Status(status)),
     }
     let first = match fill(&mut wire, &mut received, 3).await {
         Err(error) if received.is_empty() && is_close(&error) => {
@@ -111,11 +116,11 @@ async fn fill<S: AsyncRead + Unpin>(wire: &mut S, received: &mut BytesMut, len: 
     Ok(())
 }
 
-/// Reads the head of the answer; what came behind it stays in `received`.
+/// Reads the head of the answer: its status, and its `Retry-After`. What came behind it stays in `received`.
 async fn read_head<S: AsyncRead + Unpin>(
     wire: &mut S,
     received: &mut BytesMut,
-) -> Result<StatusCode, ConnectError> {
+) -> Result<(StatusCode, Option<Duration>), ConnectError> {
     loop {
         if wire.read_buf(received).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -136,8 +141,13 @@ async fn read_head<S: AsyncRead + Unpin>(
                 if status == StatusCode::SWITCHING_PROTOCOLS && !ours {
                     return Err(ConnectError::NotHttp);
                 }
+                let after = response
+                    .headers
+                    .iter()
+                    .find(|header| header.name.eq_ignore_ascii_case("retry-after"))
+                    .and_then(|header| retry_after(header.value));
                 received.advance(len);
-                return Ok(status);
+                return Ok((status, after));
             }
             Ok(httparse::Status::Partial) if received.len() < MAX_HEAD => {}
             _ => return Err(ConnectError::NotHttp),

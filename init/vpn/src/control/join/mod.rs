@@ -3,9 +3,11 @@
 //! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
 //!   not sent again. Then we wait for another key.
 //! - Not more than one request with a key a minute, and not more than one without.
-//! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is.
+//! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is. The new node key
+//!   stands beside the old one until a server has taken it; if it is refused, the old one goes on.
 //! - An unknown node (404 on the map) asks once without a key, then as above.
-//! - A restart asks without a key. Nothing ever logs out.
+//! - A restart asks without a key, under each node key that may be known, one after another. Nothing ever logs out.
+//! - An HTTP status is no word on the key: 400 refuses our version, with any other we wait.
 
 mod refusal;
 
@@ -26,8 +28,15 @@ pub const MIN_INTERVAL: Duration = Duration::from_secs(60);
 pub const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// How long we leave a server alone that refuses our version.
 pub const VERSION_PAUSE: Duration = Duration::from_secs(600);
-/// How long we leave a server alone that has another key than the pinned one.
-pub const PIN_PAUSE: Duration = Duration::from_secs(3600);
+/// How long we leave a server alone that has another key than the pinned one. Not for long: what it shows at `/key` is not
+/// authenticated, so that whoever is on the way can make us believe it.
+pub const PIN_PAUSE: Duration = Duration::from_secs(300);
+/// How long we leave a server alone that answered a request to join with a status that is no answer.
+pub const STATUS_PAUSE: Duration = Duration::from_secs(300);
+/// How long after no new node key could be made.
+pub const ROTATION_PAUSE: Duration = Duration::from_secs(60);
+/// HTTP's "bad request", which Headscale answers to a version in the body that it refuses (`hscontrol/noise.go`).
+const BAD_REQUEST: u16 = 400;
 /// The shortest back-off after a failed transport.
 pub const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest.
@@ -80,7 +89,12 @@ pub enum Event {
     /// The register request was answered.
     Answered(Answer),
     /// The new node key is made and stored.
-    Rotated,
+    Rotated {
+        /// Its number among ours.
+        key: usize,
+    },
+    /// It could not be made.
+    RotationFailed,
     /// The first map of a stream came.
     MapReceived,
     /// A map request was answered 404.
@@ -94,8 +108,8 @@ pub enum Event {
     },
     /// The stream ended after this long.
     StreamEnded(Duration),
-    /// The server would not talk: it refuses our version, or is not the pinned one.
-    Unwilling(RefusalKind),
+    /// The server would not talk: it refuses our version, or is not the pinned one; with its words, where it gave any.
+    Unwilling(RefusalKind, String),
     /// The map says whether our own key has ended.
     OwnKeyExpired(bool),
     /// The key to join with, as it is now.
@@ -105,10 +119,20 @@ pub enum Event {
 /// What to do now. All but [`Command::Wait`] are answered by an [`Event`] before the next is given.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Send a register request, with this key or without.
-    Register(Option<AuthKey>),
-    /// Make and store a new node key.
-    RotateNodeKey,
+    /// Send a register request.
+    Register {
+        /// With this pre-auth key, or without.
+        auth: Option<AuthKey>,
+        /// For this node key of ours: 0 is the one that was admitted last.
+        key: usize,
+        /// In place of this one.
+        after: Option<usize>,
+    },
+    /// Make and store a new node key, beside the others.
+    RotateNodeKey {
+        /// The one that has ended.
+        after: usize,
+    },
     /// Update the server, then open the stream of maps.
     Stream,
     /// Nothing until then, or until something happens.
@@ -142,7 +166,7 @@ enum Goal {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InFlight {
-    Register { digest: Option<[u8; 32]>, before: Option<Instant> },
+    Register { key: usize, digest: Option<[u8; 32]>, before: Option<Instant> },
     Rotation,
     Stream,
 }
@@ -166,24 +190,40 @@ pub struct Joiner {
     known: bool,
     /// The server says that our node key has ended.
     expired: bool,
-    /// The node key is new and no server has accepted it yet.
-    rotated: bool,
+    /// The map said so: then it serves us still.
+    served_expired: bool,
+    /// How many node keys we have.
+    keys: usize,
+    /// The one that has ended.
+    ended: usize,
+    /// The one that was made in its place, which no server has taken yet.
+    next: Option<usize>,
+    /// The node keys that are yet to be asked for, the next one last.
+    questions: Vec<usize>,
+    /// The next question belongs to the one before it.
+    at_once: bool,
+    /// Before this, no new node key is asked for.
+    rotate_after: Option<Instant>,
     /// A 404 was answered by asking, and no map came since.
     asked_after_404: bool,
     /// The key that let us in, until a map comes.
     admitted_by: Option<[u8; 32]>,
     maps: bool,
     unwilling: bool,
+    /// `not_before` is of our own choice: another key to join with ends it.
+    left_alone: bool,
 }
 
 impl Joiner {
-    /// A node that a server has known before, or not; with the keys that were refused in a former life.
-    pub fn new(known: bool, refused: Vec<Refused>, seed: u64) -> Self {
-        Self {
-            goal: if known { Goal::Ask } else { Goal::UseKey },
+    /// A node that a server has known before, or not; with so many node keys that it may be known by, and the pre-auth keys that
+    /// were refused in a former life, the oldest first.
+    pub fn new(known: bool, keys: usize, mut refused: Vec<Refused>, seed: u64) -> Self {
+        refused.drain(..refused.len().saturating_sub(MAX_REFUSED));
+        let mut joiner = Self {
+            goal: Goal::UseKey,
             in_flight: None,
             offered: None,
-            refused: refused.into_iter().take(MAX_REFUSED).collect(),
+            refused: refused.into(),
             refusal: None,
             not_before: None,
             last_with_key: None,
@@ -193,12 +233,23 @@ impl Joiner {
             jitter: seed | 1,
             known,
             expired: false,
-            rotated: false,
+            served_expired: false,
+            keys: keys.max(1),
+            ended: 0,
+            next: None,
+            questions: Vec::new(),
+            at_once: false,
+            rotate_after: None,
             asked_after_404: false,
             admitted_by: None,
             maps: false,
             unwilling: false,
+            left_alone: false,
+        };
+        if known {
+            joiner.ask(0);
         }
+        joiner
     }
 
     /// The last refusal, until it is overcome.
@@ -225,8 +276,13 @@ impl Joiner {
     }
 
     /// Whether the stream should be closed so that a new node key can be registered.
-    pub fn wants_stream_closed(&self) -> bool {
-        self.in_flight == Some(InFlight::Stream) && self.expired && self.usable_key().is_some()
+    pub fn wants_stream_closed(&self, now: Instant) -> bool {
+        self.in_flight == Some(InFlight::Stream) && self.can_rotate(now)
+    }
+
+    /// Whether there is what it takes to go from a node key that has ended to a new one.
+    fn can_rotate(&self, now: Instant) -> bool {
+        self.expired && self.usable_key().is_some() && self.rotate_after.is_none_or(|after| after <= now)
     }
 
     /// What to do now.
@@ -239,13 +295,14 @@ impl Joiner {
                 self.goal = Goal::UseKey;
             } else if self.known && self.ask_again.is_some_and(|at| at <= now) {
                 self.ask_again = None;
-                self.goal = Goal::Ask;
+                self.ask(0);
             } else {
                 return Command::Wait(self.ask_again.filter(|_| self.known));
             }
         }
         let interval = |last: Option<Instant>| last.map(|last| last + MIN_INTERVAL);
         let allowed = match self.goal {
+            Goal::Ask if self.at_once => self.not_before,
             Goal::Ask => self.not_before.max(interval(self.last_without)),
             Goal::UseKey => self.not_before.max(interval(self.last_with_key)),
             Goal::Stream | Goal::AwaitKey => self.not_before,
@@ -253,25 +310,28 @@ impl Joiner {
         if let Some(at) = allowed.filter(|at| *at > now) {
             return Command::Wait(Some(at));
         }
-        self.unwilling = false;
+        (self.unwilling, self.left_alone) = (false, false);
         match self.goal {
             Goal::Ask => {
+                self.at_once = false;
+                let key = self.questions.last().copied().unwrap_or_default();
                 let before = self.last_without.replace(now);
-                self.in_flight = Some(InFlight::Register { digest: None, before });
-                Command::Register(None)
+                self.in_flight = Some(InFlight::Register { key, digest: None, before });
+                Command::Register { auth: None, key, after: self.replaced_by(key) }
             }
             Goal::UseKey => {
                 let Some(key) = self.usable_key().cloned() else {
-                    self.await_key(now);
+                    self.keep_what_we_have(now);
                     return self.poll(now);
                 };
-                if self.expired && !self.rotated {
+                if self.expired && self.next.is_none() {
                     self.in_flight = Some(InFlight::Rotation);
-                    return Command::RotateNodeKey;
+                    return Command::RotateNodeKey { after: self.ended };
                 }
                 let before = self.last_with_key.replace(now);
-                self.in_flight = Some(InFlight::Register { digest: Some(key.digest()), before });
-                Command::Register(Some(key))
+                let node = self.next.unwrap_or_default();
+                self.in_flight = Some(InFlight::Register { key: node, digest: Some(key.digest()), before });
+                Command::Register { auth: Some(key), key: node, after: self.replaced_by(node) }
             }
             Goal::Stream => {
                 self.in_flight = Some(InFlight::Stream);
@@ -284,20 +344,30 @@ impl Joiner {
     /// Takes what happened.
     pub fn on(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Offered(key) => self.offered = key,
+            Event::Offered(key) => self.offer(key),
             Event::OwnKeyExpired(expired) => self.own_key(expired),
             Event::MapReceived => {
                 self.maps = true;
                 self.known = true;
                 self.asked_after_404 = false;
                 self.admitted_by = None;
-                self.refusal =
-                    self.refusal.take().filter(|refusal| refusal.kind == RefusalKind::NodeKeyExpired);
+                // A node key that has ended is served, but not overcome.
+                self.refusal = self.refusal.take().filter(|_| self.expired);
             }
             Event::Answered(answer) => self.answered(answer, now),
-            Event::Rotated => {
+            Event::Rotated { key } => {
                 self.in_flight = None;
-                self.rotated = true;
+                self.keys = self.keys.max(key.saturating_add(1));
+                self.next = Some(key);
+            }
+            Event::RotationFailed => {
+                self.in_flight = None;
+                self.rotate_after = Some(now + ROTATION_PAUSE);
+                self.not_before = self.rotate_after;
+                if self.served_expired {
+                    self.goal = Goal::Stream;
+                    self.back_off(now);
+                }
             }
             Event::MapNotFound => self.map_not_found(now),
             Event::RateLimited(after) => {
@@ -310,7 +380,7 @@ impl Joiner {
             Event::StreamEnded(lived) => {
                 self.in_flight = None;
                 self.maps = false;
-                if self.expired && self.usable_key().is_some() {
+                if self.can_rotate(now) {
                     self.goal = Goal::UseKey;
                     return;
                 }
@@ -319,28 +389,62 @@ impl Joiner {
                 }
                 self.back_off(now);
             }
-            Event::Unwilling(kind) => {
-                self.transport_failed(false, now);
-                let pause = if kind == RefusalKind::Pin { PIN_PAUSE } else { VERSION_PAUSE };
-                self.not_before = Some(now + pause);
-                self.refusal = Some(Refusal { kind, text: String::new() });
-                self.unwilling = true;
-            }
+            Event::Unwilling(kind, text) => self.unwilling(kind, &text, now),
         }
     }
 
+    fn offer(&mut self, key: Option<AuthKey>) {
+        if self.offered == key {
+            return;
+        }
+        self.offered = key;
+        // Whoever offers another one wants it tried.
+        if std::mem::take(&mut self.left_alone) {
+            self.unwilling = false;
+            self.not_before = None;
+        }
+        if self.refusal.is_none() && self.phase() == Phase::KeyNeeded {
+            self.refusal = self.former_refusal();
+        }
+    }
+
+    /// What a server said of the offered key, in a former life perhaps.
+    fn former_refusal(&self) -> Option<Refusal> {
+        let digest = self.offered.as_ref()?.digest();
+        let former = self.refused.iter().find(|refused| refused.digest == digest)?;
+        Some(Refusal::new(RefusalKind::Refused, &former.text))
+    }
+
+    fn unwilling(&mut self, kind: RefusalKind, text: &str, now: Instant) {
+        self.transport_failed(false, now);
+        self.leave_alone(if kind == RefusalKind::Pin { PIN_PAUSE } else { VERSION_PAUSE }, now);
+        self.refusal = Some(Refusal::new(kind, text));
+        self.unwilling = true;
+    }
+
+    fn leave_alone(&mut self, pause: Duration, now: Instant) {
+        self.not_before = Some(now + pause);
+        self.left_alone = true;
+    }
+
     fn own_key(&mut self, expired: bool) {
-        let refusal = Refusal { kind: RefusalKind::NodeKeyExpired, text: String::new() };
+        let refused = self.refusal.as_ref().is_some_and(|refusal| refusal.kind == RefusalKind::Refused);
         if expired {
-            self.refusal = Some(refusal);
-        } else if self.refusal.as_ref() == Some(&refusal) {
+            self.served_expired = true;
+            self.ended = 0;
+            // Why the key that was to help did not, says more.
+            if !(self.expired && refused) {
+                self.refusal = Some(Refusal { kind: RefusalKind::NodeKeyExpired, text: String::new() });
+            }
+        } else if self.expired {
             self.refusal = None;
+            self.served_expired = false;
         }
         self.expired = expired;
     }
 
     fn answered(&mut self, answer: Answer, now: Instant) {
-        let Some(InFlight::Register { digest, .. }) = self.in_flight.take() else {
+        let Some(InFlight::Register { key, digest, .. }) = self.in_flight.take() else {
             return;
         };
         self.not_before = None;
@@ -348,7 +452,9 @@ impl Joiner {
             Answer::Authorized => {
                 self.refusal = None;
                 self.expired = false;
-                self.rotated = false;
+                self.served_expired = false;
+                (self.keys, self.ended, self.next) = (1, 0, None);
+                self.questions.clear();
                 self.known = true;
                 self.admitted_by = digest;
                 self.goal = Goal::Stream;
@@ -359,37 +465,76 @@ impl Joiner {
                 self.expired = true;
                 match digest {
                     // Even a new node key, with a key: the machine itself is locked out. This key will not help.
-                    Some(digest) if self.rotated => {
+                    Some(digest) if self.next == Some(key) => {
                         self.refuse(digest, String::new());
-                        self.await_key(now);
+                        self.keep_what_we_have(now);
                     }
-                    _ => self.goal = Goal::UseKey,
+                    _ => {
+                        self.ended = key;
+                        // It was taken once, so it is none that a server has yet to take.
+                        self.next = self.next.filter(|next| *next != key);
+                        self.goal = Goal::UseKey;
+                    }
                 }
                 return;
+            }
+            Answer::Status(BAD_REQUEST, text) => return self.unwilling(RefusalKind::Version, &text, now),
+            Answer::Status(status, text) => {
+                self.refusal = Some(Refusal::new(RefusalKind::Status(status), &text));
+                return self.leave_alone(STATUS_PAUSE, now);
             }
             Answer::Refused(text) => (RefusalKind::Refused, text),
             Answer::NotKnown => (RefusalKind::NotKnown, String::new()),
             Answer::NotAuthorized => (RefusalKind::NotAuthorized, String::new()),
-            Answer::Status(status, text) => (RefusalKind::Status(status), text),
         };
-        let refusal = Refusal::new(kind, &text);
+        let mut refusal = Refusal::new(kind, &text);
         match digest {
             Some(digest) => {
                 self.refuse(digest, refusal.text.clone());
-                self.await_key(now);
+                self.keep_what_we_have(now);
             }
-            None => self.goal = Goal::UseKey,
+            None => {
+                self.questions.pop();
+                self.at_once = !self.questions.is_empty();
+                if !self.at_once {
+                    self.goal = Goal::UseKey;
+                    // That we are not known says less than why the key that we have does not help.
+                    refusal = self.former_refusal().unwrap_or(refusal);
+                }
+            }
         }
         self.refusal = Some(refusal);
+    }
+
+    /// There is no key that could help. A server that serves us although our node key has ended goes on with it; else we wait for another.
+    fn keep_what_we_have(&mut self, now: Instant) {
+        if self.served_expired {
+            self.goal = Goal::Stream;
+        } else {
+            self.await_key(now);
+        }
+    }
+
+    /// Asks without a pre-auth key whether we belong: under this node key first, then under the others.
+    fn ask(&mut self, first: usize) {
+        self.goal = Goal::Ask;
+        self.at_once = false;
+        self.questions = (0..self.keys).rev().filter(|key| *key != first).chain([first]).collect();
+    }
+
+    /// The node key that this one stands in place of.
+    fn replaced_by(&self, key: usize) -> Option<usize> {
+        (self.next == Some(key)).then_some(self.ended)
     }
 
     fn map_not_found(&mut self, now: Instant) {
         self.in_flight = None;
         self.maps = false;
+        self.served_expired = false;
         self.refusal = Some(Refusal { kind: RefusalKind::NotKnown, text: String::new() });
         if !self.asked_after_404 {
             self.asked_after_404 = true;
-            self.goal = Goal::Ask;
+            self.ask(0);
             return;
         }
         // The server said that we belong, and knows us not: the key that it took so has done nothing.
@@ -402,16 +547,16 @@ impl Joiner {
     fn transport_failed(&mut self, sent: bool, now: Instant) {
         self.maps = false;
         match self.in_flight.take() {
-            Some(InFlight::Register { digest: Some(_), before }) => {
+            Some(InFlight::Register { key, digest: Some(_), before }) => {
                 if sent {
                     // It may have been taken: then the node is known now, and the key may be used up.
                     self.known = true;
-                    self.goal = Goal::Ask;
+                    self.ask(key);
                 } else {
                     self.last_with_key = before;
                 }
             }
-            Some(InFlight::Register { digest: None, before }) if !sent => self.last_without = before,
+            Some(InFlight::Register { digest: None, before, .. }) if !sent => self.last_without = before,
             _ => {}
         }
         self.back_off(now);

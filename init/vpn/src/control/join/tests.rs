@@ -34,7 +34,14 @@ struct Rig {
 impl Rig {
     fn new(known: bool, key: Option<&str>) -> Self {
         let now = Instant::now();
-        let mut rig = Self { joiner: Joiner::new(known, Vec::new(), 7), start: now, now };
+        let mut rig = Self { joiner: Joiner::new(known, 1, Vec::new(), 7), start: now, now };
+        rig.offer(key);
+        rig
+    }
+    /// One with further node keys that a server may know it by.
+    fn with_keys(keys: usize, key: Option<&str>) -> Self {
+        let mut rig = Self::new(true, None);
+        rig.joiner = Joiner::new(true, keys, Vec::new(), 7);
         rig.offer(key);
         rig
     }
@@ -47,16 +54,21 @@ impl Rig {
     fn answer(&mut self, answer: Answer) {
         self.on(Event::Answered(answer));
     }
-    /// What it does now: `-` is a request without a key.
+    /// What it does now: `-` is a request without a key; `/1`: for our node key 1, `<0`: in place of node key 0.
     fn does(&mut self) -> String {
         let command = self.joiner.poll(self.now);
         self.name(&command)
     }
     fn name(&self, command: &Command) -> String {
         match command {
-            Command::Register(None) => "-".into(),
-            Command::Register(Some(key)) => key.expose().trim_start_matches("hskey-auth-").into(),
-            Command::RotateNodeKey => "rotate".into(),
+            Command::Register { auth, key, after } => {
+                let auth = auth.as_ref().map_or("-", |auth| auth.expose().trim_start_matches("hskey-auth-"));
+                let node = if *key == 0 { String::new() } else { format!("/{key}") };
+                let after = after.map(|after| format!("<{after}")).unwrap_or_default();
+                format!("{auth}{node}{after}")
+            }
+            Command::RotateNodeKey { after: 0 } => "rotate".into(),
+            Command::RotateNodeKey { after } => format!("rotate<{after}"),
             Command::Stream => "stream".into(),
             Command::Wait(None) => "wait".into(),
             Command::Wait(Some(until)) => format!("wait {}", (*until - self.now).as_secs()),
@@ -177,17 +189,36 @@ fn a_refused_key_is_not_sent_again_and_its_text_is_kept() {
     }
     // Nor in the next life.
     let refused = vec![Refused { digest: auth("a").digest(), text: String::new() }];
-    let mut joiner = Joiner::new(false, refused, 1);
+    let mut joiner = Joiner::new(false, 1, refused, 1);
     joiner.on(Event::Offered(Some(auth("a"))), Instant::now());
     assert!(matches!(joiner.poll(Instant::now()), Command::Wait(None)));
 }
 
 #[test]
-fn a_key_that_is_answered_with_a_login_page_or_a_status_is_refused_too() {
+fn a_kept_refusal_is_shown_in_the_next_life() {
+    let refused: Vec<Refused> = (0..=MAX_REFUSED)
+        .map(|n| Refused { digest: auth(&n.to_string()).digest(), text: format!("no {n}") })
+        .collect();
+    let newest = auth(&MAX_REFUSED.to_string());
+    let expected = Refusal { kind: RefusalKind::Refused, text: format!("no {MAX_REFUSED}") };
+    // The newest are remembered, not the oldest.
+    let mut joiner = Joiner::new(false, 1, refused.clone(), 1);
+    assert_eq!((joiner.refused().len(), joiner.refused()[0].text.as_str()), (MAX_REFUSED, "no 1"));
+    joiner.on(Event::Offered(Some(newest.clone())), Instant::now());
+    assert_eq!((joiner.phase(), joiner.refusal()), (Phase::KeyNeeded, Some(&expected)));
+    // Also where it is asked first, and not known.
+    let mut joiner = Joiner::new(true, 1, refused, 1);
+    joiner.on(Event::Offered(Some(newest)), Instant::now());
+    joiner.poll(Instant::now());
+    joiner.on(Event::Answered(Answer::NotKnown), Instant::now());
+    assert_eq!((joiner.phase(), joiner.refusal()), (Phase::KeyNeeded, Some(&expected)));
+}
+
+#[test]
+fn a_key_that_is_answered_with_a_login_page_is_refused_too() {
     for (answer, kind) in [
         (recorded("0.29.2", "unknown-node-no-auth"), RefusalKind::NotKnown),
         (Answer::NotAuthorized, RefusalKind::NotAuthorized),
-        (Answer::Status(400, "unsupported client version:  (60)".into()), RefusalKind::Status(400)),
     ] {
         let mut rig = Rig::new(false, Some("a"));
         rig.does();
@@ -197,6 +228,24 @@ fn a_key_that_is_answered_with_a_login_page_or_a_status_is_refused_too() {
         rig.offer(Some("b"));
         assert_eq!(rig.does(), "wait 30", "one with a key a minute");
         assert_eq!(rig.after_waiting(), "b");
+    }
+}
+
+#[test]
+fn a_status_is_no_word_on_the_key() {
+    for (known, status, kind, phase, pause) in [
+        (false, 400, RefusalKind::Version, Phase::Unwilling, "wait 600"),
+        (false, 403, RefusalKind::Status(403), Phase::Joining, "wait 300"),
+        (false, 404, RefusalKind::Status(404), Phase::Joining, "wait 300"),
+        (true, 413, RefusalKind::Status(413), Phase::Joining, "wait 300"),
+    ] {
+        let mut rig = Rig::new(known, Some("a"));
+        let asked = rig.does();
+        rig.answer(Answer::Status(status, "unsupported client version:  (60)".into()));
+        assert_eq!((rig.does(), rig.joiner.phase(), rig.refusal()), (pause.into(), phase, Some(kind)));
+        assert_eq!(rig.joiner.refusal().unwrap().text, "unsupported client version: (60)");
+        assert!(rig.joiner.refused().is_empty(), "{status}");
+        assert_eq!(rig.after_waiting(), asked, "the same again");
     }
 }
 
@@ -250,15 +299,15 @@ fn an_ended_node_key_needs_a_new_one_and_that_needs_a_key() {
         // With one, the node key first.
         rig.offer(Some("a"));
         assert_eq!(rig.does(), "rotate");
-        rig.on(Event::Rotated);
-        assert_eq!(rig.does(), "a");
+        rig.on(Event::Rotated { key: 1 });
+        assert_eq!(rig.does(), "a/1<0");
         rig.answer(Answer::Authorized);
         assert_eq!((rig.does(), rig.refusal()), ("stream".into(), None));
         // The next expiry rotates again.
         rig.on(Event::MapReceived);
         rig.pass(600);
         rig.on(Event::OwnKeyExpired(true));
-        assert!(rig.joiner.wants_stream_closed());
+        assert!(rig.joiner.wants_stream_closed(rig.now));
         rig.on(Event::StreamEnded(Duration::from_secs(600)));
         assert_eq!(rig.does(), "rotate");
     }
@@ -270,26 +319,150 @@ fn a_machine_that_is_locked_out_does_not_try_one_key_forever() {
     rig.does();
     rig.answer(recorded("0.29.2", "tagged-after-logout-no-auth"));
     assert_eq!(rig.does(), "rotate");
-    rig.on(Event::Rotated);
-    assert_eq!(rig.does(), "a");
+    rig.on(Event::Rotated { key: 1 });
+    assert_eq!(rig.does(), "a/1<0");
     rig.answer(recorded("0.29.2", "tagged-after-logout-key"));
     assert_eq!((rig.does(), rig.joiner.phase()), ("wait 600".into(), Phase::KeyNeeded));
     rig.offer(Some("b"));
     assert_eq!(rig.does(), "wait 60");
-    assert_eq!(rig.after_waiting(), "b", "the node key is new already");
+    assert_eq!(rig.after_waiting(), "b/1<0", "the node key is new already");
+}
+
+#[test]
+fn a_refused_rotation_goes_back_to_the_old_node_key_and_its_stream() {
+    for answer in [Answer::Refused("authkey already used".into()), Answer::NodeKeyExpired] {
+        let mut rig = Rig::joined(true, Some("a"));
+        rig.on(Event::OwnKeyExpired(true));
+        assert!(rig.joiner.wants_stream_closed(rig.now));
+        rig.on(Event::StreamEnded(Duration::from_secs(600)));
+        assert_eq!(rig.does(), "rotate");
+        rig.on(Event::Rotated { key: 1 });
+        assert_eq!(rig.does(), "a/1<0");
+        rig.answer(answer.clone());
+        assert_eq!(rig.does(), "stream", "{answer:?}");
+        rig.on(Event::MapReceived);
+        rig.on(Event::OwnKeyExpired(true));
+        assert_eq!(rig.joiner.phase(), Phase::KeyNeeded);
+        assert!(!rig.joiner.wants_stream_closed(rig.now), "without a key, the stream stays");
+        if answer != Answer::NodeKeyExpired {
+            assert_eq!(rig.joiner.refusal().unwrap().text, "authkey already used");
+        }
+        // Another key takes the node key that was made, and is not too early.
+        rig.offer(Some("b"));
+        assert!(rig.joiner.wants_stream_closed(rig.now));
+        rig.on(Event::StreamEnded(Duration::from_secs(1)));
+        assert_eq!((rig.does(), rig.after_waiting()), ("wait 60".into(), "b/1<0".into()));
+        rig.answer(Answer::Authorized);
+        assert_eq!((rig.does(), rig.refusal()), ("stream".into(), None));
+        // It is our only node key now.
+        rig.on(Event::MapNotFound);
+        assert_eq!(rig.after_waiting(), "-");
+        rig.answer(Answer::NotKnown);
+        assert_eq!((rig.does(), rig.after_waiting()), ("wait 60".into(), "b".into()));
+    }
+}
+
+#[test]
+fn a_node_key_that_cannot_be_made_leaves_the_stream_alone() {
+    let mut rig = Rig::joined(true, Some("a"));
+    rig.on(Event::OwnKeyExpired(true));
+    rig.on(Event::StreamEnded(Duration::from_secs(600)));
+    assert_eq!(rig.does(), "rotate");
+    rig.on(Event::RotationFailed);
+    assert_eq!(rig.after_waiting(), "stream");
+    assert!(rig.now - rig.start < Duration::from_secs(5));
+    rig.on(Event::MapReceived);
+    rig.on(Event::OwnKeyExpired(true));
+    assert!(!rig.joiner.wants_stream_closed(rig.now));
+    rig.pass(ROTATION_PAUSE.as_secs());
+    assert!(rig.joiner.wants_stream_closed(rig.now));
+    // Where there is no stream, it is tried again after the same time.
+    let mut rig = Rig::new(true, Some("a"));
+    rig.does();
+    rig.answer(Answer::NodeKeyExpired);
+    assert_eq!(rig.does(), "rotate");
+    rig.on(Event::RotationFailed);
+    assert_eq!((rig.does(), rig.after_waiting()), ("wait 60".into(), "rotate".into()));
+}
+
+#[test]
+fn each_node_key_that_may_be_known_is_asked_for_before_a_key_is_used() {
+    // A new deployment: the server knows the third of our keys.
+    let mut rig = Rig::with_keys(4, Some("a"));
+    assert_eq!(rig.does(), "-");
+    rig.answer(recorded("0.29.2", "unknown-node-no-auth"));
+    assert_eq!(rig.does(), "-/1", "at once: it is one question");
+    rig.answer(Answer::NotKnown);
+    assert_eq!(rig.does(), "-/2");
+    rig.answer(Answer::Authorized);
+    assert_eq!((rig.does(), rig.now), ("stream".into(), rig.start));
+    assert!(rig.joiner.refused().is_empty());
+
+    // It knows none: the key, for the first.
+    let mut rig = Rig::with_keys(2, Some("a"));
+    for expected in ["-", "-/1"] {
+        assert_eq!(rig.does(), expected);
+        rig.answer(Answer::NotKnown);
+    }
+    assert_eq!(rig.does(), "a");
+    // Without a key, the whole question again, after long.
+    let mut rig = Rig::with_keys(2, None);
+    for expected in ["-", "-/1"] {
+        assert_eq!(rig.does(), expected);
+        rig.answer(Answer::NotKnown);
+    }
+    assert_eq!((rig.does(), rig.after_waiting()), ("wait 600".into(), "-".into()));
+
+    // It knows one that has ended: the next follows that one.
+    let mut rig = Rig::with_keys(2, Some("a"));
+    rig.does();
+    rig.answer(Answer::NotKnown);
+    assert_eq!(rig.does(), "-/1");
+    rig.answer(Answer::NodeKeyExpired);
+    assert_eq!(rig.does(), "rotate<1");
+    rig.on(Event::Rotated { key: 2 });
+    assert_eq!(rig.does(), "a/2<1");
+
+    // A question that was lost is no storm.
+    let mut rig = Rig::with_keys(3, None);
+    rig.does();
+    rig.answer(Answer::NotKnown);
+    assert_eq!(rig.does(), "-/1");
+    rig.on(Event::Transport { sent: true });
+    assert_eq!((rig.does(), rig.after_waiting()), ("wait 60".into(), "-/1".into()));
+}
+
+#[test]
+fn after_a_lost_answer_both_node_keys_are_asked_for() {
+    let mut rig = Rig::new(true, Some("a"));
+    rig.does();
+    rig.pass(100);
+    rig.answer(Answer::NodeKeyExpired);
+    rig.does();
+    rig.on(Event::Rotated { key: 1 });
+    assert_eq!(rig.does(), "a/1<0");
+    rig.on(Event::Transport { sent: true });
+    assert_eq!(rig.after_waiting(), "-/1<0", "it may have been taken");
+    rig.answer(Answer::NotKnown);
+    assert_eq!(rig.does(), "-", "or not");
+    rig.answer(Answer::NodeKeyExpired);
+    assert_eq!(rig.after_waiting(), "a/1<0");
 }
 
 #[test]
 fn our_own_end_in_the_map_keeps_the_stream_while_there_is_no_key() {
     let mut rig = Rig::joined(true, None);
     rig.on(Event::OwnKeyExpired(true));
-    assert_eq!((rig.joiner.wants_stream_closed(), rig.refusal()), (false, Some(RefusalKind::NodeKeyExpired)));
+    assert_eq!(
+        (rig.joiner.wants_stream_closed(rig.now), rig.refusal()),
+        (false, Some(RefusalKind::NodeKeyExpired))
+    );
     assert_eq!(rig.joiner.phase(), Phase::KeyNeeded);
     rig.on(Event::OwnKeyExpired(false));
     assert_eq!((rig.refusal(), rig.joiner.phase()), (None, Phase::Joined));
     rig.on(Event::OwnKeyExpired(true));
     rig.offer(Some("a"));
-    assert!(rig.joiner.wants_stream_closed());
+    assert!(rig.joiner.wants_stream_closed(rig.now));
 }
 
 #[test]
@@ -353,16 +526,24 @@ fn a_key_whose_answer_was_lost_is_asked_after_before_it_is_sent_again() {
 
 #[test]
 fn an_unwilling_server_is_left_alone() {
-    for (kind, pause) in [(RefusalKind::Pin, "wait 3600"), (RefusalKind::Version, "wait 600")] {
+    for (kind, pause) in [(RefusalKind::Pin, "wait 300"), (RefusalKind::Version, "wait 600")] {
         let mut rig = Rig::new(false, Some("a"));
         rig.does();
-        rig.on(Event::Unwilling(kind));
+        rig.on(Event::Unwilling(kind, String::new()));
         assert_eq!(
             (rig.does(), rig.joiner.phase(), rig.refusal()),
             (pause.into(), Phase::Unwilling, Some(kind))
         );
+        rig.offer(Some("a"));
+        assert_eq!(rig.does(), pause, "the same key is none that was offered");
         assert_eq!(rig.after_waiting(), "a");
         assert_eq!(rig.joiner.phase(), Phase::Joining);
+        assert_eq!(rig.refusal(), Some(kind), "until it is overcome");
+        // Another key is tried at once.
+        rig.on(Event::Unwilling(kind, String::new()));
+        rig.pass(1);
+        rig.offer(Some("b"));
+        assert_eq!((rig.does(), rig.joiner.phase()), ("b".into(), Phase::Joining));
     }
 }
 
@@ -435,15 +616,26 @@ proptest! {
         let mut sent: Option<String> = None;
         let mut doing = String::new();
         let mut rotated_for: Option<bool> = None;
+        let mut goes_on = false;
         for step in steps {
             if doing.is_empty() || doing.starts_with("wait") {
                 doing = rig.does();
+                if doing.starts_with("rotate") {
+                    doing = "rotate".into();
+                }
                 match doing.as_str() {
-                    "-" => { without.push(rig.now); sent = None; }
                     "rotate" => { rotated_for = Some(false); }
+                    question if question.starts_with('-') => {
+                        // The questions for each of our node keys are one.
+                        if !std::mem::take(&mut goes_on) || without.pop().is_some() {
+                            without.push(rig.now);
+                        }
+                        sent = None;
+                    }
                     "stream" => {}
                     wait if wait.starts_with("wait") => {}
                     key => {
+                        let key = key.split('/').next().unwrap();
                         prop_assert!(!refused.contains(key), "{key} was refused");
                         with.push(rig.now);
                         sent = Some(key.to_owned());
@@ -457,10 +649,12 @@ proptest! {
                 Step::Offer(key) => { rig.offer(key.map(|key| key.to_string()).as_deref()); done = false; }
                 Step::Answer(n) if register => {
                     let locked_out = n == 3 && rotated_for == Some(true);
-                    if let Some(key) = sent.take().filter(|_| !matches!(n, 0 | 3) || locked_out) {
+                    if let Some(key) = sent.take().filter(|_| !matches!(n, 0 | 3 | 5) || locked_out) {
                         refused.insert(key);
                     }
-                    if n == 0 { rotated_for = None; }
+                    // One that was taken and has ended is no new one.
+                    if n == 0 || (n == 3 && doing.starts_with("-/")) { rotated_for = None; }
+                    goes_on = doing.starts_with('-') && matches!(n, 1 | 2 | 4);
                     rig.answer(answer(n));
                 }
                 Step::Limited(after) if register || doing == "stream" => rig.on(Event::RateLimited(Some(Duration::from_secs(after)))),
@@ -472,13 +666,13 @@ proptest! {
                 }
                 Step::Unwilling(pin) if register || doing == "stream" => {
                     if register && sent.take().is_some() { with.pop(); } else if register { without.pop(); }
-                    rig.on(Event::Unwilling(if pin { RefusalKind::Pin } else { RefusalKind::Version }));
+                    rig.on(Event::Unwilling(if pin { RefusalKind::Pin } else { RefusalKind::Version }, String::new()));
                 }
                 Step::NotFound if doing == "stream" => rig.on(Event::MapNotFound),
                 Step::Ended(lived) if doing == "stream" => rig.on(Event::StreamEnded(Duration::from_secs(lived))),
                 Step::Expired(expired) if doing == "stream" => { rig.on(Event::OwnKeyExpired(expired)); done = false; }
                 Step::Map if doing == "stream" => { rig.on(Event::MapReceived); done = false; }
-                _ if doing == "rotate" => { rig.on(Event::Rotated); rotated_for = Some(true); }
+                _ if doing == "rotate" => { rig.on(Event::Rotated { key: 1 }); rotated_for = Some(true); }
                 _ => done = false,
             }
             if done {

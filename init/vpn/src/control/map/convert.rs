@@ -1,4 +1,4 @@
-//! From the wire's texts to the map's types. Each list has a bound, each text is cut to what its kind can be.
+//! From the wire's texts to the map's types. Each list has a bound ([`crate::control::wire`]), each text is cut to what its kind can be.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,19 +7,16 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::drops::{DropReason, MapDrops};
-use crate::control::wire::{WireDerpMap, WireDerpNode, WireDns, WireNode, WireResolver, ZERO_TIME};
+use crate::control::wire::{
+    List, MAX_RESOLVERS, WireDerpMap, WireDerpNode, WireDns, WireNode, WireResolver, ZERO_TIME,
+};
 use crate::key::{Disco, Node, Public};
 use crate::netmap::{DerpMap, DerpNode, DerpRegion, DnsConfig, ExtraRecord, NodeId, RegionId, TailnetNode};
 
 /// The longest DNS name (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 253;
-/// Addresses, endpoints and tags of one node: many times what any has.
-const MAX_PER_NODE: usize = 64;
-/// Relays: the public Tailscale has some thirty regions of a few servers each.
-const MAX_REGIONS: usize = 1024;
-const MAX_RELAYS_PER_REGION: usize = 64;
-/// Domains, resolvers, routes, records.
-const MAX_DNS: usize = 4096;
+/// The longest tag: `tag:` and a DNS label.
+const MAX_TAG: usize = 67;
 /// `tailcfg.go`, `DERPNode.DERPPort` and `STUNPort`: what 0 means.
 const DERP_PORT: u16 = 443;
 const STUN_PORT: u16 = 3478;
@@ -49,7 +46,7 @@ pub(super) fn region(number: i64) -> Option<RegionId> {
 
 /// Where a node may be reached, as far as it reads.
 pub(super) fn endpoints(texts: &[String]) -> Vec<SocketAddr> {
-    texts.iter().take(MAX_PER_NODE).filter_map(|text| text.parse().ok()).collect()
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// A node without its addresses, and beside it the addresses that it claims, none judged yet but that each is one host.
@@ -71,10 +68,15 @@ pub(super) fn node(
         endpoints: endpoints(&wire.endpoints),
         home: wire.home_derp.filter(|home| *home != 0).or_else(legacy).and_then(region),
         online: wire.online,
-        tags: wire.tags.iter().take(MAX_PER_NODE).map(|tag| cut(tag)).collect(),
+        // One that is cut would be another tag.
+        tags: wire.tags.iter().filter(|tag| tag.len() <= MAX_TAG).cloned().collect(),
         key_expiry,
         expired: wire.expired || has_ended(key_expiry, control_time),
     };
+    if wire.addresses.beyond > 0 {
+        drops.count(DropReason::TooMany, &"addresses of one node");
+    }
+    drops.unreadable(wire.addresses.unreadable, &"an address");
     (node, hosts(&wire.addresses, drops))
 }
 
@@ -85,11 +87,8 @@ pub(super) fn has_ended(expiry: Option<OffsetDateTime>, now: Option<OffsetDateTi
 
 /// Addresses of single hosts.
 fn hosts(texts: &[String], drops: &mut MapDrops) -> Vec<IpNet> {
-    if texts.len() > MAX_PER_NODE {
-        drops.count(DropReason::TooMany, &"addresses of one node");
-    }
     let mut hosts = Vec::new();
-    for text in texts.iter().take(MAX_PER_NODE) {
+    for text in texts {
         match net(text) {
             Some(net) if net.prefix_len() == net.max_prefix_len() => {
                 if !hosts.contains(&net) {
@@ -120,22 +119,21 @@ fn cut(text: &str) -> String {
 }
 
 pub(super) fn derp_map(wire: WireDerpMap, drops: &mut MapDrops) -> DerpMap {
-    let scores = wire.home_params.and_then(|home| home.region_score).unwrap_or_default();
+    let scores = wire.home_params.and_then(|home| home.region_score).unwrap_or_default().items;
     let mut map = DerpMap::default();
-    for (number, region) in wire.regions {
+    drops.unreadable(wire.regions.unreadable, &"a relay region");
+    if wire.regions.beyond > 0 {
+        drops.count(DropReason::TooMany, &"relay regions");
+    }
+    for (number, region) in wire.regions.items {
         let Some(region) = region else {
             continue;
         };
-        if map.regions.len() >= MAX_REGIONS {
-            drops.count(DropReason::TooMany, &"relay regions");
-            break;
-        }
+        drops.unreadable(region.nodes.unreadable, &"a relay");
         let id = RegionId(number);
         let nodes = region
             .nodes
             .into_iter()
-            .flatten()
-            .take(MAX_RELAYS_PER_REGION)
             .filter_map(|wire| {
                 let node = derp_node(&wire);
                 if node.is_none() {
@@ -204,25 +202,29 @@ fn derp_node(wire: &WireDerpNode) -> Option<DerpNode> {
     })
 }
 
-pub(super) fn dns(wire: WireDns) -> DnsConfig {
-    let resolvers = |list: Vec<Option<WireResolver>>| {
-        list.into_iter().flatten().take(MAX_DNS).map(|resolver| cut(&resolver.addr)).collect()
+pub(super) fn dns(wire: WireDns, drops: &mut MapDrops) -> DnsConfig {
+    let unreadable = wire.domains.unreadable
+        + wire.resolvers.unreadable
+        + wire.routes.unreadable
+        + wire.routes.items.values().flatten().map(|list| list.unreadable).sum::<usize>()
+        + wire.extra_records.unreadable;
+    drops.unreadable(unreadable, &"of names");
+    let resolvers = |list: List<WireResolver, MAX_RESOLVERS>| {
+        list.into_iter().map(|resolver| cut(&resolver.addr)).collect()
     };
     DnsConfig {
         magic: wire.proxied,
-        domains: wire.domains.iter().take(MAX_DNS).map(|domain| name(domain)).collect(),
+        domains: wire.domains.iter().map(|domain| name(domain)).collect(),
         resolvers: resolvers(wire.resolvers),
         routes: wire
             .routes
+            .items
             .into_iter()
-            .take(MAX_DNS)
             .map(|(suffix, list)| (name(&suffix), resolvers(list.unwrap_or_default())))
             .collect(),
         extra_records: wire
             .extra_records
             .into_iter()
-            .flatten()
-            .take(MAX_DNS)
             .map(|record| ExtraRecord {
                 name: name(&record.name),
                 kind: cut(&record.kind),

@@ -37,11 +37,13 @@ pub enum DropReason {
     BadRelay,
     /// More than we take.
     TooMany,
+    /// An element of a list that is `null` or does not read.
+    Unreadable,
 }
 
 impl DropReason {
     /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BeforeFirst,
         Self::BadKey,
         Self::OwnKey,
@@ -56,6 +58,7 @@ impl DropReason {
         Self::UnknownPeer,
         Self::BadRelay,
         Self::TooMany,
+        Self::Unreadable,
     ];
 
     /// Its name in status and metrics.
@@ -75,6 +78,7 @@ impl DropReason {
             Self::UnknownPeer => "map_unknown_peer",
             Self::BadRelay => "map_bad_relay",
             Self::TooMany => "map_too_many",
+            Self::Unreadable => "map_unreadable",
         }
     }
 }
@@ -99,6 +103,17 @@ impl MapDrops {
 
     pub(super) const fn begin_message(&mut self) {
         self.logged = 0;
+    }
+
+    /// So many elements of a list that do not read, logged as one.
+    pub(super) fn unreadable(&mut self, number: usize, what: &dyn Display) {
+        let Some(others) = number.checked_sub(1) else {
+            return;
+        };
+        self.count(DropReason::Unreadable, what);
+        if let Some(count) = self.counts.get_mut(DropReason::Unreadable as usize) {
+            *count += others as u64;
+        }
     }
 
     pub(super) fn count(&mut self, reason: DropReason, what: &dyn Display) {

@@ -18,9 +18,10 @@ pub(super) fn is_names(net: &IpNet) -> bool {
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -33,7 +34,7 @@ use self::peers::Peers;
 use self::policy::Policy;
 use super::wire::MapResponse;
 use crate::key::{Node, Public};
-use crate::netmap::{DerpMap, DnsConfig, Netmap, TailnetNode};
+use crate::netmap::{DerpMap, DnsConfig, Netmap, NodeId, TailnetNode};
 use crate::parent::message::ADDRESSES;
 use crate::parent::network::{NAMES_V4, NAMES_V6};
 
@@ -67,6 +68,36 @@ impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// These and, after them, others: what leads from the map before to the map after both. A key that went and came again is in
+    /// both lists.
+    pub fn then(&mut self, later: Self) {
+        let Self { node, removed, changed, filter, derp, dns } = later;
+        self.node |= node;
+        self.filter |= filter;
+        self.derp |= derp;
+        self.dns |= dns;
+        let gone: BTreeSet<_> = removed.into_iter().collect();
+        self.changed.retain(|key| !gone.contains(key));
+        let gone: BTreeSet<_> = self.removed.drain(..).chain(gone).collect();
+        self.removed.extend(gone);
+        let changed: BTreeSet<_> = self.changed.drain(..).chain(changed).collect();
+        self.changed.extend(changed);
+    }
+}
+
+/// The server's clock, as it was at some time of ours.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    server: OffsetDateTime,
+    at: Instant,
+}
+
+impl Clock {
+    fn now(&self, now: Instant) -> OffsetDateTime {
+        let since = time::Duration::try_from(now.saturating_duration_since(self.at));
+        since.ok().and_then(|since| self.server.checked_add(since)).unwrap_or(self.server)
     }
 }
 
@@ -107,7 +138,8 @@ pub struct MapState {
     policy: Policy,
     derp: Arc<DerpMap>,
     dns: Arc<DnsConfig>,
-    control_time: Option<OffsetDateTime>,
+    /// `None`: no server has said its time.
+    clock: Option<Clock>,
     current: Option<Arc<Netmap>>,
     /// What the filter of the last map was; `None`: of no map of ours.
     published: Option<PolicyState>,
@@ -125,7 +157,7 @@ impl MapState {
             policy: Policy::default(),
             derp: Arc::default(),
             dns: Arc::default(),
-            control_time: None,
+            clock: None,
             current: kept,
             published: None,
             drops: MapDrops::default(),
@@ -152,16 +184,17 @@ impl MapState {
     ///
     /// # Errors
     /// If the map cannot be ours. The stream must be closed then; what was in force stays.
-    pub fn apply(&mut self, message: MapResponse) -> Result<Option<Update>, MapError> {
+    pub fn apply(&mut self, message: MapResponse, now: Instant) -> Result<Option<Update>, MapError> {
         self.drops.begin_message();
+        if let Some(server) = message.control_time.as_deref().and_then(convert::time) {
+            self.clock = Some(Clock { server, at: now });
+        }
         if message.keep_alive {
             return Ok(None);
         }
-        if let Some(time) = message.control_time.as_deref().and_then(convert::time) {
-            self.control_time = Some(time);
-        }
+        let control_time = self.clock.map(|clock| clock.now(now));
         let node = match &message.node {
-            Some(wire) => Some(self.own_node(wire)?),
+            Some(wire) => Some(self.own_node(wire, control_time)?),
             None if self.started => None,
             None => {
                 self.drops.count(DropReason::BeforeFirst, &"a message before the stream's first map");
@@ -182,7 +215,7 @@ impl MapState {
             }
         }
         if let Some(dns) = message.dns_config {
-            let dns = convert::dns(dns);
+            let dns = convert::dns(dns, &mut self.drops);
             if *self.dns != dns {
                 self.dns = Arc::new(dns);
             }
@@ -192,7 +225,7 @@ impl MapState {
         let mut judge = peers::Judge {
             prefixes: &self.settings.prefixes,
             own: self.own,
-            control_time: self.control_time,
+            control_time,
             drops: &mut self.drops,
         };
         if first {
@@ -201,19 +234,26 @@ impl MapState {
         if let Some(node) = &node {
             self.peers.set_own(&node.addresses, &mut judge);
         }
+        for list in [&message.peers, &message.peers_changed].into_iter().flatten() {
+            judge.count_list(list.unreadable, list.beyond, "peers");
+        }
         match message.peers {
             Some(all) if !all.is_empty() => self.peers.replace(all, &mut judge),
             _ => {
-                for id in message.peers_removed.unwrap_or_default() {
+                let removed = message.peers_removed.unwrap_or_default();
+                judge.count_list(removed.unreadable, removed.beyond, "removed peers");
+                for id in removed {
                     self.peers.remove(id);
                 }
-                for wire in message.peers_changed.unwrap_or_default() {
-                    self.peers.upsert(wire, &mut judge);
-                }
-                for (id, online) in message.online_change.unwrap_or_default() {
+                self.peers.upsert_all(message.peers_changed.unwrap_or_default(), &mut judge);
+                let online = message.online_change.unwrap_or_default();
+                judge.count_list(online.unreadable, online.beyond, "peers seen");
+                for (id, online) in online.items {
                     self.peers.online(id, online);
                 }
-                for patch in message.peers_changed_patch.unwrap_or_default().into_iter().flatten() {
+                let patches = message.peers_changed_patch.unwrap_or_default();
+                judge.count_list(patches.unreadable, patches.beyond, "changes of peers");
+                for patch in patches {
                     self.peers.patch(patch, &mut judge);
                 }
             }
@@ -221,22 +261,51 @@ impl MapState {
         Ok(self.publish(node, first))
     }
 
-    /// Ends peers whose keys have ended by the server's clock, which the caller carried on.
-    pub fn expire(&mut self, now: OffsetDateTime) -> Option<Update> {
-        self.started.then(|| self.peers.expire(now))?;
-        self.publish(None, false)
+    /// Ends the keys whose time has come, peers' and our own: by the server's clock as it has run on since it was last said, or by
+    /// `wall` where no server has said it, as after a restart. Also without a stream, and for a map that was kept.
+    pub fn expire(&mut self, now: Instant, wall: OffsetDateTime) -> Option<Update> {
+        let time = Some(self.clock.map_or(wall, |clock| clock.now(now)));
+        let has_ended = |node: &TailnetNode| !node.expired && convert::has_ended(node.key_expiry, time);
+        let before = Arc::clone(self.current.as_ref()?);
+        let node = has_ended(&before.node).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
+        if self.started {
+            self.peers.expire(time);
+            return self.publish(node, false);
+        }
+        // The peers of this stream are not known yet: the map in force is another's.
+        let ended: Vec<NodeId> =
+            before.peers.values().filter(|peer| has_ended(peer)).map(|peer| peer.id).collect();
+        let mut changes = Changes { node: node.is_some(), ..Changes::default() };
+        let mut map = (*before).clone();
+        if let Some(node) = node {
+            map.node = Arc::new(node);
+        }
+        for id in ended {
+            if let Some(peer) = Arc::make_mut(&mut map.peers).get_mut(&id) {
+                let peer = Arc::make_mut(peer);
+                peer.expired = true;
+                peer.addresses.clear();
+                peer.allowed.clear();
+                changes.changed.push(peer.key);
+            }
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        let map = Arc::new(map);
+        self.current = Some(Arc::clone(&map));
+        Some(Update { map, changes, policy: self.policy.state() })
     }
 
-    /// The server's clock, as its last message said it.
-    pub const fn control_time(&self) -> Option<OffsetDateTime> {
-        self.control_time
-    }
-
-    fn own_node(&mut self, wire: &super::wire::WireNode) -> Result<TailnetNode, MapError> {
+    fn own_node(
+        &mut self,
+        wire: &super::wire::WireNode,
+        control_time: Option<OffsetDateTime>,
+    ) -> Result<TailnetNode, MapError> {
         if wire.key.parse() != Ok(self.own) {
             return Err(MapError::AnotherNode(wire.key.chars().take(80).collect()));
         }
-        let (mut node, addresses) = convert::node(wire, self.own, self.control_time, &mut self.drops);
+        let (mut node, addresses) = convert::node(wire, self.own, control_time, &mut self.drops);
         node.addresses = addresses
             .into_iter()
             .filter(|net| {

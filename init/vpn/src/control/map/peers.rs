@@ -1,7 +1,7 @@
 //! The peers of one stream: who holds which key and which address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,12 +10,14 @@ use time::OffsetDateTime;
 use super::convert;
 use super::drops::{DropReason, MapDrops};
 use super::is_names;
-use crate::control::wire::{PeerPatch, WireNode};
+use crate::control::wire::{MAX_PEERS, PeerPatch, WireNode, WirePeer};
 use crate::key::{Node, Public};
 use crate::netmap::{NodeId, TailnetNode};
 
-/// More peers than a tailnet has: what a hostile map can make us hold.
-const MAX_PEERS: usize = 50_000;
+/// The bytes that all peers may take: what a hostile map can make us hold. Ten thousand peers as they are take a third.
+const MAX_BYTES: usize = 32 << 20;
+/// What a peer takes without its lists and texts: itself, and its places in the tables by number, key and address.
+const PEER_BYTES: usize = 768;
 
 type Nodes = BTreeMap<NodeId, Arc<TailnetNode>>;
 
@@ -25,6 +27,16 @@ pub(super) struct Judge<'a> {
     pub(super) own: Public<Node>,
     pub(super) control_time: Option<OffsetDateTime>,
     pub(super) drops: &'a mut MapDrops,
+}
+
+impl Judge<'_> {
+    /// What of a list was not looked at.
+    pub(super) fn count_list(&mut self, unreadable: usize, beyond: usize, what: &'static str) {
+        self.drops.unreadable(unreadable, &what);
+        if beyond > 0 {
+            self.drops.count(DropReason::TooMany, &what);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +52,8 @@ pub(super) struct Peers {
     touched: BTreeSet<NodeId>,
     /// Peers that this message named in whole.
     named: BTreeSet<NodeId>,
+    /// What they take, by [`weight`].
+    bytes: usize,
 }
 
 impl Peers {
@@ -59,14 +73,32 @@ impl Peers {
     }
 
     /// The whole list.
-    pub(super) fn replace(&mut self, all: Vec<WireNode>, judge: &mut Judge<'_>) {
-        let named: BTreeSet<u64> = all.iter().map(|wire| wire.id).collect();
+    pub(super) fn replace(&mut self, all: impl IntoIterator<Item = WirePeer>, judge: &mut Judge<'_>) {
+        let all: Vec<WirePeer> = all.into_iter().collect();
+        let named: BTreeSet<u64> = all
+            .iter()
+            .filter_map(|peer| match peer {
+                WirePeer::Node(wire) => Some(wire.id),
+                WirePeer::Unreadable(_) => None,
+            })
+            .collect();
         let gone: Vec<NodeId> = self.nodes.keys().filter(|id| !named.contains(&id.0)).copied().collect();
         for id in gone {
             self.remove(id.0);
         }
-        for wire in all {
-            self.upsert(wire, judge);
+        self.upsert_all(all, judge);
+    }
+
+    /// New or changed ones.
+    pub(super) fn upsert_all(&mut self, all: impl IntoIterator<Item = WirePeer>, judge: &mut Judge<'_>) {
+        for peer in all {
+            match peer {
+                WirePeer::Node(wire) => self.upsert(&wire, judge),
+                WirePeer::Unreadable(id) => {
+                    judge.drops.count(DropReason::Unreadable, &format_args!("the peer with number {id}"));
+                    self.remove(id);
+                }
+            }
         }
     }
 
@@ -74,12 +106,11 @@ impl Peers {
         let id = NodeId(id);
         if self.nodes.contains_key(&id) {
             self.release(id);
-            Arc::make_mut(&mut self.nodes).remove(&id);
-            self.touched.insert(id);
+            self.remove_node(id);
         }
     }
 
-    pub(super) fn upsert(&mut self, wire: WireNode, judge: &mut Judge<'_>) {
+    fn upsert(&mut self, wire: &WireNode, judge: &mut Judge<'_>) {
         let id = NodeId(wire.id);
         let Some(key) = self.take_key(id, &wire.key, judge) else {
             // The message means to replace whoever had the number: that one's word is void too.
@@ -90,7 +121,7 @@ impl Peers {
             judge.drops.count(DropReason::TooMany, &"peers");
             return;
         }
-        let (mut node, claimed) = convert::node(&wire, key, judge.control_time, judge.drops);
+        let (mut node, claimed) = convert::node(wire, key, judge.control_time, judge.drops);
         self.release(id);
         let accepted: Vec<IpNet> =
             claimed.into_iter().filter(|net| self.acceptable(net, &wire.key, judge)).collect();
@@ -99,13 +130,20 @@ impl Peers {
             self.remove_node(id);
             return;
         }
-        let allowed = allowed(&wire, &accepted, judge);
+        let allowed = allowed(wire, &accepted, judge);
+        if !node.expired {
+            node.addresses.clone_from(&accepted);
+            node.allowed = allowed;
+        }
+        if !self.has_room(&node) {
+            judge.drops.count(DropReason::TooMany, &"bytes of peers");
+            self.remove_node(id);
+            return;
+        }
         if node.expired {
             self.withheld.insert(id, accepted);
         } else {
             self.claim(id, &accepted, judge);
-            node.addresses = accepted;
-            node.allowed = allowed;
         }
         self.by_key.insert(key, id);
         self.named.insert(id);
@@ -133,20 +171,26 @@ impl Peers {
                 self.edit(id, |node| node.key = key);
             }
         }
-        self.edit(id, |node| {
-            if let Some(home) = patch.derp_region.and_then(convert::region) {
-                node.home = Some(home);
-            }
-            if let Some(texts) = patch.endpoints.as_ref().filter(|texts| !texts.is_empty()) {
-                node.endpoints = convert::endpoints(texts);
-            }
-            if let Some(disco) = patch.disco_key.as_deref() {
-                node.disco = convert::disco(disco);
-            }
-            if patch.online.is_some() {
-                node.online = patch.online;
-            }
-        });
+        let Some(mut node) = self.nodes.get(&id).map(|node| (**node).clone()) else {
+            return;
+        };
+        if let Some(home) = patch.derp_region.and_then(convert::region) {
+            node.home = Some(home);
+        }
+        if let Some(texts) = patch.endpoints.as_ref().filter(|texts| !texts.is_empty()) {
+            node.endpoints = convert::endpoints(texts);
+        }
+        if let Some(disco) = patch.disco_key.as_deref() {
+            node.disco = convert::disco(disco);
+        }
+        if patch.online.is_some() {
+            node.online = patch.online;
+        }
+        if self.has_room(&node) {
+            self.put(node);
+        } else {
+            judge.drops.count(DropReason::TooMany, &"bytes of peers");
+        }
         if let Some(text) = patch.key_expiry.as_deref() {
             let expiry = convert::time(text);
             self.edit(id, |node| node.key_expiry = expiry);
@@ -159,11 +203,11 @@ impl Peers {
     }
 
     /// Ends the peers whose keys have ended.
-    pub(super) fn expire(&mut self, now: OffsetDateTime) {
+    pub(super) fn expire(&mut self, now: Option<OffsetDateTime>) {
         let ended: Vec<NodeId> = self
             .nodes
             .values()
-            .filter(|node| !node.expired && convert::has_ended(node.key_expiry, Some(now)))
+            .filter(|node| !node.expired && convert::has_ended(node.key_expiry, now))
             .map(|node| node.id)
             .collect();
         for id in ended {
@@ -270,10 +314,18 @@ impl Peers {
     }
 
     fn remove_node(&mut self, id: NodeId) {
-        if self.nodes.contains_key(&id) {
-            Arc::make_mut(&mut self.nodes).remove(&id);
+        if self.nodes.contains_key(&id)
+            && let Some(node) = Arc::make_mut(&mut self.nodes).remove(&id)
+        {
+            self.bytes = self.bytes.saturating_sub(weight(&node));
             self.touched.insert(id);
         }
+    }
+
+    /// Whether a peer has room, in place of what has its number now.
+    fn has_room(&self, node: &TailnetNode) -> bool {
+        let old = self.nodes.get(&node.id).map_or(0, |old| weight(old));
+        self.bytes.saturating_sub(old) + weight(node) <= MAX_BYTES
     }
 
     /// A peer's key has ended: it holds nothing.
@@ -317,7 +369,10 @@ impl Peers {
         if self.nodes.get(&id).is_some_and(|old| **old == node) {
             return;
         }
-        Arc::make_mut(&mut self.nodes).insert(id, Arc::new(node));
+        self.bytes += weight(&node);
+        if let Some(old) = Arc::make_mut(&mut self.nodes).insert(id, Arc::new(node)) {
+            self.bytes = self.bytes.saturating_sub(weight(&old));
+        }
         self.touched.insert(id);
     }
 
@@ -329,6 +384,14 @@ impl Peers {
         change(&mut new);
         self.put(new);
     }
+}
+
+/// What a peer takes in memory, roughly.
+fn weight(node: &TailnetNode) -> usize {
+    let nets = (node.addresses.len() + node.allowed.len()) * size_of::<IpNet>();
+    let endpoints = node.endpoints.len() * size_of::<SocketAddr>();
+    let tags: usize = node.tags.iter().map(|tag| size_of::<String>() + tag.len()).sum();
+    PEER_BYTES + nets + endpoints + tags + node.name.len()
 }
 
 /// What a peer may send from: its own addresses, or those of them that the server names. Routes beyond them are not taken.

@@ -1,10 +1,10 @@
 //! The packet filters by name, and whether they are a policy at all.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::control::wire::Table;
 use crate::filter::{Compiled, Filter};
 use crate::netmap::NamedFilters;
 
@@ -14,6 +14,9 @@ const BASE: &str = "base";
 const ALL: &str = "*";
 /// More names than any server has.
 const MAX_NAMES: usize = 256;
+/// The bytes of all filters, names and texts: they are kept as they came, over all messages of a stream. A rule that names each of
+/// 3,000 peers takes 100 kB.
+const MAX_BYTES: usize = 4 << 20;
 
 /// What a map's filter is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +59,8 @@ impl Policy {
             self.set(BASE.to_owned(), Some(base));
         }
         if let Some(named) = named {
-            match serde_json::from_str::<BTreeMap<String, Option<Box<RawValue>>>>(named.get()) {
-                Ok(named) if named.len() <= MAX_NAMES => {
+            match serde_json::from_str::<Table<String, Option<Box<RawValue>>, MAX_NAMES>>(named.get()) {
+                Ok(Table { items: named, unreadable: 0, beyond: 0 }) => {
                     // A good set after an unreadable one counts from nothing: what the unreadable one said is not known.
                     self.stale |= self.unreadable;
                     self.unreadable = false;
@@ -69,6 +72,10 @@ impl Policy {
                         if name != ALL || raw.is_some() {
                             self.set(name, raw);
                         }
+                    }
+                    if self.unreadable {
+                        // What of them had room is no set that anybody meant.
+                        self.named = Arc::default();
                     }
                 }
                 _ => {
@@ -105,6 +112,11 @@ impl Policy {
             None => {
                 named.remove(&name);
             }
+        }
+        if named.iter().map(|(name, raw)| name.len() + raw.get().len()).sum::<usize>() > MAX_BYTES {
+            tracing::warn!("the map's filters are longer than {MAX_BYTES} bytes: everything is denied");
+            named.clear();
+            self.unreadable = true;
         }
     }
 

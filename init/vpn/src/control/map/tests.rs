@@ -44,7 +44,12 @@ fn state() -> MapState {
 }
 
 fn try_apply(state: &mut MapState, message: &Value) -> Result<Option<Update>, MapError> {
-    state.apply(serde_json::from_str(&message.to_string()).unwrap())
+    state.apply(serde_json::from_str(&message.to_string()).unwrap(), Instant::now())
+}
+
+/// Ends keys of a state that no server has told the time.
+fn expire(state: &mut MapState, wall: &str) -> Option<Update> {
+    state.expire(Instant::now(), convert::time(wall).unwrap())
 }
 
 fn apply(state: &mut MapState, message: Value) -> Option<Update> {
@@ -214,12 +219,166 @@ fn a_peer_whose_key_ended_holds_nothing() {
     let mut soon = peer(2);
     soon["KeyExpiry"] = "2030-01-01T00:00:00Z".into();
     apply(&mut state, json!({ "PeersChanged": [soon] }));
-    assert!(state.expire(convert::time("2029-01-01T00:00:00Z").unwrap()).is_none());
-    assert_eq!(
-        state.expire(convert::time("2030-01-01T00:00:00Z").unwrap()).unwrap().changes.changed,
-        [public(2)]
-    );
+    assert!(expire(&mut state, "2029-01-01T00:00:00Z").is_none());
+    assert_eq!(expire(&mut state, "2030-01-01T00:00:00Z").unwrap().changes.changed, [public(2)]);
     assert!(addresses(&state, 2).is_empty());
+}
+
+#[test]
+fn the_servers_clock_runs_on_from_when_it_was_said() {
+    let start = Instant::now();
+    let at = |seconds| start + std::time::Duration::from_secs(seconds);
+    let mut state = state();
+    let mut soon = peer(2);
+    soon["KeyExpiry"] = "2026-01-01T00:01:00Z".into();
+    let apply_at = |state: &mut MapState, message: Value, seconds| {
+        state.apply(serde_json::from_str(&message.to_string()).unwrap(), at(seconds)).unwrap()
+    };
+    let first = json!({ "Node": peer(1), "Peers": [soon], "ControlTime": "2026-01-01T00:00:00Z" });
+    apply_at(&mut state, first, 0).unwrap();
+    // A message that does not say the time does not stop it, and what our own clock says does not count.
+    apply_at(&mut state, json!({ "PeersChanged": [peer(3)] }), 50).unwrap();
+    let wrong = convert::time("2040-01-01T00:00:00Z").unwrap();
+    assert!(state.expire(at(59), wrong).is_none());
+    assert_eq!(state.expire(at(60), wrong).unwrap().changes.changed, [public(2)]);
+    assert!(addresses(&state, 2).is_empty());
+    // Also what a message says later is judged by it.
+    let mut late = peer(4);
+    late["KeyExpiry"] = "2026-01-01T00:02:00Z".into();
+    apply_at(&mut state, json!({ "PeersChanged": [late] }), 130).unwrap();
+    assert!(state.current().unwrap().peers[&NodeId(4)].expired);
+    // A keep-alive may say the time.
+    apply_at(
+        &mut state,
+        json!({ "PeersChanged": [{ "ID": 5, "Key": key(5), "Addresses": ["100.64.0.5/32"], "KeyExpiry": "2027-01-01T00:00:00Z" }] }),
+        131,
+    );
+    assert!(
+        apply_at(&mut state, json!({ "KeepAlive": true, "ControlTime": "2027-01-01T00:00:00Z" }), 132)
+            .is_none()
+    );
+    assert_eq!(state.expire(at(132), wrong).unwrap().changes.changed, [public(5)]);
+}
+
+#[test]
+fn keys_end_in_a_kept_map_and_between_streams_and_our_own_too() {
+    let mut own = peer(1);
+    own["KeyExpiry"] = "2030-01-01T00:00:00Z".into();
+    let mut soon = peer(2);
+    soon["KeyExpiry"] = "2029-01-01T00:00:00Z".into();
+    let mut state = state();
+    apply(&mut state, json!({ "Node": own, "Peers": [soon, peer(3)] })).unwrap();
+    let kept = Arc::clone(state.current().unwrap());
+    for mut state in [MapState::new(settings(false), public(1), Some(kept)), {
+        state.begin_stream(public(1));
+        state
+    }] {
+        assert!(expire(&mut state, "2028-01-01T00:00:00Z").is_none());
+        let update = expire(&mut state, "2029-01-01T00:00:00Z").unwrap();
+        assert_eq!((update.changes.changed, update.changes.node), (vec![public(2)], false));
+        assert!(
+            addresses(&state, 2).is_empty() && state.current().unwrap().peers[&NodeId(2)].allowed.is_empty()
+        );
+        assert_eq!(addresses(&state, 3), ["100.64.0.3/32"]);
+        let update = expire(&mut state, "2030-01-01T00:00:00Z").unwrap();
+        assert!(update.changes.node && update.map.node.expired && update.changes.changed.is_empty());
+        assert!(expire(&mut state, "2031-01-01T00:00:00Z").is_none(), "once");
+        // The server's word undoes it, and who follows the changes hears of it.
+        let update = apply(&mut state, json!({ "Node": peer(1), "Peers": [peer(2), peer(3)] })).unwrap();
+        assert_eq!((update.changes.changed, update.changes.node), (vec![public(2)], true));
+        assert!(!update.map.node.expired);
+    }
+}
+
+#[test]
+fn what_does_not_read_costs_only_itself() {
+    let mut bad = peer(4);
+    bad["Endpoints"] = json!({ "not": "a list" });
+    let mut half = peer(5);
+    half["Addresses"] = json!([null, "100.64.0.5/32", 7]);
+    let state = begun(&[peer(2), Value::Null, json!(7), bad.clone(), half, json!({ "Key": 7 }), peer(3)]);
+    assert_eq!(ids(&state), [2, 3, 5]);
+    assert_eq!(addresses(&state, 5), ["100.64.0.5/32"]);
+    assert_eq!(state.drops().of(DropReason::Unreadable), 6);
+
+    // One that had the number is not what it was.
+    let mut state = begun(&[peer(2), peer(3), peer(4)]);
+    let update = json!({ "PeersChanged": [null, bad, peer(6)], "PeersRemoved": [2, null, "x"],
+        "PeersChangedPatch": [null, { "NodeID": "x" }, { "NodeID": 3, "Online": true }], "OnlineChange": { "x": true, "6": true, "3": 1 } });
+    let changes = apply(&mut state, update).unwrap().changes;
+    assert_eq!(ids(&state), [3, 6]);
+    assert_eq!(changes.removed, [public(2), public(4)]);
+    assert_eq!(state.current().unwrap().peers[&NodeId(6)].online, Some(true));
+
+    let names = json!({ "Proxied": true, "Domains": ["t.internal", null], "Resolvers": [null, 7, { "Addr": "192.0.2.53" }],
+        "Routes": { "a.": [null, { "Addr": "192.0.2.54" }], "b.": 7, "c.": null }, "ExtraRecords": [null, 7, { "Name": "x.t.internal", "Value": "100.64.0.9" }] });
+    let relays = json!({ "Regions": { "x": {}, "1": 7, "2": { "Nodes": [null, 7, { "HostName": "a" }] } }, "HomeParams": { "RegionScore": { "2": "x" } } });
+    let mut state = begun(&[]);
+    let map = apply(&mut state, json!({ "DNSConfig": names, "DERPMap": relays })).unwrap().map;
+    assert_eq!((map.dns.domains.len(), map.dns.resolvers.len(), map.dns.extra_records.len()), (1, 1, 1));
+    assert_eq!(map.dns.routes.keys().collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(map.dns.routes["a"], ["192.0.2.54"]);
+    assert_eq!(map.derp.regions.len(), 1);
+    assert_eq!(map.derp.regions[&RegionId(2)].nodes.len(), 1);
+    assert_eq!(state.drops().of(DropReason::Unreadable), 7 + 4);
+}
+
+#[test]
+fn the_lists_of_one_peer_have_bounds() {
+    let mut greedy = peer(2);
+    greedy["Tags"] = (0..100).map(|n| format!("tag:{n}")).collect();
+    greedy["Endpoints"] = (0..1000).map(|n| format!("192.0.2.1:{n}")).collect();
+    greedy["Addresses"] = (0..100).map(|n| format!("100.64.1.{n}/32")).collect();
+    let mut tagged = peer(3);
+    let longest = format!("tag:{}", "x".repeat(63));
+    tagged["Tags"] = json!([longest, format!("{longest}x"), "tag:a"]);
+    let state = begun(&[greedy, tagged]);
+    let peers = &state.current().unwrap().peers;
+    let greedy = &peers[&NodeId(2)];
+    assert_eq!((greedy.tags.len(), greedy.endpoints.len(), greedy.addresses.len()), (16, 64, 16));
+    assert_eq!(peers[&NodeId(3)].tags, [longest, "tag:a".to_owned()]);
+    assert_eq!(state.drops().of(DropReason::TooMany), 1);
+}
+
+#[test]
+fn peers_take_no_more_memory_than_they_may() {
+    let mut state = begun(&[]);
+    let endpoints: Vec<String> = (0..64).map(|n| format!("192.0.2.1:{n}")).collect();
+    let tags: Vec<String> = (0..16).map(|n| format!("tag:{n:063}")).collect();
+    let mut sent = 0u64;
+    for _ in 0..5 {
+        let peers: Vec<Value> = (sent..sent + 2000)
+            .map(|n| {
+                json!({ "ID": n + 2, "Key": format!("nodekey:{:064x}", n + 1000), "Addresses": [format!("100.{}.{}.{}/32", 65 + n / 65536, n / 256 % 256, n % 256)],
+                    "Name": "x".repeat(250), "Endpoints": endpoints, "Tags": tags })
+            })
+            .collect();
+        sent += 2000;
+        apply(&mut state, json!({ "PeersChanged": peers }));
+    }
+    let held = state.current().unwrap().peers.len() as u64;
+    // Some 4.9 kB each: 32 MiB are not quite 7,000.
+    assert!((6000..8000).contains(&held), "{held}");
+    assert_eq!(state.drops().of(DropReason::TooMany), sent - held);
+    // What has no room for more may become less, and make room.
+    apply(&mut state, json!({ "PeersRemoved": (2..1000).collect::<Vec<u64>>() })).unwrap();
+    apply(&mut state, json!({ "PeersChanged": [peer(2)] })).unwrap();
+    assert!(state.current().unwrap().peers.contains_key(&NodeId(2)));
+    // Another stream counts from nothing.
+    state.begin_stream(public(1));
+    apply(&mut state, json!({ "Node": peer(1), "Peers": [peer(2)] })).unwrap();
+    assert_eq!(ids(&state), [2]);
+}
+
+#[test]
+fn a_list_of_nothing_makes_no_large_memory() {
+    let many = "{},".repeat(crate::control::wire::MAX_PEERS + 10);
+    let text = format!(r#"{{"Peers": [{many}{{}}], "PeersRemoved": [{}1]}}"#, "1,".repeat(60_000));
+    let message: MapResponse = serde_json::from_str(&text).unwrap();
+    let peers = message.peers.as_ref().unwrap();
+    assert_eq!((peers.len(), peers.beyond), (crate::control::wire::MAX_PEERS, 11));
+    let removed = message.peers_removed.as_ref().unwrap();
+    assert_eq!((removed.len(), removed.beyond), (50_000, 10_001));
 }
 
 #[test]
@@ -424,6 +583,32 @@ fn filters_are_named_replaced_deleted_and_deny_when_they_do_not_read() {
 }
 
 #[test]
+fn filters_that_take_too_much_memory_deny() {
+    // Each of them is small enough, and reads.
+    let port = |n: u32| json!([{ "SrcIPs": ["100.64.0.2"], "DstPorts": [{ "IP": "*", "Ports": { "First": n, "Last": n } }], "Note": "x".repeat(500_000) }]);
+    let mut state = begun(&[peer(2)]);
+    let mut last = None;
+    for n in 0..50 {
+        let mut message = json!({ "PacketFilters": {} });
+        message["PacketFilters"][format!("f{n}")] = port(n);
+        last = apply(&mut state, message).or(last);
+        if last.as_ref().unwrap().policy == PolicyState::Unreadable {
+            assert_eq!(n, 8);
+            break;
+        }
+    }
+    let last = last.unwrap();
+    assert_eq!(last.policy, PolicyState::Unreadable);
+    assert_eq!((last.map.filter.rules(), last.map.filters.len()), (0, 0));
+    // A set that reads counts from nothing.
+    let update = apply(&mut state, json!({ "PacketFilters": { "base": port(1) } })).unwrap();
+    assert_eq!((update.policy, update.map.filter.rules()), (PolicyState::Policy, 1));
+    // More names than there are.
+    let names: serde_json::Map<String, Value> = (0..300).map(|n| (format!("n{n}"), json!([]))).collect();
+    assert_eq!(apply(&mut state, json!({ "PacketFilters": names })).unwrap().policy, PolicyState::Unreadable);
+}
+
+#[test]
 fn a_server_without_a_policy_is_seen_wherever_its_rule_stands() {
     let all = json!({ "SrcIPs": ["*"], "DstPorts": [{ "IP": "*", "Ports": { "First": 0, "Last": 65535 } }] });
     let some = json!({ "SrcIPs": ["*"], "DstPorts": [{ "IP": "*", "Ports": { "First": 0, "Last": 1 } }] });
@@ -491,7 +676,7 @@ fn relays_are_read_with_their_defaults_and_a_bad_pin_is_no_relay() {
 fn a_kept_map_is_what_the_first_one_is_compared_with() {
     let kept = Arc::clone(begun(&[peer(2), peer(3)]).current().unwrap());
     let mut state = MapState::new(settings(false), public(1), Some(kept));
-    assert!(state.expire(convert::time("2040-01-01T00:00:00Z").unwrap()).is_none(), "no stream yet");
+    assert!(expire(&mut state, "2040-01-01T00:00:00Z").is_none(), "keys without an end");
     let changes = apply(&mut state, json!({ "Node": peer(1), "Peers": [peer(2), peer(4)] })).unwrap().changes;
     assert_eq!((changes.removed, changes.changed, changes.node), (vec![public(3)], vec![public(4)], false));
 }
@@ -515,11 +700,11 @@ proptest::proptest! {
                 _ => json!({ "PeersChanged": [node] }),
             });
             let map = state.current().unwrap();
-            let keys: std::collections::BTreeSet<_> = map.peers.values().map(|peer| peer.key).collect();
+            let keys: BTreeSet<_> = map.peers.values().map(|peer| peer.key).collect();
             assert_eq!(keys.len(), map.peers.len());
             assert!(!keys.contains(&public(1)));
             let held: Vec<_> = map.peers.values().flat_map(|peer| peer.addresses.iter()).chain(&map.node.addresses).collect();
-            let holders: std::collections::BTreeSet<_> = held.iter().collect();
+            let holders: BTreeSet<_> = held.iter().collect();
             assert_eq!(holders.len(), held.len());
             if let Some(update) = update {
                 for key in update.changes.removed {

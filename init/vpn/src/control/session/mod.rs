@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::client::{Client, ClientSettings, ConnectError, Connection, RequestError, WATCHDOG};
+use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
-use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState};
+use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
 use crate::dial::Dial;
 use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
@@ -22,6 +23,10 @@ use crate::state::Refused;
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two updates for changes: whatever flaps here is no storm there.
 pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether a key has ended: a peer's, or our own.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+/// A wait longer than this is not worth a connection, which may be dead at its end without having said so.
+const KEPT_CONNECTION: Duration = Duration::from_secs(15);
 /// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
 const CLOSES_TO_BELIEVE: u32 = 2;
 
@@ -58,7 +63,10 @@ pub struct Identity {
     pub machine: Secret<Machine>,
     /// The node's key.
     pub node: Secret<Node>,
-    /// Whether a server has admitted this node key before: then we ask without a pre-auth key first.
+    /// Further node keys of ours that the server may know us by: one that was made and of which no answer came, or those of former
+    /// lives.
+    pub others: Vec<Secret<Node>>,
+    /// Whether a server may have admitted one of these node keys before: then we ask without a pre-auth key first.
     pub known: bool,
     /// The pre-auth keys that were refused before.
     pub refused: Vec<Refused>,
@@ -77,6 +85,8 @@ pub struct HostState {
     pub endpoints: Vec<(SocketAddr, EndpointType)>,
     /// Our home relay.
     pub home: Option<RegionId>,
+    /// Whether UDP gets out, as far as is known.
+    pub working_udp: bool,
 }
 
 /// What happens.
@@ -101,8 +111,11 @@ pub enum ControlEvent {
     },
     /// A pre-auth key was refused: to be kept over a restart.
     KeyRefused(Refused),
-    /// A new node key is needed. Whoever keeps the state makes it, stores it, and then answers; it is used from then on.
+    /// A new node key is needed. Whoever keeps the state makes it, stores it beside the other, and then answers; dropping the reply
+    /// means that there is none now. The other one stays in force until [`ControlEvent::Admitted`] names the new one.
     NodeKeyNeeded {
+        /// The node key that has ended.
+        after: Public<Node>,
         /// The answer.
         reply: oneshot::Sender<Secret<Node>>,
     },
@@ -121,6 +134,13 @@ pub enum ControlEvent {
         policy: PolicyState,
         /// What of all maps so far was not accepted.
         drops: Box<MapDrops>,
+    },
+    /// Keys have ended by the clock, peers' or our own. The map in force without them; no server said it.
+    Expired {
+        /// The map.
+        map: Arc<Netmap>,
+        /// What changed from the one before.
+        changes: Changes,
     },
     /// A message came that changed nothing.
     Alive,
@@ -158,12 +178,13 @@ pub async fn run(
     fill_random(&mut seed)?;
     let client = Arc::new(Client::new(config.client, dial)?);
     let map = MapState::new(config.map, identity.node.public(), identity.map);
+    let mut keys = vec![identity.node];
+    keys.extend(identity.others);
     let mut session = Session {
         client,
         machine: identity.machine,
-        node: identity.node,
-        old_node: None,
-        joiner: Joiner::new(identity.known, identity.refused, u64::from_ne_bytes(seed)),
+        joiner: Joiner::new(identity.known, keys.len(), identity.refused, u64::from_ne_bytes(seed)),
+        keys,
         map,
         timing: config.timing,
         connection: None,
@@ -184,9 +205,8 @@ pub async fn run(
 struct Session {
     client: Arc<Client>,
     machine: Secret<Machine>,
-    node: Secret<Node>,
-    /// The node key that the server may still know us by.
-    old_node: Option<Public<Node>>,
+    /// Our node keys, by the numbers that the joiner gives them: the first was admitted last, or is the first ever.
+    keys: Vec<Secret<Node>>,
     joiner: Joiner,
     map: MapState,
     timing: Timing,
@@ -206,13 +226,14 @@ impl Session {
         loop {
             let offered = self.auth.borrow_and_update().clone();
             self.on(Event::Offered(offered)).await?;
+            self.expire().await?;
             let event = match self.joiner.poll(Instant::now()) {
                 Command::Wait(until) => {
                     self.wait(until).await?;
                     continue;
                 }
-                Command::Register(key) => self.register(key.as_ref()).await?,
-                Command::RotateNodeKey => self.rotate().await?,
+                Command::Register { auth, key, after } => self.register(auth.as_ref(), key, after).await?,
+                Command::RotateNodeKey { after } => self.rotate(after).await?,
                 Command::Stream => self.stream().await?,
             };
             self.on(event).await?;
@@ -242,15 +263,29 @@ impl Session {
         self.events.send(event).await.map_err(|_| Closed)
     }
 
-    async fn wait(&mut self, until: Option<Instant>) -> Result<(), Closed> {
-        let sleep = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
-                None => std::future::pending().await,
-            }
+    /// Ends keys by the clock.
+    async fn expire(&mut self) -> Result<(), Closed> {
+        let Some(Update { map, changes, .. }) = self.map.expire(Instant::now(), OffsetDateTime::now_utc())
+        else {
+            return Ok(());
         };
+        let ours = changes.node && map.node.expired;
+        self.tell(ControlEvent::Expired { map, changes }).await?;
+        if ours {
+            self.on(Event::OwnKeyExpired(true)).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, until: Option<Instant>) -> Result<(), Closed> {
+        let now = Instant::now();
+        if until.is_none_or(|until| until.saturating_duration_since(now) > KEPT_CONNECTION) {
+            self.connection = None;
+        }
+        // Keys end also while there is nothing else to do.
+        let until = until.map_or(now + EXPIRY_INTERVAL, |until| until.min(now + EXPIRY_INTERVAL));
         tokio::select! {
-            () = sleep => Ok(()),
+            () = tokio::time::sleep_until(until.into()) => Ok(()),
             changed = self.auth.changed() => changed.map_err(|_| Closed),
             () = self.events.closed() => Err(Closed),
             () = sender_gone(self.host.clone()) => Err(Closed),
@@ -262,7 +297,6 @@ impl Session {
         if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
             return Ok(Ok(connection));
         }
-        let failed = Ok(Err(Event::Transport { sent: false }));
         let pin = self.client.settings().pin;
         let server = match pin.or(self.server) {
             Some(server) => server,
@@ -270,7 +304,7 @@ impl Session {
                 Ok(server) => *self.server.insert(server),
                 Err(error) => {
                     self.lost(&error).await?;
-                    return failed;
+                    return Ok(Err(no_key(&error)));
                 }
             },
         };
@@ -282,10 +316,11 @@ impl Session {
             }
             Err(error) => {
                 self.lost(&error).await?;
-                if matches!(error, ConnectError::ClosedAfterUpgrade) {
-                    return Ok(Err(self.why_closed(server).await));
-                }
-                failed
+                Ok(Err(match error {
+                    ConnectError::ClosedAfterUpgrade => self.why_closed(server).await,
+                    ConnectError::RateLimited(after) => Event::RateLimited(after),
+                    _ => Event::Transport { sent: false },
+                }))
             }
         }
     }
@@ -299,12 +334,12 @@ impl Session {
                 if self.closes < CLOSES_TO_BELIEVE {
                     transport
                 } else {
-                    Event::Unwilling(RefusalKind::Version)
+                    Event::Unwilling(RefusalKind::Version, String::new())
                 }
             }
             Ok(shown) if self.client.settings().pin.is_some() => {
                 tracing::error!(pinned = %server, %shown, "the server has another key than the pinned one");
-                Event::Unwilling(RefusalKind::Pin)
+                Event::Unwilling(RefusalKind::Pin, String::new())
             }
             // Not pinned: its new key is asked for anew, and believed as the old one was.
             Ok(_) => {
@@ -313,7 +348,7 @@ impl Session {
             }
             Err(error) => {
                 tracing::debug!(%error, "the server does not show its key");
-                transport
+                no_key(&error)
             }
         }
     }
@@ -324,14 +359,22 @@ impl Session {
         self.tell(ControlEvent::Disconnected { reason }).await
     }
 
-    async fn register(&mut self, key: Option<&AuthKey>) -> Result<Event, Closed> {
+    async fn register(
+        &mut self,
+        auth: Option<&AuthKey>,
+        key: usize,
+        after: Option<usize>,
+    ) -> Result<Event, Closed> {
+        let Some(node) = self.public(key) else {
+            return Ok(Event::Transport { sent: false });
+        };
+        let after = after.and_then(|after| self.public(after));
         let connection = match self.connect().await? {
             Ok(connection) => connection,
             Err(event) => return Ok(event),
         };
         let hostinfo = hostinfo(&self.host.borrow());
-        let request =
-            RegisterRequest::new(self.node.public(), self.old_node, key.map(AuthKey::expose), &hostinfo);
+        let request = RegisterRequest::new(node, after, auth.map(AuthKey::expose), &hostinfo);
         let answer = connection.register(&request).await;
         let answer = match answer {
             Ok(response) => Answer::from(response),
@@ -344,8 +387,9 @@ impl Session {
         };
         self.connection = Some(connection);
         if answer == Answer::Authorized {
-            self.old_node = None;
-            self.tell(ControlEvent::Admitted { node: self.node.public() }).await?;
+            self.keys.swap(0, key);
+            self.keys.truncate(1);
+            self.tell(ControlEvent::Admitted { node }).await?;
         }
         Ok(Event::Answered(answer))
     }
@@ -362,20 +406,48 @@ impl Session {
             RequestError::Status { status, .. } if *status == hyper::StatusCode::NOT_FOUND => {
                 Event::MapNotFound
             }
+            // Headscale's word for a version in the body that is too low.
+            RequestError::Status { status, text, .. } if *status == hyper::StatusCode::BAD_REQUEST => {
+                Event::Unwilling(RefusalKind::Version, text.clone())
+            }
             _ => Event::Transport { sent: true },
         })
     }
 
-    async fn rotate(&mut self) -> Result<Event, Closed> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(ControlEvent::NodeKeyNeeded { reply }).await?;
-        let Ok(node) = answer.await else {
-            tracing::warn!("there is no new node key");
-            return Ok(Event::Transport { sent: false });
+    /// A new node key, beside the others: nothing of what is in force goes before the server has taken it.
+    async fn rotate(&mut self, after: usize) -> Result<Event, Closed> {
+        let Some(ended) = self.public(after) else {
+            return Ok(Event::RotationFailed);
         };
-        self.old_node = self.old_node.or_else(|| Some(self.node.public()));
-        self.node = node;
-        Ok(Event::Rotated)
+        let (reply, answer) = oneshot::channel();
+        self.tell(ControlEvent::NodeKeyNeeded { after: ended, reply }).await?;
+        let node = match answer.await {
+            Ok(node) if node.public() != ended => node,
+            _ => {
+                tracing::warn!("there is no new node key");
+                return Ok(Event::RotationFailed);
+            }
+        };
+        let known = self.keys.iter().position(|key| key.public() == node.public());
+        let key = known.unwrap_or_else(|| {
+            self.keys.push(node);
+            self.keys.len() - 1
+        });
+        Ok(Event::Rotated { key })
+    }
+
+    /// The node key with this number.
+    fn public(&self, key: usize) -> Option<Public<Node>> {
+        self.keys.get(key).map(Secret::public)
+    }
+}
+
+/// What it means that the server's key is not known.
+fn no_key(error: &KeyError) -> Event {
+    match error {
+        KeyError::Empty => Event::Unwilling(RefusalKind::Version, String::new()),
+        KeyError::RateLimited(after) => Event::RateLimited(*after),
+        _ => Event::Transport { sent: false },
     }
 }
 
@@ -399,7 +471,7 @@ async fn sender_gone(mut host: watch::Receiver<HostState>) {
 }
 
 fn hostinfo(host: &HostState) -> Hostinfo {
-    Hostinfo::new(&host.hostname, host.home)
+    Hostinfo::new(&host.hostname, host.home, host.working_udp)
 }
 
 /// The request for a host's state.

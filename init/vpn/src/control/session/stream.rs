@@ -8,15 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{Closed, ControlEvent, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update};
+use super::{
+    Closed, ControlEvent, EXPIRY_INTERVAL, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update,
+};
 use crate::control::client::{Connection, RequestError, StreamError};
 use crate::control::join::Event;
 use crate::control::map::{MapError, Update};
 use crate::control::wire::MapResponse;
 use crate::key::{Node, Public};
-
-/// How often peers' expiries are looked at.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 
 type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), RequestError>> + Send + 'a>>;
 
@@ -37,7 +36,9 @@ impl Session {
             Ok(connection) => connection,
             Err(event) => return Ok(event),
         };
-        let node = self.node.public();
+        let Some(node) = self.public(0) else {
+            return Ok(Event::Transport { sent: false });
+        };
         let host = self.host.borrow_and_update().clone();
         if let Err(error) = tell_host(&connection, node, host.clone()).await {
             return self.request_failed(&error).await;
@@ -50,7 +51,7 @@ impl Session {
         };
         self.map.begin_stream(node);
         let began = Instant::now();
-        let end = self.follow(&connection, &mut stream).await?;
+        let end = self.follow(&connection, &mut stream, node).await?;
         let lived = began.elapsed();
         drop(stream);
         match end {
@@ -76,8 +77,8 @@ impl Session {
         &mut self,
         connection: &Connection,
         stream: &mut crate::control::client::MapStream,
+        node: Public<Node>,
     ) -> Result<End, Closed> {
-        let node = self.node.public();
         let mut received = false;
         let mut pending: Option<Pending<'_>> = None;
         let mut due = false;
@@ -88,7 +89,6 @@ impl Session {
         let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut clock = Instant::now();
         loop {
             let may_update = due && pending.is_none();
             let update_time = async {
@@ -115,7 +115,6 @@ impl Session {
                         Err(error) => return Ok(End::Map(error)),
                     };
                     drop(frame);
-                    clock = Instant::now();
                     let Some(update) = update else {
                         self.tell(ControlEvent::Alive).await?;
                         continue;
@@ -143,12 +142,7 @@ impl Session {
                     due = true;
                 }
                 _ = updates.tick() => due = true,
-                _ = expiries.tick() => {
-                    let now = self.map.control_time().map(|time| time + clock.elapsed());
-                    if let Some(update) = now.and_then(|now| self.map.expire(now)) {
-                        self.publish(update).await?;
-                    }
-                }
+                _ = expiries.tick() => self.expire().await?,
                 changed = self.auth.changed() => {
                     changed.map_err(|_| Closed)?;
                     let offered = self.auth.borrow_and_update().clone();
@@ -156,7 +150,7 @@ impl Session {
                 }
                 () = self.events.closed() => return Err(Closed),
             }
-            if self.joiner.wants_stream_closed() {
+            if self.joiner.wants_stream_closed(Instant::now()) {
                 return Ok(End::Ours);
             }
         }
@@ -176,7 +170,7 @@ impl Session {
                 *ping = Some(tokio::spawn(async move { client.answer_ping(&request).await }));
             }
         }
-        self.map.apply(message)
+        self.map.apply(message, Instant::now())
     }
 
     async fn publish(&mut self, update: Update) -> Result<(), Closed> {

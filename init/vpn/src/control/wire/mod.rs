@@ -1,17 +1,40 @@
 //! The JSON of `/key`, `/machine/register` and `/machine/map` (tailscale `tailcfg/tailcfg.go`).
 //!
 //! What we send is exactly what these types say. What we read is hostile and of many versions: unknown fields are skipped, `null`
-//! is absence, texts are owned and judged where they are used ([`super::map`]).
+//! is absence, texts are owned and judged where they are used ([`super::map`]). Lists have bounds here already ([`List`]): a message
+//! is at most [`super::client::MAX_FRAME`] bytes, and must not become many times that.
 
-use std::collections::BTreeMap;
+mod list;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub use list::{List, Table};
+
 use super::CAPABILITY_VERSION;
 use crate::key::{Disco, Machine, Node, Public};
 use crate::netmap::RegionId;
+
+/// More peers than a tailnet has: what a hostile map can make us look at.
+pub const MAX_PEERS: usize = 50_000;
+/// Endpoints of one node: many times what any has.
+pub const MAX_ENDPOINTS: usize = 64;
+/// Addresses of one node; it has one of each family.
+pub const MAX_ADDRESSES: usize = 16;
+/// Addresses and routes of one node.
+pub const MAX_ALLOWED: usize = 256;
+/// Tags of one node.
+pub const MAX_TAGS: usize = 16;
+/// Relay regions: the public Tailscale has some thirty, of a few servers each.
+pub const MAX_REGIONS: usize = 256;
+/// Relays of one region.
+pub const MAX_RELAYS: usize = 32;
+/// Domains, resolvers, routes, records.
+pub const MAX_DNS: usize = 4096;
+/// Resolvers of one suffix.
+pub const MAX_RESOLVERS: usize = 64;
 
 /// Go's zero time: never.
 pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -79,8 +102,8 @@ pub struct Hostinfo {
 }
 
 impl Hostinfo {
-    /// What we say of ourselves under this name, with this home relay.
-    pub fn new(hostname: &str, home: Option<RegionId>) -> Self {
+    /// What we say of ourselves under this name, with this home relay; `working_udp`: whether UDP gets out.
+    pub fn new(hostname: &str, home: Option<RegionId>, working_udp: bool) -> Self {
         Self {
             backend_log_id: "casemate",
             ipn_version: concat!("casemate-", env!("CARGO_PKG_VERSION")),
@@ -91,7 +114,7 @@ impl Hostinfo {
                 "aarch64" => "arm64",
                 other => other,
             },
-            net_info: NetInfo { preferred_derp: home.map_or(0, |region| region.0), working_udp: true },
+            net_info: NetInfo { preferred_derp: home.map_or(0, |region| region.0), working_udp },
         }
     }
 }
@@ -212,17 +235,17 @@ pub struct MapResponse {
     /// Ourselves.
     pub node: Option<Box<WireNode>>,
     /// All peers, if not empty.
-    pub peers: Option<Vec<WireNode>>,
+    pub peers: Option<List<WirePeer, MAX_PEERS>>,
     /// Peers that are new or changed.
-    pub peers_changed: Option<Vec<WireNode>>,
+    pub peers_changed: Option<List<WirePeer, MAX_PEERS>>,
     /// Peers that are gone.
-    pub peers_removed: Option<Vec<u64>>,
+    pub peers_removed: Option<List<u64, MAX_PEERS>>,
     /// Parts of peers that changed.
-    pub peers_changed_patch: Option<Vec<Option<PeerPatch>>>,
+    pub peers_changed_patch: Option<List<PeerPatch, MAX_PEERS>>,
     /// Peers that were seen, or are gone from sight.
-    pub peer_seen_change: Option<BTreeMap<u64, bool>>,
+    pub peer_seen_change: Option<Table<u64, bool, MAX_PEERS>>,
     /// Peers that came or went.
-    pub online_change: Option<BTreeMap<u64, bool>>,
+    pub online_change: Option<Table<u64, bool, MAX_PEERS>>,
     /// The relays.
     #[serde(rename = "DERPMap")]
     pub derp_map: Option<WireDerpMap>,
@@ -237,6 +260,30 @@ pub struct MapResponse {
     pub ping_request: Option<PingRequest>,
     /// The server's clock.
     pub control_time: Option<String>,
+}
+
+/// A peer of a list, which may not read as one.
+#[derive(Clone, Debug)]
+pub enum WirePeer {
+    /// It reads.
+    Node(Box<WireNode>),
+    /// It does not, but its number does: whoever had that number is not what it was.
+    Unreadable(u64),
+}
+
+impl<'de> Deserialize<'de> for WirePeer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Number {
+            #[serde(rename = "ID")]
+            id: u64,
+        }
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        serde_json::from_str(text)
+            .map(Self::Node)
+            .or_else(|_| serde_json::from_str(text).map(|Number { id }| Self::Unreadable(id)))
+            .map_err(serde::de::Error::custom)
+    }
 }
 
 /// A node, ourselves or a peer (`Node`).
@@ -258,13 +305,13 @@ pub struct WireNode {
     pub disco_key: Option<String>,
     /// Its addresses.
     #[serde(deserialize_with = "null_is_default")]
-    pub addresses: Vec<String>,
+    pub addresses: List<String, MAX_ADDRESSES>,
     /// What it may send from; absent: its addresses.
     #[serde(rename = "AllowedIPs")]
-    pub allowed_ips: Option<Vec<String>>,
+    pub allowed_ips: Option<List<String, MAX_ALLOWED>>,
     /// Where it may be reached.
     #[serde(deserialize_with = "null_is_default")]
-    pub endpoints: Vec<String>,
+    pub endpoints: List<String, MAX_ENDPOINTS>,
     /// Its home relay.
     #[serde(rename = "HomeDERP")]
     pub home_derp: Option<i64>,
@@ -273,7 +320,7 @@ pub struct WireNode {
     pub derp: Option<String>,
     /// Its tags.
     #[serde(deserialize_with = "null_is_default")]
-    pub tags: Vec<String>,
+    pub tags: List<String, MAX_TAGS>,
     /// Whether the server sees it.
     pub online: Option<bool>,
     /// Whether its key has ended.
@@ -292,7 +339,7 @@ pub struct PeerPatch {
     #[serde(rename = "DERPRegion")]
     pub derp_region: Option<i64>,
     /// Where it may be reached; empty or absent: as it was.
-    pub endpoints: Option<Vec<String>>,
+    pub endpoints: Option<List<String, MAX_ENDPOINTS>>,
     /// Its new key.
     pub key: Option<String>,
     /// Its new disco key.
@@ -309,7 +356,7 @@ pub struct PeerPatch {
 pub struct WireDerpMap {
     /// By number; `null`: no such region.
     #[serde(deserialize_with = "null_is_default")]
-    pub regions: BTreeMap<u32, Option<WireDerpRegion>>,
+    pub regions: Table<u32, Option<WireDerpRegion>, MAX_REGIONS>,
     /// What home is chosen by.
     pub home_params: Option<HomeParams>,
 }
@@ -319,7 +366,7 @@ pub struct WireDerpMap {
 #[serde(rename_all = "PascalCase", default)]
 pub struct HomeParams {
     /// What a region's latency is multiplied with.
-    pub region_score: Option<BTreeMap<u32, f64>>,
+    pub region_score: Option<Table<u32, f64, MAX_REGIONS>>,
 }
 
 /// A region (`DERPRegion`).
@@ -337,7 +384,7 @@ pub struct WireDerpRegion {
     pub no_measure_no_home: bool,
     /// Its servers.
     #[serde(deserialize_with = "null_is_default")]
-    pub nodes: Vec<Option<WireDerpNode>>,
+    pub nodes: List<WireDerpNode, MAX_RELAYS>,
 }
 
 /// A relay server (`DERPNode`).
@@ -382,16 +429,16 @@ pub struct WireDns {
     pub proxied: bool,
     /// Search domains.
     #[serde(deserialize_with = "null_is_default")]
-    pub domains: Vec<String>,
+    pub domains: List<String, MAX_DNS>,
     /// Resolvers for everything.
     #[serde(deserialize_with = "null_is_default")]
-    pub resolvers: Vec<Option<WireResolver>>,
+    pub resolvers: List<WireResolver, MAX_RESOLVERS>,
     /// Resolvers by suffix.
     #[serde(deserialize_with = "null_is_default")]
-    pub routes: BTreeMap<String, Option<Vec<Option<WireResolver>>>>,
+    pub routes: Table<String, Option<List<WireResolver, MAX_RESOLVERS>>, MAX_DNS>,
     /// Further records.
     #[serde(deserialize_with = "null_is_default")]
-    pub extra_records: Vec<Option<WireRecord>>,
+    pub extra_records: List<WireRecord, MAX_DNS>,
 }
 
 /// A resolver (`dnstype.Resolver`).
