@@ -89,6 +89,7 @@ impl Setup {
             disco: Secret::<Disco>::generate().unwrap().public(),
             endpoints: Vec::new(),
             home: None,
+            network: 0,
         });
         let (auth, auth_receiver) = watch::channel(self.key.and_then(AuthKey::new));
         let (sender, events) = mpsc::channel(16);
