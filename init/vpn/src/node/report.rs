@@ -1,7 +1,7 @@
 //! What we say of ourselves: the status document, and the parent's report.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::format_description::well_known::Rfc3339;
 
@@ -88,6 +88,7 @@ impl Node {
                 id: map.node.id,
                 key: map.node.key,
                 addresses: map.node.addresses.clone(),
+                addresses_refused: self.assignment.failure().map(str::to_owned),
                 tags: map.node.tags.clone(),
                 key_expiry: map.node.key_expiry.and_then(|expiry| expiry.format(&Rfc3339).ok()),
             }),
@@ -141,11 +142,14 @@ impl Node {
     /// How a peer is reached now.
     pub(super) fn path_status(&self, now: Instant, peer: &TailnetNode) -> PathStatus {
         let Some(path) = self.paths.status(now, &peer.key) else { return PathStatus::None {} };
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).ok();
         match (path.best.filter(|_| path.trusted), path.relay) {
             (Some((address, latency)), _) => {
-                PathStatus::Direct { address, latency_us: u64::try_from(latency.as_micros()).ok() }
+                PathStatus::Direct { address, latency_us: microseconds(latency) }
             }
-            (None, Some(region)) => PathStatus::Relayed { region },
+            (None, Some(region)) => {
+                PathStatus::Relayed { region, latency_us: path.relay_latency.and_then(microseconds) }
+            }
             (None, None) => PathStatus::None {},
         }
     }
