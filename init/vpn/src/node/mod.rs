@@ -20,6 +20,7 @@ mod reached;
 mod relays;
 mod report;
 mod settings;
+mod totals;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +59,7 @@ use pace::Pace;
 use reached::Reached;
 use relays::Relays;
 use settings::Settings;
+use totals::{Bytes, Totals};
 
 /// How often what nobody tells us of is looked at: our own addresses, traffic, the report.
 const LOOK: Duration = Duration::from_secs(1);
@@ -191,6 +193,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         assigned,
         relays_pace: Pace::new(RELAYS),
         reached: Reached::default(),
+        totals: Totals::default(),
         local: Vec::new(),
         sleep: Sleep::default(),
         phase: Phase::Joining,
@@ -262,6 +265,7 @@ struct Node {
     /// How often the relays change.
     relays_pace: Pace,
     reached: Reached,
+    totals: Totals,
     /// This machine's addresses.
     local: Vec<IpAddr>,
     sleep: Sleep,
@@ -370,6 +374,7 @@ impl Node {
         let mut active = false;
         for peer in self.plane.peers() {
             let traffic = peer.traffic();
+            self.totals.note(peer.key(), Bytes { rx: traffic.rx_bytes, tx: traffic.tx_bytes });
             if traffic.last_tx > 0 && traffic.last_tx >= since {
                 active = true;
                 self.paths.wanted(now, &peer.key(), &mut self.actions);

@@ -41,7 +41,14 @@ impl Node {
         } else if changes.filter {
             self.plane.set_filter(Arc::clone(&map.filter));
         }
+        if let Some(before) = before.as_ref().filter(|_| !changes.removed.is_empty()) {
+            for (old, new) in rekeyed(before, &map) {
+                // The same node to whoever counts.
+                self.totals.renamed(&old, new);
+            }
+        }
         for key in &changes.removed {
+            self.totals.forget(key);
             self.paths.remove_peer(key);
             self.reached.forget(&mut self.keeper.kept.paths, key);
         }
@@ -127,6 +134,16 @@ impl Node {
         });
         found.map(Arc::clone)
     }
+}
+
+/// Peers that have another key than in the map before: the old one and the new one.
+fn rekeyed(before: &Netmap, map: &Netmap) -> Vec<(Public<NodeKind>, Public<NodeKind>)> {
+    let pair = |(id, new): (&NodeId, &Arc<TailnetNode>)| {
+        // A number alone may be another node's by now.
+        let old = before.peers.get(id).filter(|old| old.name == new.name && old.key != new.key)?;
+        Some((old.key, new.key))
+    };
+    map.peers.iter().filter_map(pair).collect()
 }
 
 /// The map as the plane reads it, with the addresses that we have.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use time::format_description::well_known::Rfc3339;
 
 use super::Node;
+use super::totals::Bytes;
 use crate::control::CAPABILITY_VERSION;
 use crate::control::join::{Phase, RefusalKind};
 use crate::control::map::PolicyState;
@@ -125,6 +126,7 @@ impl Node {
 
     fn peer_status(&self, now: Instant, peer: &TailnetNode) -> PeerStatus {
         let traffic = self.plane.peer(&peer.key).map(|peer| peer.traffic()).unwrap_or_default();
+        let bytes = self.totals.of(&peer.key, Bytes { rx: traffic.rx_bytes, tx: traffic.tx_bytes });
         let since_start = now.saturating_duration_since(self.plane.started()).as_secs();
         PeerStatus {
             name: peer.name.clone(),
@@ -133,8 +135,8 @@ impl Node {
             path: self.path_status(now, peer),
             last_handshake_seconds: (traffic.last_handshake > 0)
                 .then(|| since_start.saturating_sub(traffic.last_handshake / 1000)),
-            rx_bytes: traffic.rx_bytes,
-            tx_bytes: traffic.tx_bytes,
+            rx_bytes: bytes.rx,
+            tx_bytes: bytes.tx,
             online: peer.online,
         }
     }
