@@ -109,6 +109,22 @@ async fn a_node_joins_updates_and_follows_the_map() {
 }
 
 #[tokio::test]
+async fn in_another_network_the_connection_is_made_anew() {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    node.next_map().await;
+    // The server hears nothing of the old connection's end, as a machine that has moved cannot tell it.
+    node.host.send_modify(|host| host.network += 1);
+    let again = server.next_stream().await;
+    assert_eq!(node.disconnected().await, "our network changed");
+    assert_eq!((server.machines().len(), server.seen("/machine/register").len()), (2, 1));
+    again.map(&node.first_map(&[peer(2), peer(3)]));
+    assert_eq!(node.next_map().await.0.peers.len(), 2);
+}
+
+#[tokio::test]
 async fn a_new_stream_is_preceded_by_an_update_and_replaces_the_map() {
     let server = ControlServer::start().await;
     let mut node = TestNode::start(&server);

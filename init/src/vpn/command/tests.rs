@@ -108,7 +108,8 @@ fn a_status_is_shown_in_lines_that_act_on_no_terminal() {
     let document = json!({
         "state": "refused",
         "refusal": {"kind": "key", "text": "used\u{1b}[2J"},
-        "self": {"name": "a.t", "addresses": ["100.64.0.1/32"], "tags": ["tag:x"], "key_expiry": null},
+        "self": {"name": "a.t", "addresses": ["100.64.0.1/32"], "addresses_refused": "the kernel refused it",
+                 "tags": ["tag:x"], "key_expiry": null},
         "capability_version": 130,
         "control": {"connected": false, "server_key": null, "last_map_seconds": 3},
         "derp": {"home": 999, "connected": [999]},
@@ -117,6 +118,8 @@ fn a_status_is_shown_in_lines_that_act_on_no_terminal() {
             {"name": "b\n.t", "addresses": ["100.64.0.2/32"], "rx_bytes": 10, "tx_bytes": 20, "online": true,
              "path": {"kind": "direct", "address": "192.0.2.2:41641", "latency_us": 810}, "last_handshake_seconds": 1},
             {"name": "c.t", "addresses": [], "path": {"kind": "relayed", "region": 1}, "rx_bytes": 0, "tx_bytes": 0},
+            {"name": "d.t", "addresses": [], "path": {"kind": "relayed", "region": 1, "latency_us": 9000}, "rx_bytes": 0,
+             "tx_bytes": 0},
         ],
         "filter": {"allow_all": false, "rules": 2, "dropped": {"no rule": 4, "other": 0}},
         "drops": {}, "dns": {"answered": 1},
@@ -126,11 +129,13 @@ fn a_status_is_shown_in_lines_that_act_on_no_terminal() {
         "state         refused\n",
         "refusal       key: used\\u{1b}[2J\n",
         "self          a.t  100.64.0.1/32\n",
+        "not set       the kernel refused it\n",
         "control       not connected, last heard of 3 s ago, -, capability version 130\n",
         "filter        2 rules, dropped no rule 4\n",
         "drops         nothing\n",
         "peer          b\\n.t  100.64.0.2/32  direct 192.0.2.2:41641 (0.810 ms), handshake 1 s ago, received 10 B, sent 20 B, online\n",
         "peer          c.t  none  relay 1, no handshake, received 0 B, sent 0 B\n",
+        "peer          d.t  none  relay 1 (9.000 ms), no handshake, received 0 B, sent 0 B\n",
     ] {
         assert!(shown.contains(line), "{line}\n{shown}");
     }

@@ -22,6 +22,9 @@ pub(super) fn status(document: &Value) -> String {
         line("refusal", format!("{}: {}", at("/refusal/kind"), at("/refusal/text")));
     }
     line("self", format!("{}  {}", at("/self/name"), list("/self/addresses")));
+    if document.pointer("/self/addresses_refused").is_some_and(Value::is_string) {
+        line("not set", at("/self/addresses_refused"));
+    }
     line("tags", list("/self/tags"));
     line("key expiry", at("/self/key_expiry"));
     let connected = document.pointer("/control/connected") == Some(&Value::Bool(true));
@@ -102,7 +105,10 @@ fn path(value: Option<&Value>) -> String {
             latency @ Some(Value::Number(_)) => format!("direct {} ({})", at("address"), time(latency)),
             _ => format!("direct {}", at("address")),
         },
-        Some("relayed") => format!("relay {}", at("region")),
+        Some("relayed") => match value.and_then(|value| value.get("latency_us")) {
+            latency @ Some(Value::Number(_)) => format!("relay {} ({})", at("region"), time(latency)),
+            _ => format!("relay {}", at("region")),
+        },
         _ => "no path".to_owned(),
     }
 }

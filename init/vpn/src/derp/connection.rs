@@ -1,7 +1,7 @@
 //! One connection to one relay server: TCP, TLS, the HTTP upgrade, the greeting.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::frame::{Decoder, Frame, FrameError, encode};
 use super::handshake::{self, HandshakeError, ServerInfo};
 use super::trust::{Proof, Trust, TrustError};
-use crate::dial::Dial;
+use crate::dial::{Dial, first_of};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::DerpNode;
 
@@ -33,6 +33,8 @@ pub struct Connection {
     pub server: Public<Node>,
     /// What it says about itself.
     pub info: ServerInfo,
+    /// From which address of ours it was made; `None`: not known.
+    pub local: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -110,6 +112,7 @@ async fn connect_inner(
         _ => Some(trust.tls(&proof)?),
     };
     let tcp = dial_any(node, dial).await.map_err(failed)?;
+    let local = tcp.local_addr().ok();
     let stream: Box<dyn Stream> = match tls {
         None => Box::new(tcp),
         Some(config) => {
@@ -119,23 +122,31 @@ async fn connect_inner(
             Box::new(stream)
         }
     };
-    greet(stream, &node.host, ours).await
+    let connection = greet(stream, &node.host, ours).await?;
+    Ok(Connection { local, ..connection })
 }
 
+/// The addresses that the map gives, the second a little after the first; without any, what the name leads to. A look-up has the time
+/// that the dialer gives it: only [`CONNECT_TIMEOUT`] is above it.
 async fn dial_any(node: &DerpNode, dial: &dyn Dial) -> io::Result<TcpStream> {
-    let mut addresses: Vec<Option<IpAddr>> = [node.ipv4, node.ipv6].into_iter().flatten().map(Some).collect();
-    if addresses.is_empty() {
-        addresses.push(None);
+    let given: Vec<IpAddr> = [node.ipv4, node.ipv6].into_iter().flatten().collect();
+    if given.is_empty() {
+        return dial.dial(&node.host, None, node.derp_port).await;
     }
-    let mut last = io::ErrorKind::TimedOut.into();
-    for ip in addresses {
-        match timeout(DIAL_TIMEOUT, dial.dial(&node.host, ip, node.derp_port)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
+    first_of(given, |ip| async move {
+        timeout(DIAL_TIMEOUT, dial.dial(&node.host, Some(ip), node.derp_port))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    })
+    .await
+}
+
+/// Whether a connection's own address is one of this machine still. What cannot be found out, is.
+pub(super) fn has_source(local: SocketAddr) -> bool {
+    let mut any_port = local;
+    any_port.set_port(0);
+    let bound = std::net::UdpSocket::bind(any_port);
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// The HTTP upgrade and the greeting on a stream to a server.
@@ -172,7 +183,7 @@ pub async fn greet(
         match next_frame(&mut stream, &mut decoder).await {
             Ok(Frame::ServerInfo(sealed)) => {
                 let info = handshake::read_server_info(ours, &server, &sealed)?;
-                return Ok(Connection { stream, decoder, server, info });
+                return Ok(Connection { stream, decoder, server, info, local: None });
             }
             Ok(Frame::KeepAlive | Frame::Health(_) | Frame::Unknown(_)) => {}
             Ok(_) => return Err(ConnectError::NoGreeting),
@@ -248,7 +259,7 @@ pub async fn next_frame<R: AsyncRead + Unpin>(
 
 /// From the first SYN to the server's info (ours; Go allows 10 s for the same).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one address of a server, so that a dead IPv4 leaves time for IPv6.
+/// For one address of a server that the map gives.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD: usize = 16 << 10;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::frame::{GoneReason, MAX_PACKET};
@@ -107,6 +107,16 @@ pub struct PoolStatus {
 pub(super) struct Wanted {
     pub(super) map: Arc<DerpMap>,
     pub(super) home: Option<RegionId>,
+    pub(super) network: Network,
+}
+
+/// What happened to the network under the connections, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Network {
+    /// Addresses of ours came or went.
+    pub(super) changes: u64,
+    /// No connection can have survived.
+    pub(super) losses: u64,
 }
 
 /// A batch on its way out.
@@ -143,6 +153,8 @@ pub struct Pool {
     wanted: watch::Sender<Wanted>,
     events: mpsc::Sender<Event>,
     slots: Mutex<HashMap<RegionId, Slot>>,
+    /// Places for dials of regions that are only tried.
+    probes: Arc<Semaphore>,
     /// What regions that left the map had dropped.
     past: Mutex<(u64, u64)>,
     timing: Timing,
@@ -166,6 +178,7 @@ impl Pool {
             wanted: watch::Sender::new(Wanted::default()),
             events,
             slots: Mutex::default(),
+            probes: Arc::new(Semaphore::new(PROBES)),
             past: Mutex::default(),
             timing,
         };
@@ -204,7 +217,16 @@ impl Pool {
         self.start_home();
     }
 
-    /// Opens a connection to a region, which goes when it is idle: to see whether it answers.
+    /// This machine's addresses changed, or it slept. Connections from an address that is gone are made anew, after a sleep all are;
+    /// the others must answer within a few seconds.
+    pub fn network_changed(&self, slept: bool) {
+        self.wanted.send_modify(|wanted| {
+            wanted.network.changes += 1;
+            wanted.network.losses += u64::from(slept);
+        });
+    }
+
+    /// Opens a connection to a region, which goes when it is idle: to see whether it answers. A few at a time are opened.
     pub fn probe(&self, region: RegionId) -> SendOutcome {
         self.queue(region, Outgoing { to: Public::zero(), bytes: Bytes::new(), segment: 0 })
     }
@@ -285,6 +307,7 @@ impl Pool {
                 queue: receiver,
                 events: self.events.clone(),
                 shared: Arc::clone(&shared),
+                probes: Arc::clone(&self.probes),
                 timing: self.timing,
             };
             Slot { queue, shared, task: self.runtime.spawn(task.run()).abort_handle() }
@@ -310,3 +333,5 @@ const QUEUE_BATCHES: usize = 64;
 const QUEUE_BYTES: usize = 512 << 10;
 /// Events that wait to be taken; packets beyond them are dropped.
 const EVENTS: usize = 256;
+/// Regions that are tried at a time: a map of hundreds is no reason for hundreds of sockets.
+const PROBES: usize = 4;

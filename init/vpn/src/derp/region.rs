@@ -1,18 +1,19 @@
 //! The task of one region: connects, holds the connection, tries again.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
-use super::connection::{ConnectError, Connection, ReadError, Stream, connect, next_frame};
+use super::connection::{ConnectError, Connection, ReadError, Stream, connect, has_source, next_frame};
 use super::frame::{Decoder, Frame, encode, encode_send};
-use super::pool::{Event, Outgoing, Packet, PoolConfig, Shared, Wanted};
+use super::pool::{Event, Network, Outgoing, Packet, PoolConfig, Shared, Wanted};
 use crate::key::fill_random;
 use crate::netmap::RegionId;
 
@@ -23,6 +24,7 @@ pub(super) struct Task {
     pub(super) queue: mpsc::Receiver<Outgoing>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) shared: Arc<Shared>,
+    pub(super) probes: Arc<Semaphore>,
     pub(super) timing: Timing,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Timing {
     pub(super) max_back_off: Duration,
     /// Silence after which a relay is dead.
     pub(super) watchdog: Duration,
+    /// How long an answer may take after our network changed.
+    pub(super) answer: Duration,
     /// After this long without use, a connection that is not home is closed.
     pub(super) idle: Duration,
     /// How often that is looked at.
@@ -45,12 +49,13 @@ pub(super) struct Timing {
 
 impl Timing {
     /// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead. Idle: tailscale
-    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check. The back-off is ours.
+    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check; the answer: `maybeCloseDERPsOnRebind`. The back-off is ours.
     pub(super) const REAL: Self = Self {
         steady: Duration::from_secs(30),
         min_back_off: Duration::from_secs(1),
         max_back_off: Duration::from_secs(30),
         watchdog: Duration::from_secs(130),
+        answer: Duration::from_secs(3),
         idle: Duration::from_secs(60),
         idle_check: Duration::from_secs(15),
     };
@@ -68,6 +73,8 @@ enum End {
     Idle,
     /// The map gives the region other servers.
     MapChanged,
+    /// Our network is another.
+    Moved,
     /// The pool is gone.
     Over,
     /// It broke. What the server said about coming back, if it did.
@@ -90,12 +97,16 @@ impl Task {
                 }
                 continue;
             }
+            let Some(place) = self.place(&mut first).await else { return };
+            let network = self.wanted.borrow().network;
             let started = Instant::now();
-            let wait = match self.connect().await {
+            let Some(connected) = self.connect_unless_moved(network).await else { continue };
+            drop(place);
+            let wait = match connected {
                 Ok(connection) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, first.take(), took).await;
+                    let end = self.hold(connection, first.take(), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -104,6 +115,12 @@ impl Task {
                         End::Over => return,
                         End::Idle | End::MapChanged => {
                             self.tell(Event::Disconnected { region: self.region, why: None }).await;
+                            None
+                        }
+                        End::Moved => {
+                            let why = "our network changed".to_owned();
+                            info!(region = self.region.0, why, "relay lost");
+                            self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                             None
                         }
                         End::Broken(why, after) => {
@@ -138,6 +155,36 @@ impl Task {
         self.wanted.borrow().home == Some(self.region)
     }
 
+    /// Waits for a place if the region is only tried; what is to be sent meanwhile needs none. `None`: the pool is gone.
+    async fn place(&mut self, first: &mut Option<Outgoing>) -> Option<Option<OwnedSemaphorePermit>> {
+        loop {
+            if self.is_home() || first.as_ref().is_none_or(|first| !first.bytes.is_empty()) {
+                return Some(None);
+            }
+            let probes = Arc::clone(&self.probes);
+            tokio::select! {
+                place = probes.acquire_owned() => return place.ok().map(Some),
+                batch = self.queue.recv() => *first = Some(batch?),
+                changed = self.wanted.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// `None`: the network changed meanwhile.
+    async fn connect_unless_moved(&mut self, network: Network) -> Option<Result<Connection, ConnectError>> {
+        let mut wanted = self.wanted.clone();
+        let moved = async {
+            // A pool that is gone ends this task.
+            if wanted.wait_for(|wanted| wanted.network != network).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            connected = self.connect() => Some(connected),
+            () = moved => None,
+        }
+    }
+
     async fn connect(&mut self) -> Result<Connection, ConnectError> {
         let map = Arc::clone(&self.wanted.borrow_and_update().map);
         let nodes = map.regions.get(&self.region).map_or(&[][..], |region| &region.nodes);
@@ -167,8 +214,14 @@ impl Task {
         }
     }
 
-    async fn hold(&mut self, connection: Connection, first: Option<Outgoing>, took: Duration) -> End {
-        let Connection { stream, decoder, .. } = connection;
+    async fn hold(
+        &mut self,
+        connection: Connection,
+        first: Option<Outgoing>,
+        took: Duration,
+        network: Network,
+    ) -> End {
+        let Connection { stream, decoder, local, .. } = connection;
         let (read, write) = tokio::io::split(stream);
         let region = self.region;
         self.shared.connected.store(true, Ordering::Relaxed);
@@ -185,7 +238,7 @@ impl Task {
             timing: self.timing,
         };
         let read = reader.run();
-        let write = self.write(write, first, pings);
+        let write = self.write(write, first, pings, (network, local));
         let end = tokio::select! {
             end = read => end,
             end = write => end,
@@ -200,6 +253,7 @@ impl Task {
         mut stream: WriteHalf<Box<dyn Stream>>,
         first: Option<Outgoing>,
         mut pings: mpsc::Receiver<[u8; 8]>,
+        (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
         let mut out = BytesMut::new();
         let nodes = self.nodes();
@@ -212,7 +266,29 @@ impl Task {
         }
         let mut last_sent = Instant::now();
         let (idle, idle_check) = (self.timing.idle, self.timing.idle_check);
+        // When the relay was asked whether it still hears us.
+        let mut asked: Option<Instant> = None;
         loop {
+            let now = self.wanted.borrow().network;
+            if now != network {
+                if now.losses != network.losses || local.is_some_and(|local| !has_source(local)) {
+                    return End::Moved;
+                }
+                network = now;
+                let mut number = [0; 8];
+                // Without random bytes it is zeros: whether it is this answer does not matter, any frame is one.
+                let _zeros = fill_random(&mut number);
+                encode(&Frame::Ping(number), &mut out);
+                asked.get_or_insert_with(Instant::now);
+            }
+            if let Some(at) = asked {
+                let heard = *self.shared.last_frame.lock().unwrap_or_else(PoisonError::into_inner);
+                if heard.is_some_and(|heard| heard > at) {
+                    asked = None;
+                } else if at.elapsed() >= self.timing.answer {
+                    return End::Broken("no answer since our network changed".to_owned(), None);
+                }
+            }
             while out.len() < WRITE_BATCH
                 && let Ok(batch) = self.queue.try_recv()
             {
@@ -227,6 +303,8 @@ impl Task {
                     out = BytesMut::new();
                 }
             }
+            let idle_at = Instant::now() + idle_check;
+            let next = asked.map_or(idle_at, |at| idle_at.min(at + self.timing.answer));
             tokio::select! {
                 batch = self.queue.recv() => match batch {
                     Some(batch) => {
@@ -252,7 +330,7 @@ impl Task {
                         encode(&Frame::NotePreferred(home), &mut out);
                     }
                 },
-                () = sleep(idle_check) => if !home && last_sent.elapsed() >= idle { return End::Idle },
+                () = sleep_until(next.into()) => if !home && last_sent.elapsed() >= idle { return End::Idle },
             }
         }
     }

@@ -1,22 +1,43 @@
 //! The addresses of a host that we want to reach ourselves: the coordination server, a relay.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
+use tokio::time::timeout;
 
 use super::answer::Transport;
 use super::forward::ask;
 
 /// More addresses of one host are not tried.
 const MAX_ADDRESSES: usize = 8;
+/// How long the one family is waited for once the other is known: some resolvers never answer for AAAA. RFC 8305 section 3 has 50 ms,
+/// for people who wait.
+const OTHER_FAMILY: Duration = Duration::from_millis(300);
 
-/// What the resolvers say of a host, IPv4 first; empty if they know none, or do not answer.
+/// What the resolvers say of a host, IPv4 first; empty if they know none, or do not answer. Once one family is known, the other is
+/// not waited for long.
 pub async fn lookup(resolvers: &[SocketAddr], host: &str) -> Vec<IpAddr> {
     let Ok(name) = Name::from_ascii(format!("{}.", host.trim_end_matches('.'))) else { return Vec::new() };
-    let (v4, v6) =
-        tokio::join!(one(resolvers, &name, RecordType::A), one(resolvers, &name, RecordType::AAAA));
+    let mut v4 = pin!(one(resolvers, &name, RecordType::A));
+    let mut v6 = pin!(one(resolvers, &name, RecordType::AAAA));
+    let (v4, v6) = tokio::select! {
+        found = &mut v4 => {
+            let other = other(&found, v6).await;
+            (found, other)
+        }
+        found = &mut v6 => {
+            let other = other(&found, v4).await;
+            (other, found)
+        }
+    };
     v4.into_iter().chain(v6).take(MAX_ADDRESSES).collect()
+}
+
+async fn other(found: &[IpAddr], other: impl Future<Output = Vec<IpAddr>>) -> Vec<IpAddr> {
+    if found.is_empty() { other.await } else { timeout(OTHER_FAMILY, other).await.unwrap_or_default() }
 }
 
 async fn one(resolvers: &[SocketAddr], name: &Name, kind: RecordType) -> Vec<IpAddr> {

@@ -80,14 +80,22 @@ pub struct Netcheck {
     names: HashMap<String, Vec<IpAddr>>,
     report: Report,
     report_at: Option<Instant>,
+    /// The network is another than the one that the report is about.
+    stale: bool,
+    /// Rounds in a row in which a family was silent: IPv4, IPv6.
+    silent: [u32; 2],
     history: History,
     round: Option<Round>,
     next_round: Option<Instant>,
+    /// Somebody asked while a round was under way.
+    again: bool,
     last_full: Option<Instant>,
     active: bool,
     /// When each region's relay last sent a frame.
     alive: BTreeMap<RegionId, Instant>,
     relays: BTreeMap<RegionId, Duration>,
+    /// When relays were last tried because home was lost.
+    tried: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -138,13 +146,17 @@ impl Netcheck {
             names: HashMap::new(),
             report: Report::default(),
             report_at: None,
+            stale: false,
+            silent: [0; 2],
             history: History::default(),
             round: None,
             next_round: None,
+            again: false,
             last_full: None,
             active: false,
             alive: BTreeMap::new(),
             relays: BTreeMap::new(),
+            tried: None,
         }
     }
 
@@ -192,19 +204,25 @@ impl Netcheck {
         self.active = active;
     }
 
-    /// Somebody needs to know where we are: a round now, unless one is under way.
+    /// Somebody needs to know where we are: a round now; if one is under way, another after it, since what it asked was asked before.
     pub const fn request(&mut self, now: Instant) {
         if self.round.is_none() {
             self.next_round = Some(now);
+        } else {
+            self.again = true;
         }
     }
 
     /// Our network changed: everything is asked anew.
     pub fn network_changed(&mut self, now: Instant) {
         self.round = None;
+        self.again = false;
         self.last_full = None;
+        self.stale = true;
         self.report.udp = None;
-        self.relays.clear();
+        // Home is connected to, or will be: unless it is lost, it is not worse than those that are tried beside it.
+        let home = self.report.home;
+        self.relays.retain(|region, _| Some(*region) == home);
         self.next_round = Some(now);
     }
 
@@ -220,6 +238,24 @@ impl Netcheck {
         if self.report.udp == Some(false) || self.report.home.is_none() {
             let relays = self.relays.clone();
             self.settle_home(now, &relays, out);
+        }
+    }
+
+    /// A region's relay was lost, or did not take us. Where STUN does not get through, home moves to one that takes us, once it was
+    /// away for a while.
+    pub fn relay_lost(&mut self, now: Instant, region: RegionId, out: &mut Vec<Action>) {
+        self.relays.remove(&region);
+        if self.report.udp != Some(false) || self.report.home != Some(region) {
+            return;
+        }
+        let relays = self.relays.clone();
+        self.settle_home(now, &relays, out);
+        let others = self.eligible().map(|region| region.id).filter(|other| *other != region);
+        let others = others.collect::<Vec<_>>();
+        let due = self.tried.is_none_or(|at| now.duration_since(at) >= TRY_AGAIN);
+        if self.report.home == Some(region) && due && !others.is_empty() {
+            self.tried = Some(now);
+            out.push(Action::TryRelays { regions: others });
         }
     }
 
@@ -343,18 +379,18 @@ impl Netcheck {
             self.report.udp = Some(!blocked);
         }
         if blocked {
-            // One lost round is not the end of a mapping; five minutes are.
-            if self.report_at.is_none_or(|at| now.duration_since(at) >= FULL_INTERVAL) {
+            // One lost round is not the end of a mapping; five minutes are, and another network is.
+            if self.stale || self.report_at.is_none_or(|at| now.duration_since(at) >= FULL_INTERVAL) {
                 self.report.global_v4.clear();
                 self.report.global_v6.clear();
                 self.report.mapping_varies = None;
             }
         } else if !round.answers.is_empty() {
             self.report_at = Some(now);
-            self.report.global_v4 = mapped(&round.answers, false);
-            self.report.global_v6 = mapped(&round.answers, true);
-            // A round with a single server says nothing about what another one sees.
-            self.report.mapping_varies = varies(&round.answers).or(self.report.mapping_varies);
+            self.take_mapped(&round.answers);
+        }
+        if !round.probes.is_empty() {
+            self.stale = false;
         }
         for (region, latency) in &latency {
             self.report.latency.insert(*region, *latency);
@@ -370,8 +406,23 @@ impl Netcheck {
         self.settle_home(now, &latency, out);
         let wait = if self.active { random_between(RE_STUN_MIN, RE_STUN_MAX) } else { FULL_INTERVAL };
         let wait = if self.names_to_look_up(false).is_empty() { wait } else { wait.min(NAMES_AGAIN) };
-        self.next_round = Some(now + wait);
+        self.next_round = Some(if std::mem::take(&mut self.again) { now } else { now + wait });
         out.push(Action::Finished);
+    }
+
+    /// Where servers see us. A family that is silent once may have lost a few packets; twice, or in another network, it is gone.
+    fn take_mapped(&mut self, answers: &[Answer]) {
+        let families = [&mut self.report.global_v4, &mut self.report.global_v6];
+        for ((known, silent), v6) in families.into_iter().zip(&mut self.silent).zip([false, true]) {
+            let seen = mapped(answers, v6);
+            *silent = if seen.is_empty() { silent.saturating_add(1) } else { 0 };
+            if !seen.is_empty() || *silent >= SILENT_ROUNDS || self.stale {
+                *known = seen;
+            }
+        }
+        // A round with a single server says nothing about what another one sees.
+        let before = self.report.mapping_varies.filter(|_| !self.stale);
+        self.report.mapping_varies = varies(answers).or(before);
     }
 
     fn settle_home(&mut self, now: Instant, latency: &BTreeMap<RegionId, Duration>, out: &mut Vec<Action>) {
@@ -479,6 +530,10 @@ const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// ones do not care).
 const RE_STUN_MIN: Duration = Duration::from_secs(20);
 const RE_STUN_MAX: Duration = Duration::from_secs(26);
+/// In so many rounds a family may be silent before what is known of it is forgotten.
+const SILENT_ROUNDS: u32 = 2;
+/// Between two looks for another home.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// `stunProbeTimeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// When a round ends in which somebody has answered (ours): peers wait for what it finds.

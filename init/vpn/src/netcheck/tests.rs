@@ -280,3 +280,127 @@ fn names_are_looked_up_before_they_are_asked() {
         ["192.0.2.77:3478".parse().unwrap()]
     );
 }
+
+/// A check in a network without UDP, whose relays took us after these many milliseconds.
+fn blocked(now: &mut Instant, relays: &[(u32, u64)]) -> Netcheck {
+    let mut check = Netcheck::new();
+    check.set_map(*now, three(), &mut Vec::new());
+    round(&mut check, now, |_| None, seen);
+    for (region, took) in relays {
+        check.relay_connected(*now, RegionId(*region), Duration::from_millis(*took), &mut Vec::new());
+    }
+    check
+}
+
+#[test]
+fn without_udp_a_home_that_is_gone_is_left() {
+    let mut now = Instant::now();
+    let mut check = blocked(&mut now, &[(1, 20), (2, 50)]);
+    assert_eq!(check.report().home, Some(RegionId(1)));
+    let mut out = Vec::new();
+    // It may have restarted. Others are looked for meanwhile, but not at each failure.
+    check.relay_lost(now, RegionId(1), &mut out);
+    check.relay_lost(now + Duration::from_secs(1), RegionId(1), &mut out);
+    assert_eq!(out, [Action::TryRelays { regions: vec![RegionId(2), RegionId(3)] }]);
+    assert_eq!(check.report().home, Some(RegionId(1)));
+    out.clear();
+    check.relay_lost(now + Duration::from_secs(9), RegionId(1), &mut out);
+    assert_eq!(out, [Action::HomeChanged { home: Some(RegionId(2)) }]);
+    // Another's end is not home's.
+    out.clear();
+    check.relay_lost(now + Duration::from_secs(30), RegionId(3), &mut out);
+    assert_eq!((out, check.report().home), (vec![], Some(RegionId(2))));
+}
+
+#[test]
+fn a_dead_home_is_left_for_the_first_that_takes_us() {
+    let mut now = Instant::now();
+    let mut check = blocked(&mut now, &[(1, 20)]);
+    let mut out = Vec::new();
+    let later = now + Duration::from_secs(9);
+    check.relay_lost(later, RegionId(1), &mut out);
+    assert_eq!(check.report().home, Some(RegionId(1)), "there is no other");
+    assert_eq!(out, [Action::TryRelays { regions: vec![RegionId(2), RegionId(3)] }]);
+    check.relay_connected(later, RegionId(3), Duration::from_millis(300), &mut out);
+    assert_eq!(check.report().home, Some(RegionId(3)));
+}
+
+#[test]
+fn from_one_network_without_udp_to_another_home_stays() {
+    let mut now = Instant::now();
+    let mut check = blocked(&mut now, &[(1, 50), (2, 60)]);
+    now += Duration::from_secs(60);
+    check.network_changed(now);
+    let mut out = round(&mut check, &mut now, |_| None, seen);
+    // Home's connection still stands: only the others tell of theirs.
+    check.relay_connected(now, RegionId(2), Duration::from_millis(60), &mut out);
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!(check.report().home, Some(RegionId(1)));
+}
+
+#[test]
+fn where_stun_answers_a_lost_relay_moves_nothing() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    let mut out = Vec::new();
+    check.relay_lost(now + Duration::from_secs(60), RegionId(1), &mut out);
+    assert_eq!((out, check.report().home), (vec![], Some(RegionId(1))));
+}
+
+#[test]
+fn what_another_network_knew_of_us_does_not_outlive_it() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    // A round that is lost in the same network is nothing.
+    check.request(now);
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!(check.report().endpoints().count(), 2);
+    check.network_changed(now);
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!(check.report().endpoints().count(), 0);
+    // And what an earlier NAT did says nothing of the next one.
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    check.network_changed(now);
+    let only_first = |to: SocketAddr| by_region([20, 0, 0])(to).filter(|_| to.is_ipv4());
+    round(&mut check, &mut now, only_first, seen);
+    assert_eq!((check.report().mapping_varies, check.report().endpoints().count()), (None, 1));
+}
+
+#[test]
+fn a_family_is_forgotten_when_it_is_silent_twice() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    let v4 = |to: SocketAddr| by_region([20, 50, 80])(to).filter(|_| to.is_ipv4());
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    for known in [1, 0] {
+        check.request(now);
+        round(&mut check, &mut now, v4, seen);
+        assert_eq!((check.report().global_v4.len(), check.report().global_v6.len()), (1, known));
+    }
+    // One round with it in between, and the count begins anew.
+    check.request(now);
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    check.request(now);
+    round(&mut check, &mut now, v4, seen);
+    assert_eq!(check.report().global_v6.len(), 1);
+}
+
+#[test]
+fn who_asks_during_a_round_gets_another() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    check.tick(now, &mut Vec::new());
+    check.request(now);
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!(check.next_deadline(), Some(now));
+    round(&mut check, &mut now, by_region([20, 50, 80]), seen);
+    assert!(check.next_deadline().unwrap() > now, "and not a third");
+}

@@ -59,6 +59,9 @@ impl Node {
             derp::Event::Disconnected { region, why } => {
                 debug!(region = region.0, why, "relay disconnected");
                 self.paths.region_lost(now, region, &mut self.actions);
+                if why.is_some() {
+                    self.netcheck.relay_lost(now, region, &mut self.wishes);
+                }
             }
             derp::Event::PeerGone { region, peer, reason } => {
                 trace!(region = region.0, %peer, ?reason, "a relay does not have a peer");
@@ -123,8 +126,8 @@ impl Node {
                     self.plane.set_route(&peer, route);
                     if let Some(direct) =
                         self.paths.status(now, &peer).filter(|path| path.trusted).and_then(|path| path.best)
+                        && self.reached.note(&mut self.keeper.kept.paths, peer, direct.0)
                     {
-                        self.keeper.kept.paths.insert(peer, direct.0);
                         self.keeper.touch(now);
                     }
                 }

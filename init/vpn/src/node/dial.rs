@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::dial::{BoxFuture, Dial};
+use crate::dial::{BoxFuture, Dial, first_of, in_turn};
 use crate::dns::lookup;
 
 /// How long one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a look-up may take. Its own limit: what connects afterwards has its own.
+const LOOK_UP: Duration = Duration::from_secs(6);
 
 /// Dials, with its resolvers.
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl Dialer {
                 "{host}: expected an address, since there is no resolver to ask"
             )));
         }
-        let found = lookup(&self.resolvers, host).await;
+        let found = timeout(LOOK_UP, lookup(&self.resolvers, host)).await.unwrap_or_default();
         if found.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -64,18 +66,14 @@ impl Dial for Dialer {
                 Some(ip) => vec![ip],
                 None => self.addresses(host).await?,
             };
-            let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-            for address in addresses {
-                match timeout(CONNECT, TcpStream::connect((address, port))).await {
-                    Ok(Ok(stream)) => {
-                        stream.set_nodelay(true)?;
-                        return Ok(stream);
-                    }
-                    Ok(Err(error)) => last = error,
-                    Err(_) => last = io::ErrorKind::TimedOut.into(),
-                }
-            }
-            Err(last)
+            let stream = first_of(in_turn(addresses), |address| async move {
+                timeout(CONNECT, TcpStream::connect((address, port)))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            })
+            .await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
         })
     }
 }

@@ -6,17 +6,22 @@
 
 mod addresses;
 mod coalesce;
+mod assignment;
+mod clock;
 mod control;
 mod datagrams;
 mod dial;
 mod identity;
 mod keep;
 mod network;
+mod pace;
 mod ping;
 mod probes;
+mod reached;
 mod relays;
 mod report;
 mod settings;
+mod totals;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -25,8 +30,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::{debug, info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
@@ -39,8 +44,8 @@ use crate::key::{Machine, NoRandom, Node as NodeKind, Public};
 use crate::netcheck::{self, Netcheck};
 use crate::netmap::Netmap;
 use crate::parent::slots::Slots;
-use crate::parent::{Config, Handover, Requests};
-use crate::path::{Action, PathConfig, Paths};
+use crate::parent::{Config, Handover, RequestError, Requests};
+use crate::path::{Action, PathConfig, Paths, Via};
 use crate::plane::{self, Plane};
 use crate::published::Published;
 use crate::state::{NodeKey, StateError};
@@ -49,15 +54,24 @@ use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
 use coalesce::Coalescer;
 use control::MadeKey;
+use assignment::Assignment;
+use clock::Sleep;
 use dial::Dialer;
 use keep::Keeper;
+use pace::Pace;
+use reached::Reached;
 use relays::Relays;
 use settings::Settings;
+use totals::{Bytes, Totals};
 
 /// How often what nobody tells us of is looked at: our own addresses, traffic, the report.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often our own addresses are read.
-const ADDRESSES: Duration = Duration::from_secs(10);
+/// How often our own addresses are read: a machine that moved is without its tunnels until then.
+const ADDRESSES: Duration = Duration::from_secs(2);
+/// Between two changes of the relays that take effect: each may cost connections.
+const RELAYS: Duration = Duration::from_secs(10);
+/// Names that are looked up at a time.
+const LOOK_UPS: usize = 8;
 /// How often the parent hears of us, although nothing changed.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -140,6 +154,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         endpoints: Vec::new(),
         home: kept.home,
         working_udp: true,
+        network: 0,
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
@@ -163,6 +178,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     netcheck.restore_home(kept.home);
     let (resolved, names) = mpsc::channel(8);
     let (made, made_keys) = mpsc::channel(1);
+    let (assigned, assignments) = mpsc::channel(1);
     let node = Node {
         pool: relays.pool(),
         relays,
@@ -183,7 +199,13 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         made,
         maps: Coalescer::default(),
         map: None,
+        assignment: Assignment::default(),
+        assigned,
+        relays_pace: Pace::new(RELAYS),
+        reached: Reached::default(),
+        totals: Totals::default(),
         local: Vec::new(),
+        sleep: Sleep::default(),
         phase: Phase::Joining,
         refusal: None,
         policy: PolicyState::default(),
@@ -199,6 +221,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         netchecks: Vec::new(),
         wishes: Vec::new(),
         resolved,
+        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
     };
     node.pool.set_home(node.keeper.kept.home);
     ready();
@@ -210,6 +233,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         asked,
         names,
         made_keys,
+        assignments,
         session,
     };
     node.drive(ends, map).await
@@ -224,6 +248,7 @@ struct Ends {
     asked: mpsc::Receiver<Ask>,
     names: mpsc::Receiver<(String, Vec<IpAddr>)>,
     made_keys: mpsc::Receiver<MadeKey>,
+    assignments: mpsc::Receiver<Result<(), RequestError>>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
 }
 
@@ -252,8 +277,16 @@ struct Node {
     /// Maps that have not taken effect yet.
     maps: Coalescer,
     map: Option<Arc<Netmap>>,
+    /// Our addresses in the network, and where the parent's answer to them goes.
+    assignment: Assignment,
+    assigned: mpsc::Sender<Result<(), RequestError>>,
+    /// How often the relays change.
+    relays_pace: Pace,
+    reached: Reached,
+    totals: Totals,
     /// This machine's addresses.
     local: Vec<IpAddr>,
+    sleep: Sleep,
     phase: Phase,
     refusal: Option<Refusal>,
     policy: PolicyState,
@@ -273,11 +306,13 @@ struct Node {
     wishes: Vec<netcheck::Action>,
     /// Where looked-up names go.
     resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
+    look_ups: Arc<Semaphore>,
 }
 
 impl Node {
     async fn drive(mut self, mut ends: Ends, kept: Option<Arc<Netmap>>) -> Result<Infallible, NodeError> {
-        self.look_at_addresses(Instant::now());
+        self.sleep.look();
+        self.look_at_addresses(Instant::now(), false);
         if let Some(map) = kept {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
             self.adopt(Instant::now(), map).await;
@@ -291,6 +326,8 @@ impl Node {
                 self.paths.next_deadline(),
                 self.netcheck.next_deadline(),
                 self.keeper.due(),
+                self.assignment.due(),
+                self.relays_pace.due(),
                 self.pings_due(now),
                 self.maps.due(),
             ];
@@ -315,6 +352,7 @@ impl Node {
                     self.netcheck.request(Instant::now());
                 }
                 Some(made) = ends.made_keys.recv() => self.on_made_key(made),
+                Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {
                         Ok(Err(error)) => error.into(),
@@ -329,15 +367,18 @@ impl Node {
             }
             self.paths.tick(now, &mut self.actions);
             self.act(now);
+            self.assign(now);
+            self.set_relays(now);
             self.check(now);
             self.tend_pings(now);
             self.keeper.write_if_due(now, &self.parent);
             if now >= look {
                 look = now + LOOK;
                 self.look_at_traffic(now);
-                if now >= addresses {
+                let slept = self.sleep.look();
+                if now >= addresses || slept {
                     addresses = now + ADDRESSES;
-                    self.look_at_addresses(now);
+                    self.look_at_addresses(now, slept);
                 }
                 let said = self.parent_report(now);
                 if now >= report || reported.as_ref() != Some(&said) {
@@ -355,10 +396,16 @@ impl Node {
         let since = u64::try_from(since.as_millis()).unwrap_or(0);
         let mut active = false;
         for peer in self.plane.peers() {
-            let last = peer.traffic().last_tx;
-            if last > 0 && last >= since {
+            let traffic = peer.traffic();
+            self.totals.note(peer.key(), Bytes { rx: traffic.rx_bytes, tx: traffic.tx_bytes });
+            if traffic.last_tx > 0 && traffic.last_tx >= since {
                 active = true;
                 self.paths.wanted(now, &peer.key(), &mut self.actions);
+            }
+            if let Some(direct) =
+                peer.route().direct.filter(|_| traffic.last_direct > 0 && traffic.last_direct >= since)
+            {
+                self.paths.received(now, &peer.key(), Via::Udp(direct), &mut self.actions);
             }
         }
         self.act(now);
@@ -371,20 +418,30 @@ impl Node {
         }
     }
 
-    /// The machine's own addresses may have changed.
-    fn look_at_addresses(&mut self, now: Instant) {
-        match addresses::local(&self.config.interface, &self.config.prefixes) {
-            Ok(found) if found != self.local => {
-                info!(addresses = ?found, "this machine's addresses");
-                self.local = found;
-                // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
-                self.netcheck.network_changed(now);
-                self.paths.network_changed(now, &mut self.actions);
-                self.act(now);
+    /// The machine's own addresses may have changed; if it slept, everything may have.
+    fn look_at_addresses(&mut self, now: Instant, slept: bool) {
+        let found = match addresses::local(&self.config.interface, &self.config.prefixes) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(%error, "this machine's addresses cannot be read");
+                self.local.clone()
             }
-            Ok(_) => {}
-            Err(error) => warn!(%error, "this machine's addresses cannot be read"),
+        };
+        if found == self.local && !slept {
+            return;
         }
+        info!(addresses = ?found, slept, "this machine's network");
+        let lost = self.local.iter().any(|address| !found.contains(address));
+        self.local = found;
+        // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
+        self.netcheck.network_changed(now);
+        self.paths.network_changed(now, &mut self.actions);
+        self.pool.network_changed(slept);
+        if lost || slept {
+            // An address more takes nothing from the connection that stands.
+            self.host.send_modify(|host| host.network = host.network.wrapping_add(1));
+        }
+        self.act(now);
     }
 
     /// Where we may be reached: told to the server, and to whoever is called.
@@ -446,8 +503,11 @@ impl Node {
     }
 
     fn tell_parent(&self, report: &crate::parent::message::Report) {
-        if let Err(error) = self.parent.report(report) {
-            warn!(%error, "the parent does not hear us");
+        match self.parent.report(report) {
+            Ok(()) => {}
+            // It is said again soon.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => debug!("the parent is busy"),
+            Err(error) => warn!(%error, "the parent does not hear us"),
         }
     }
 }

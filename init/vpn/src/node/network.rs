@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::Node;
 use crate::control::map::Changes;
 use crate::key::{Node as NodeKind, Public};
 use crate::netmap::{Netmap, NodeId, TailnetNode};
+use crate::parent::RequestError;
 use crate::path::PeerConfig;
 use crate::plane::{Network, PeerSpec};
 
@@ -27,22 +29,28 @@ impl Node {
         self.apply(now, map, &changes).await;
     }
 
-    /// Takes what changed. Addresses first, so that nobody is told of one that we do not have; then the plane, so that paths
-    /// find their peers there.
+    /// Takes what changed. The plane first, so that paths find their peers there; our own addresses in it are those that the parent has
+    /// set, so that nobody reaches us at one that we do not have.
     pub(super) async fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
         let before = self.map.replace(Arc::clone(&map));
-        if before.as_ref().is_none_or(|before| before.node.addresses != map.node.addresses) {
-            self.set_addresses(&map).await;
-        }
+        self.assignment.want(&map.node.addresses);
+        self.assign(now);
         let peers = !(changes.removed.is_empty() && changes.changed.is_empty());
         if changes.node || peers {
-            self.plane.set_network(&network(&map));
+            self.plane.set_network(&network(&map, self.assignment.set()));
         } else if changes.filter {
             self.plane.set_filter(Arc::clone(&map.filter));
         }
+        if let Some(before) = before.as_ref().filter(|_| !changes.removed.is_empty()) {
+            for (old, new) in rekeyed(before, &map) {
+                // The same node to whoever counts.
+                self.totals.renamed(&old, new);
+            }
+        }
         for key in &changes.removed {
+            self.totals.forget(key);
             self.paths.remove_peer(key);
-            self.keeper.kept.paths.remove(key);
+            self.reached.forget(&mut self.keeper.kept.paths, key);
         }
         if peers {
             self.boxes.set_known(map.peers.values().filter_map(|peer| peer.disco));
@@ -59,8 +67,8 @@ impl Node {
             }
         }
         if changes.derp || before.is_none() {
-            self.pool.set_map(Arc::clone(&map.derp));
-            self.netcheck.set_map(now, Arc::clone(&map.derp), &mut self.wishes);
+            self.relays_pace.ask();
+            self.set_relays(now);
         }
         if let Some(zone) = self.zone.load().updated(&map) {
             let ignored = zone.ignored();
@@ -82,15 +90,36 @@ impl Node {
         self.paths.set_peer(now, peer.key, config, &mut self.actions);
     }
 
-    async fn set_addresses(&self, map: &Netmap) {
-        let (parent, addresses) = (Arc::clone(&self.parent), map.node.addresses.clone());
-        // The parent asks the kernel: not on this thread's time.
-        let done = tokio::task::spawn_blocking(move || parent.set_network(&addresses)).await;
-        match done {
-            Ok(Ok(())) => info!(name = map.node.name, addresses = ?map.node.addresses, "our addresses"),
-            Ok(Err(error)) => error!(%error, addresses = ?map.node.addresses, "our addresses are not set"),
-            Err(error) => error!(%error, "our addresses are not set"),
+    /// The relays of the map take effect, if they did not a moment ago.
+    pub(super) fn set_relays(&mut self, now: Instant) {
+        if self.relays_pace.take(now)
+            && let Some(map) = &self.map
+        {
+            let relays = Arc::clone(&map.derp);
+            self.pool.set_map(Arc::clone(&relays));
+            self.netcheck.set_map(now, relays, &mut self.wishes);
         }
+    }
+
+    /// Asks the parent for our addresses, if there is something to ask for.
+    pub(super) fn assign(&mut self, now: Instant) {
+        let Some(addresses) = self.assignment.ask(now) else { return };
+        let (parent, assigned) = (Arc::clone(&self.parent), self.assigned.clone());
+        // The parent asks the kernel: not on this thread's time. One question at a time, so the answer always has room.
+        tokio::task::spawn_blocking(move || drop(assigned.try_send(parent.set_network(&addresses))));
+    }
+
+    /// The parent's answer.
+    pub(super) fn on_assigned(&mut self, now: Instant, outcome: Result<(), RequestError>) {
+        if let Err(error) = &outcome {
+            error!(%error, "our addresses are not set");
+        }
+        let changed = self.assignment.answered(now, outcome.map_err(|error| error.to_string()));
+        if let Some(map) = self.map.as_ref().filter(|_| changed) {
+            info!(name = map.node.name, addresses = ?self.assignment.set(), "our addresses");
+            self.plane.set_network(&network(map, self.assignment.set()));
+        }
+        self.assign(now);
     }
 
     /// The peer with this name (full, or its first label) or address.
@@ -107,12 +136,22 @@ impl Node {
     }
 }
 
-/// The map as the plane reads it.
-fn network(map: &Netmap) -> Network {
+/// Peers that have another key than in the map before: the old one and the new one.
+fn rekeyed(before: &Netmap, map: &Netmap) -> Vec<(Public<NodeKind>, Public<NodeKind>)> {
+    let pair = |(id, new): (&NodeId, &Arc<TailnetNode>)| {
+        // A number alone may be another node's by now.
+        let old = before.peers.get(id).filter(|old| old.name == new.name && old.key != new.key)?;
+        Some((old.key, new.key))
+    };
+    map.peers.iter().filter_map(pair).collect()
+}
+
+/// The map as the plane reads it, with the addresses that we have.
+fn network(map: &Netmap, addresses: &[IpNet]) -> Network {
     let spec =
         |(_, peer): (&NodeId, &Arc<TailnetNode>)| PeerSpec { key: peer.key, allowed: peer.allowed.clone() };
     Network {
-        addresses: map.node.addresses.clone(),
+        addresses: addresses.to_vec(),
         // An expired key opens no session.
         peers: map.peers.iter().filter(|(_, peer)| !peer.expired).map(spec).collect(),
         filter: Arc::clone(&map.filter),

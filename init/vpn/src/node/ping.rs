@@ -126,8 +126,8 @@ impl Node {
     fn measured(&self, now: Instant, peer: &TailnetNode) -> (PathStatus, Option<u64>) {
         let path = self.path_status(now, peer);
         let latency = match &path {
-            PathStatus::Direct { latency_us, .. } => *latency_us,
-            PathStatus::Relayed { .. } | PathStatus::None {} => self
+            PathStatus::Direct { latency_us, .. } | PathStatus::Relayed { latency_us, .. } => *latency_us,
+            PathStatus::None {} => self
                 .paths
                 .status(now, &peer.key)
                 .and_then(|path| path.relay_latency)

@@ -42,7 +42,10 @@ impl Node {
                 }
                 Action::Resolve { host } => {
                     let (dialer, resolved) = (Arc::clone(&self.dialer), self.resolved.clone());
+                    let look_ups = Arc::clone(&self.look_ups);
                     tokio::spawn(async move {
+                        // Nobody closes it; a map of many names is no reason for as many sockets.
+                        let _place = look_ups.acquire().await;
                         match dialer.addresses(&host).await {
                             Ok(addresses) => drop(resolved.send((host, addresses)).await),
                             Err(error) => debug!(%error, "a STUN server's name"),

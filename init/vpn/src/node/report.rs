@@ -1,11 +1,12 @@
 //! What we say of ourselves: the status document, and the parent's report.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::format_description::well_known::Rfc3339;
 
 use super::Node;
+use super::totals::Bytes;
 use crate::control::CAPABILITY_VERSION;
 use crate::control::join::{Phase, RefusalKind};
 use crate::control::map::PolicyState;
@@ -92,6 +93,7 @@ impl Node {
                 id: map.node.id,
                 key: map.node.key,
                 addresses: map.node.addresses.clone(),
+                addresses_refused: self.assignment.failure().map(str::to_owned),
                 tags: map.node.tags.clone(),
                 key_expiry: map.node.key_expiry.and_then(|expiry| expiry.format(&Rfc3339).ok()),
             }),
@@ -128,6 +130,7 @@ impl Node {
 
     fn peer_status(&self, now: Instant, peer: &TailnetNode) -> PeerStatus {
         let traffic = self.plane.peer(&peer.key).map(|peer| peer.traffic()).unwrap_or_default();
+        let bytes = self.totals.of(&peer.key, Bytes { rx: traffic.rx_bytes, tx: traffic.tx_bytes });
         let since_start = now.saturating_duration_since(self.plane.started()).as_secs();
         PeerStatus {
             name: peer.name.clone(),
@@ -136,8 +139,8 @@ impl Node {
             path: self.path_status(now, peer),
             last_handshake_seconds: (traffic.last_handshake > 0)
                 .then(|| since_start.saturating_sub(traffic.last_handshake / 1000)),
-            rx_bytes: traffic.rx_bytes,
-            tx_bytes: traffic.tx_bytes,
+            rx_bytes: bytes.rx,
+            tx_bytes: bytes.tx,
             online: peer.online,
         }
     }
@@ -145,11 +148,14 @@ impl Node {
     /// How a peer is reached now.
     pub(super) fn path_status(&self, now: Instant, peer: &TailnetNode) -> PathStatus {
         let Some(path) = self.paths.status(now, &peer.key) else { return PathStatus::None {} };
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).ok();
         match (path.best.filter(|_| path.trusted), path.relay) {
             (Some((address, latency)), _) => {
-                PathStatus::Direct { address, latency_us: u64::try_from(latency.as_micros()).ok() }
+                PathStatus::Direct { address, latency_us: microseconds(latency) }
             }
-            (None, Some(region)) => PathStatus::Relayed { region },
+            (None, Some(region)) => {
+                PathStatus::Relayed { region, latency_us: path.relay_latency.and_then(microseconds) }
+            }
             (None, None) => PathStatus::None {},
         }
     }

@@ -1,13 +1,15 @@
 //! The process's end of the way to its parent.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use thiserror::Error;
 
 use super::message::{Answer, KEPT, LONGEST, Report, SetNetwork};
@@ -30,7 +32,7 @@ pub enum RequestError {
     Socket(#[from] io::Error),
 }
 
-/// The way to the parent. Every call waits: not for an event loop's thread.
+/// The way to the parent. What asks it something waits: not for an event loop's thread. What only tells it something does not.
 #[derive(Debug)]
 pub struct Requests {
     /// `SOCK_SEQPACKET`, which std knows no type for; sending and receiving are the same.
@@ -71,18 +73,30 @@ impl Requests {
     /// Says how the network stands.
     ///
     /// # Errors
-    /// If the parent is gone, or its socket has no room for 15 s.
+    /// If the parent is gone; `WouldBlock` if its socket has no room: then it is not said.
     pub fn report(&self, report: &Report) -> io::Result<()> {
         let bytes = report.encode().ok_or_else(|| io::Error::other("a report without a size"))?;
-        self.send(&bytes, Instant::now().checked_add(PATIENCE))
+        self.tell(&bytes)
     }
 
     /// Says that the slots were written.
     ///
     /// # Errors
-    /// If the parent is gone, or its socket has no room for 15 s.
+    /// If the parent is gone; `WouldBlock` if its socket has no room: then it is not said.
     pub fn kept(&self) -> io::Result<()> {
-        self.send(KEPT, Instant::now().checked_add(PATIENCE))
+        self.tell(KEPT)
+    }
+
+    /// Says something, if there is room for it.
+    fn tell(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(self.socket.as_raw_fd(), bytes, flags) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn send(&self, bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
@@ -120,7 +134,7 @@ impl Requests {
             match poll(&mut [PollFd::new(self.socket.as_fd(), events)], timeout) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(_) => return Ok(()),
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -175,6 +189,16 @@ mod tests {
         assert_eq!(next(&parent), Message::Kept);
         requests.report(&Report::default()).unwrap();
         assert_eq!(next(&parent), Message::Report(Report::default()));
+    }
+
+    #[test]
+    fn a_parent_that_does_not_read_holds_nobody_up() {
+        let (ours, _parent) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+        let requests = Requests::new(ours);
+        let full = (0..1_000_000).find_map(|_| requests.report(&Report::default()).err());
+        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(requests.kept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub(super) struct Candidate {
     heard: Option<Instant>,
     /// When it was last pinged.
     pub(super) pinged: Option<Instant>,
-    /// The last round trip.
-    pub(super) latency: Option<Duration>,
+    /// The shortest round trip of late, and when it was: what traffic adds to it says nothing of the path.
+    floor: Option<(Duration, Instant)>,
 }
 
 /// At most [`MAX_ENDPOINTS`] of them.
@@ -39,6 +39,12 @@ impl Candidates {
 
     pub(super) fn find(&mut self, address: SocketAddr) -> Option<&mut Candidate> {
         self.0.iter_mut().find(|candidate| candidate.address == address)
+    }
+
+    /// The round trip that a path of this address is judged by; `None`: it was never measured.
+    pub(super) fn floor(&self, address: SocketAddr) -> Option<Duration> {
+        let candidate = self.0.iter().find(|candidate| candidate.address == address)?;
+        candidate.floor.map(|(latency, _)| latency)
     }
 
     /// The one whose turn it is.
@@ -113,9 +119,27 @@ impl Candidates {
 
 impl Candidate {
     const fn new(address: SocketAddr) -> Self {
-        Self { address, in_map: false, called: false, heard: None, pinged: None, latency: None }
+        Self { address, in_map: false, called: false, heard: None, pinged: None, floor: None }
+    }
+
+    /// A pong came after this long.
+    pub(super) fn measured(&mut self, now: Instant, latency: Duration) {
+        let holds =
+            self.floor.is_some_and(|(floor, at)| floor < latency && now.duration_since(at) < FLOOR_AGE);
+        if !holds {
+            self.floor = Some((latency, now));
+        }
+    }
+
+    /// In another network nothing of it holds.
+    pub(super) const fn forget_measures(&mut self) {
+        self.pinged = None;
+        self.floor = None;
     }
 }
+
+/// For how long the shortest round trip stands for an address: longer than most transfers, shorter than a detour is bearable.
+const FLOOR_AGE: Duration = Duration::from_secs(300);
 
 /// Whether a peer can be at an address: not inside the tailnet itself (that would be a tunnel in a tunnel), and one that a datagram
 /// can be sent to without knowing an interface.

@@ -67,7 +67,7 @@ pub enum Action {
 /// How a peer is reached, for the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathStatus {
-    /// The best direct path that is known, and the round trip on it.
+    /// The best direct path that is known, and the last round trip on it.
     pub best: Option<(SocketAddr, Duration)>,
     /// Whether it is believed now: then it is used alone.
     pub trusted: bool,
@@ -83,6 +83,11 @@ pub struct PathStatus {
 
 /// For how long a pong is believed (`trustUDPAddrDuration`).
 pub const TRUST: Duration = Duration::from_millis(6500);
+/// For how long after the last pong what comes out of the tunnel by the same path stands for one (ours): a loaded path loses pongs; one
+/// that is dead outwards only is left after this time.
+pub const DATA_TRUST: Duration = Duration::from_secs(20);
+/// Between two pings through the relay while it carries traffic, for the status (ours).
+pub const RELAY_PING: Duration = Duration::from_secs(30);
 /// Between two pings on the path in use (`heartbeatInterval`).
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 /// A peer without traffic for this long gets no pings (`sessionActiveTimeout`).

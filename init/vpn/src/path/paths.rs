@@ -143,7 +143,8 @@ impl Paths {
         self.with(now, key, out, |path, env, out| path.discover(now, env, out));
     }
 
-    /// An authentic WireGuard packet of a peer came that way; about once a second, and at each change, is enough.
+    /// An authentic WireGuard packet of a peer came that way; about once a second, and at each change, is enough. It must have come
+    /// just now: on the path in use it stands for a pong.
     pub fn received(&mut self, now: Instant, key: &Public<Node>, from: Via, out: &mut Vec<Action>) {
         self.with(now, key, out, |path, env, out| path.received(now, env, from, out));
     }
@@ -185,10 +186,8 @@ impl Paths {
                 let nodes = nodes.to_vec();
                 self.on_pong(now, &nodes, txid, via, out)
             }
-            (Message::CallMeMaybe { endpoints }, Source::Relay { region, node }) => {
-                self.with(now, &node, out, |path, env, out| {
-                    path.on_call_me_maybe(now, env, region, endpoints, out);
-                });
+            (Message::CallMeMaybe { endpoints }, Source::Relay { node, .. }) => {
+                self.with(now, &node, out, |path, env, out| path.on_call_me_maybe(now, env, endpoints, out));
                 Outcome::Taken
             }
             (Message::CallMeMaybe { .. }, Source::Udp(_)) => Outcome::NotByRelay,

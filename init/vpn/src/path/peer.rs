@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use super::candidates::{Candidates, is_usable};
 use super::quality::is_better;
 use super::{
-    Action, CALL_INTERVAL, ENDPOINTS_FRESH, GOOD_ENOUGH, HEARTBEAT, PING_BACK_INTERVAL, PING_INTERVAL,
-    PING_TIMEOUT, PathStatus, REPLY_ROUTE, Route, SESSION_ACTIVE, TRUST, UPGRADE, Via,
+    Action, CALL_INTERVAL, DATA_TRUST, ENDPOINTS_FRESH, GOOD_ENOUGH, HEARTBEAT, PING_BACK_INTERVAL,
+    PING_INTERVAL, PING_TIMEOUT, PathStatus, RELAY_PING, REPLY_ROUTE, Route, SESSION_ACTIVE, TRUST, UPGRADE,
+    Via,
 };
 use crate::disco::{MAX_ENDPOINTS, Message, TxId};
 use crate::key::{Disco, Node, Public, fill_random};
@@ -53,14 +54,18 @@ pub struct PeerPath {
     disco: Option<Public<Disco>>,
     home: Option<RegionId>,
     /// The region that it last used to reach us, if that is not its home: there we have a connection, and so has it, for
-    /// [`REPLY_ROUTE`].
+    /// [`REPLY_ROUTE`]. Its tunnel's packets say so and nothing else: what relays carry besides can be kept and sent again.
     reply: Option<(RegionId, Instant)>,
     relay_latency: Option<Duration>,
+    /// When the relay was last pinged.
+    relay_pinged: Option<Instant>,
     /// Pongs that were taken, by any way.
     pongs: u64,
     candidates: Candidates,
     best: Option<(SocketAddr, Duration)>,
     trust_until: Option<Instant>,
+    /// When the best path last gave a pong.
+    confirmed: Option<Instant>,
     /// Where an authentic packet came from that is not the best path.
     hint: Option<(SocketAddr, Instant)>,
     /// When there was last something to send.
@@ -106,10 +111,12 @@ impl PeerPath {
             home: None,
             reply: None,
             relay_latency: None,
+            relay_pinged: None,
             pongs: 0,
             candidates: Candidates::default(),
             best: None,
             trust_until: None,
+            confirmed: None,
             hint: None,
             wanted: None,
             heartbeat: None,
@@ -161,6 +168,7 @@ impl PeerPath {
             self.home = home;
             self.reply = None;
             self.relay_latency = None;
+            self.relay_pinged = None;
         }
     }
 
@@ -201,6 +209,9 @@ impl PeerPath {
             Via::Relay(region) => self.note_relay(now, region),
             Via::Udp(address) => {
                 if self.best.is_some_and(|best| best.0 == address) && self.is_trusted(now) {
+                    // A pong is lost in a full queue as easily as anything: what comes out of the tunnel says the same, for a while.
+                    let most = self.confirmed.map(|at| at + DATA_TRUST);
+                    self.trust_until = self.trust_until.max(most.map(|most| most.min(now + TRUST)));
                     return;
                 }
                 if !is_usable(address, &env.excluded) {
@@ -224,10 +235,7 @@ impl PeerPath {
             return false;
         }
         let source = match from {
-            Via::Relay(region) => {
-                self.note_relay(now, region);
-                relay_address(region)
-            }
+            Via::Relay(region) => relay_address(region),
             Via::Udp(address) => {
                 if !is_usable(address, &env.excluded) {
                     return false;
@@ -261,11 +269,9 @@ impl PeerPath {
         &mut self,
         now: Instant,
         env: &Env,
-        region: RegionId,
         endpoints: &[SocketAddr],
         out: &mut Vec<Action>,
     ) {
-        self.note_relay(now, region);
         let usable = |address: &SocketAddr| is_usable(*address, &env.excluded);
         let endpoints = endpoints.iter().copied().filter(usable).take(MAX_ENDPOINTS).collect::<Vec<_>>();
         match self.called {
@@ -286,9 +292,11 @@ impl PeerPath {
     /// Our own addresses changed under us: what was believed is a guess again.
     pub fn network_changed(&mut self, now: Instant, env: &Env, out: &mut Vec<Action>) {
         self.trust_until = None;
+        self.confirmed = None;
+        self.relay_pinged = None;
         self.pings.clear();
         for candidate in self.candidates.iter_mut() {
-            candidate.pinged = None;
+            candidate.forget_measures();
         }
         self.calling = None;
         if self.is_active(now) {
@@ -369,12 +377,16 @@ impl PeerPath {
         if self.wants_full_ping(now) {
             self.full_ping(now, env, true, out);
         }
+        let due = self.relay_pinged.is_none_or(|at| now.duration_since(at) >= RELAY_PING);
+        if let Some(region) = self.relay(now).filter(|_| due && !self.is_trusted(now)) {
+            self.ping(now, env, Via::Relay(region), out);
+        }
     }
 
     fn wants_full_ping(&self, now: Instant) -> bool {
         match (self.best, self.full_ping) {
-            (Some((_, latency)), Some(at)) if self.is_trusted(now) => {
-                latency > GOOD_ENOUGH && now.duration_since(at) >= UPGRADE
+            (Some(best), Some(at)) if self.is_trusted(now) => {
+                self.judged(best) > GOOD_ENOUGH && now.duration_since(at) >= UPGRADE
             }
             _ => true,
         }
@@ -436,10 +448,13 @@ impl PeerPath {
             self.pings.pop_front();
         }
         self.pings.push_back(Sent { txid, to, at: now });
-        if let Via::Udp(address) = to
-            && let Some(candidate) = self.candidates.find(address)
-        {
-            candidate.pinged = Some(now);
+        match to {
+            Via::Udp(address) => {
+                if let Some(candidate) = self.candidates.find(address) {
+                    candidate.pinged = Some(now);
+                }
+            }
+            Via::Relay(_) => self.relay_pinged = Some(now),
         }
         out.push(self.disco_action(to, Message::Ping { txid, node: Some(env.own) }));
     }
@@ -459,15 +474,19 @@ impl PeerPath {
             Via::Relay(_) => self.relay_latency = Some(latency),
             Via::Udp(address) => {
                 let Some(candidate) = self.candidates.find(address) else { return Pong::Taken };
-                candidate.latency = Some(latency);
+                candidate.measured(now, latency);
                 let new = (address, latency);
+                let better = |best: (SocketAddr, Duration)| {
+                    is_better((address, self.judged(new)), (best.0, self.judged(best)))
+                };
                 let replaces = match self.best {
-                    Some(best) => best.0 == address || !self.is_trusted(now) || is_better(new, best),
+                    Some(best) => best.0 == address || !self.is_trusted(now) || better(best),
                     None => true,
                 };
                 if replaces {
                     self.best = Some(new);
                     self.trust_until = Some(now + TRUST);
+                    self.confirmed = Some(now);
                     if self.hint.is_some_and(|hint| hint.0 == address) {
                         self.hint = None;
                     }
@@ -476,6 +495,11 @@ impl PeerPath {
         }
         self.refresh(now, out);
         Pong::Taken
+    }
+
+    /// What a path's latency is in a comparison: the shortest of late.
+    fn judged(&self, path: (SocketAddr, Duration)) -> Duration {
+        self.candidates.floor(path.0).unwrap_or(path.1)
     }
 
     /// Works the route out anew.
@@ -508,11 +532,13 @@ impl PeerPath {
     fn lose_path(&mut self) {
         self.best = None;
         self.trust_until = None;
+        self.confirmed = None;
         self.hint = None;
         self.pings.clear();
         self.full_ping = None;
         self.calling = None;
         self.relay_latency = None;
+        self.relay_pinged = None;
     }
 
     fn note_relay(&mut self, now: Instant, region: RegionId) {

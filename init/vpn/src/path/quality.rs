@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Whether path `a` is to replace path `b`: its advantage in latency, in per cent, and points for addresses that are near or cheap.
-/// An advantage of 1 % alone is none (tailscale `wgengine/magicsock/endpoint.go`, `betterAddr`).
+/// An advantage of 1 % alone is none (tailscale `wgengine/magicsock/endpoint.go`, `betterAddr`), nor is less than [`NOISE`] (ours).
 pub(super) fn is_better(a: (SocketAddr, Duration), b: (SocketAddr, Duration)) -> bool {
     if a.0 == b.0 {
         return false;
@@ -21,12 +21,15 @@ pub(super) fn is_better(a: (SocketAddr, Duration), b: (SocketAddr, Duration)) ->
 
 /// By how many per cent `a` is quicker than `b`.
 fn advantage(a: Duration, b: Duration) -> u32 {
-    if a >= b || b.is_zero() {
+    if b.saturating_sub(a) < NOISE {
         return 0;
     }
     let part = a.as_nanos() * 100 / b.as_nanos();
     100 - u32::try_from(part).unwrap_or(100).min(100)
 }
+
+/// What a scheduler or a driver adds to a round trip, and no path: below it two paths are as quick.
+const NOISE: Duration = Duration::from_micros(500);
 
 const fn bonus(ip: IpAddr) -> u32 {
     let near = match ip {
@@ -76,5 +79,15 @@ mod tests {
             assert_eq!(is_better(new, old), better, "{new:?} {old:?}");
             assert!(!(is_better(new, old) && is_better(old, new)), "{new:?} {old:?}");
         }
+    }
+
+    #[test]
+    fn a_few_microseconds_are_no_reason() {
+        let quick = |address: &str, micros| (address.parse().unwrap(), Duration::from_micros(micros));
+        let six = quick("[2001:db8::1]:1", 700);
+        assert!(!is_better(quick("192.0.2.1:1", 250), six));
+        assert!(is_better(quick("192.0.2.1:1", 200), six));
+        assert!(is_better(six, quick("192.0.2.1:1", 250)));
+        assert!(!is_better(quick("192.0.2.1:1", 0), quick("192.0.2.2:1", 499)));
     }
 }

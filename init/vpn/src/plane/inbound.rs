@@ -222,10 +222,11 @@ impl Inbound {
         self.judge(shared, table, peer);
     }
 
-    /// Tells of a peer's own packets by a way that is not its direct route.
+    /// Tells of a peer's own packets by a way that is not its direct route, and notes those by it.
     fn authentic(shared: &Shared, peer: &Peer, source: Source) {
-        let usual = matches!(source, Source::Udp(from) if peer.route().direct == Some(from));
-        if !usual && peer.authentic.due(shared.now(), EVENT_EVERY_MS) {
+        if matches!(source, Source::Udp(from) if peer.route().direct == Some(from)) {
+            peer.came_direct(shared.now());
+        } else if peer.authentic.due(shared.now(), EVENT_EVERY_MS) {
             shared.tell(Event::Authentic(peer.key(), source));
         }
     }

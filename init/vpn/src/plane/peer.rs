@@ -25,6 +25,7 @@ pub struct Peer {
     tx_bytes: AtomicU64,
     tx_packets: AtomicU64,
     last_rx: AtomicU64,
+    last_direct: AtomicU64,
     last_tx: AtomicU64,
     last_handshake: AtomicU64,
     pub(super) wanted: Every,
@@ -44,6 +45,8 @@ pub struct Traffic {
     pub tx_packets: u64,
     /// When a message of its own came last.
     pub last_rx: u64,
+    /// When one came from where the direct route goes to; anew with each such route.
+    pub last_direct: u64,
     /// When a packet went last.
     pub last_tx: u64,
     /// When the last session was made, to a second.
@@ -77,6 +80,7 @@ impl Peer {
             tx_bytes: AtomicU64::new(0),
             tx_packets: AtomicU64::new(0),
             last_rx: AtomicU64::new(0),
+            last_direct: AtomicU64::new(0),
             last_tx: AtomicU64::new(0),
             last_handshake: AtomicU64::new(0),
             wanted: Every::default(),
@@ -103,7 +107,16 @@ impl Peer {
     }
 
     pub(super) fn set_route(&self, route: Route) -> Route {
-        self.route.store(route)
+        let before = self.route.store(route);
+        if before.direct != route.direct {
+            self.last_direct.store(0, Ordering::Relaxed);
+        }
+        before
+    }
+
+    /// A message of its own came from where the direct route goes to.
+    pub(super) fn came_direct(&self, now: u64) {
+        self.last_direct.store(now, Ordering::Relaxed);
     }
 
     pub(super) fn has_waiting(&self) -> bool {
@@ -128,6 +141,7 @@ impl Peer {
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
             tx_packets: self.tx_packets.load(Ordering::Relaxed),
             last_rx: self.last_rx.load(Ordering::Relaxed),
+            last_direct: self.last_direct.load(Ordering::Relaxed),
             last_tx: self.last_tx.load(Ordering::Relaxed),
             last_handshake: self.last_handshake.load(Ordering::Relaxed),
         }

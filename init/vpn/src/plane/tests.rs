@@ -227,6 +227,12 @@ fn packets_wait_for_the_session_and_then_go_both_ways() {
     assert_eq!((traffic.tx_packets, traffic.rx_packets), (2, 1));
     assert_eq!((traffic.tx_bytes, traffic.rx_bytes), (67, 32));
     assert_eq!(rig.plane.counters().nonzero().count(), 0);
+    // It came by the way that ours go. Of another way that says nothing.
+    assert!(traffic.last_direct > 0);
+    rig.plane.set_route(&key(2), Route { direct: nowhere.local_addr().ok(), relay: None });
+    other.sends(&udp_packet(2, 1, 5000, b"by the old way"));
+    assert!(rig.os_gets(WAIT).is_some());
+    assert_eq!(rig.plane.peer(&key(2)).unwrap().traffic().last_direct, 0);
 }
 
 #[test]

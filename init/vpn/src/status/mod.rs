@@ -93,8 +93,10 @@ pub struct SelfStatus {
     pub id: NodeId,
     /// Our node key.
     pub key: Public<Node>,
-    /// Our addresses.
+    /// Our addresses, as the map says.
     pub addresses: Vec<IpNet>,
+    /// Why they are not set on the interface, if they are not: then nobody reaches us at those that are new.
+    pub addresses_refused: Option<String>,
     /// Our tags.
     pub tags: Vec<String>,
     /// When our key ends, RFC 3339; `null`: never.
@@ -136,6 +138,8 @@ pub enum PathStatus {
     Relayed {
         /// The relay's region.
         region: RegionId,
+        /// The round trip of the last ping through it, in microseconds; while there is traffic it is measured now and then.
+        latency_us: Option<u64>,
     },
     /// Not at all, so far.
     None {},

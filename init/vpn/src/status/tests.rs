@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -39,6 +39,64 @@ fn metrics_are_lines_whatever_a_peer_is_called() {
     assert!(text.contains("casemate_vpn_peers{path=\"direct\"} 1\n"), "{text}");
     for line in text.lines() {
         assert!(line.starts_with("# ") || line.starts_with("casemate_vpn_"), "{line}");
+    }
+}
+
+#[test]
+fn peers_of_one_name_are_told_apart_by_their_keys() {
+    let mut status = status();
+    let mut second = status.peers[0].clone();
+    (second.key, second.rx_bytes) = (Public::new([3; 32]), 77);
+    status.peers.push(second);
+    let mut third = status.peers[0].clone();
+    third.name = "c.t".to_owned();
+    third.last_handshake_seconds = None;
+    status.peers.push(third);
+    let text = metrics(&status);
+    let series: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(series, _)| series)
+        .collect();
+    let different: std::collections::BTreeSet<&&str> = series.iter().collect();
+    assert_eq!(different.len(), series.len(), "{text}");
+    let short = Public::<Node>::new([3; 32]).short();
+    assert!(
+        text.contains(&format!("received_bytes_total{{peer=\"b\\\"\\n.t\",key=\"{short}\"}} 77\n")),
+        "{text}"
+    );
+    assert!(text.contains("received_bytes_total{peer=\"c.t\"} 10\n"), "{text}");
+    assert_eq!(text.matches("casemate_vpn_peer_handshake_age_seconds{").count(), 2, "{text}");
+}
+
+#[test]
+fn what_is_to_be_watched_of_ourselves_is_there_when_it_is_known() {
+    let mut status = status();
+    let text = metrics(&status);
+    for absent in ["key_expiry", "refused{", "derp_home", "addresses_set"] {
+        assert!(!text.contains(&format!("casemate_vpn_{absent}")), "{absent}: {text}");
+    }
+    status.node = Some(SelfStatus {
+        name: "a.t".to_owned(),
+        id: NodeId(1),
+        key: Public::new([1; 32]),
+        addresses: vec![],
+        addresses_refused: Some("the kernel refused it".to_owned()),
+        tags: vec![],
+        key_expiry: Some("2030-01-01T00:00:00Z".to_owned()),
+    });
+    status.refusal = Some(Refusal { kind: "not-known".to_owned(), text: "x".to_owned() });
+    status.derp = DerpStatus { home: Some(RegionId(999)), connected: vec![] };
+    let text = metrics(&status);
+    for line in [
+        "casemate_vpn_key_expiry_timestamp_seconds 1893456000\n",
+        "casemate_vpn_addresses_set 0\n",
+        "casemate_vpn_refused{kind=\"not-known\"} 1\n",
+        "casemate_vpn_derp_home_region 999\n",
+        "casemate_vpn_derp_home_connected 0\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
     }
 }
 

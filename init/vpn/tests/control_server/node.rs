@@ -95,6 +95,7 @@ impl Setup {
             endpoints: Vec::new(),
             home: None,
             working_udp: true,
+            network: 0,
         });
         let (auth, auth_receiver) = watch::channel(self.key.and_then(AuthKey::new));
         let (sender, events) = mpsc::channel(16);

@@ -185,6 +185,8 @@ pub struct Joiner {
     last_without: Option<Instant>,
     ask_again: Option<Instant>,
     backoff: Duration,
+    /// What the last back-off set `not_before` to.
+    backed_off: Option<Instant>,
     jitter: u64,
     /// Whether a server has ever known us, so that asking without a key makes sense.
     known: bool,
@@ -230,6 +232,7 @@ impl Joiner {
             last_without: None,
             ask_again: None,
             backoff: MIN_BACKOFF * 2,
+            backed_off: None,
             jitter: seed | 1,
             known,
             expired: false,
@@ -260,6 +263,14 @@ impl Joiner {
     /// The refused keys, to be kept over a restart.
     pub const fn refused(&self) -> &VecDeque<Refused> {
         &self.refused
+    }
+
+    /// The network under us is another: what failed in the old one need not be waited for. What the server said stands.
+    pub fn network_changed(&mut self) {
+        self.backoff = MIN_BACKOFF * 2;
+        if self.not_before == self.backed_off {
+            self.not_before = None;
+        }
     }
 
     /// Where we are.
@@ -565,6 +576,7 @@ impl Joiner {
     fn back_off(&mut self, now: Instant) {
         let half = (self.backoff / 2).max(MIN_BACKOFF);
         self.not_before = Some(now + half + half.mul_f64(self.random()));
+        self.backed_off = self.not_before;
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 

@@ -686,3 +686,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_network_ends_a_back_off_and_nothing_else() {
+    let mut rig = Rig::new(true, None);
+    assert_eq!(rig.does(), "-");
+    rig.answer(Answer::Authorized);
+    for _ in 0..6 {
+        assert_eq!(rig.does(), "stream");
+        rig.on(Event::StreamEnded(Duration::ZERO));
+        assert!(matches!(rig.joiner.poll(rig.now), Command::Wait(Some(_))));
+        rig.joiner.network_changed();
+    }
+    assert_eq!(rig.does(), "stream");
+    rig.on(Event::RateLimited(Some(Duration::from_secs(20))));
+    rig.joiner.network_changed();
+    assert!(matches!(rig.joiner.poll(rig.now), Command::Wait(Some(_))), "the server's own word stands");
+}

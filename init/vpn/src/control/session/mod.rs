@@ -87,6 +87,8 @@ pub struct HostState {
     pub home: Option<RegionId>,
     /// Whether UDP gets out, as far as is known.
     pub working_udp: bool,
+    /// How often the network under us became another one: with each change the connection is made anew.
+    pub network: u64,
 }
 
 /// What happens.
@@ -177,6 +179,7 @@ pub async fn run(
     let mut seed = [0; 8];
     fill_random(&mut seed)?;
     let client = Arc::new(Client::new(config.client, dial)?);
+    let network = host.borrow().network;
     let map = MapState::new(config.map, identity.node.public(), identity.map);
     let mut keys = vec![identity.node];
     keys.extend(identity.others);
@@ -188,6 +191,7 @@ pub async fn run(
         map,
         timing: config.timing,
         connection: None,
+        network,
         server: None,
         closes: 0,
         said: None,
@@ -211,6 +215,8 @@ struct Session {
     map: MapState,
     timing: Timing,
     connection: Option<Connection>,
+    /// The network that the connection is of.
+    network: u64,
     /// The server's key as `/key` said it, where none is pinned.
     server: Option<Public<Machine>>,
     closes: u32,
@@ -224,6 +230,7 @@ struct Session {
 impl Session {
     async fn drive(&mut self) -> Result<std::convert::Infallible, Closed> {
         loop {
+            self.look_at_network();
             let offered = self.auth.borrow_and_update().clone();
             self.on(Event::Offered(offered)).await?;
             self.expire().await?;
@@ -237,6 +244,16 @@ impl Session {
                 Command::Stream => self.stream().await?,
             };
             self.on(event).await?;
+        }
+    }
+
+    /// What was lost with an earlier network, or failed in it, is tried in this one.
+    fn look_at_network(&mut self) {
+        let network = self.host.borrow().network;
+        if network != self.network {
+            self.network = network;
+            self.connection = None;
+            self.joiner.network_changed();
         }
     }
 
@@ -288,7 +305,7 @@ impl Session {
             () = tokio::time::sleep_until(until.into()) => Ok(()),
             changed = self.auth.changed() => changed.map_err(|_| Closed),
             () = self.events.closed() => Err(Closed),
-            () = sender_gone(self.host.clone()) => Err(Closed),
+            changed = network_changed(self.host.clone(), self.network) => changed,
         }
     }
 
@@ -465,9 +482,9 @@ fn reason(error: &(dyn std::error::Error + Sync)) -> String {
     text
 }
 
-/// Ends when the sender is gone.
-async fn sender_gone(mut host: watch::Receiver<HostState>) {
-    while host.changed().await.is_ok() {}
+/// Ends when the network is another than this one, or the sender is gone.
+async fn network_changed(mut host: watch::Receiver<HostState>, network: u64) -> Result<(), Closed> {
+    host.wait_for(|host| host.network != network).await.map(drop).map_err(|_| Closed)
 }
 
 fn hostinfo(host: &HostState) -> Hostinfo {

@@ -27,6 +27,8 @@ enum End {
     Update(RequestError),
     /// For a new node key; the connection is still good.
     Ours,
+    /// Our network is another.
+    Moved,
 }
 
 impl Session {
@@ -63,6 +65,9 @@ impl Session {
             End::Server => {
                 self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?
             }
+            End::Moved => {
+                self.tell(ControlEvent::Disconnected { reason: "our network changed".into() }).await?
+            }
             End::Stream(error) => self.lost(&error).await?,
             End::Map(error) => {
                 self.lost(&error).await?;
@@ -90,6 +95,9 @@ impl Session {
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.host.borrow().network != self.network {
+                return Ok(End::Moved);
+            }
             let may_update = due && pending.is_none();
             let update_time = async {
                 match may_update {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +13,12 @@ use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::connection::{ConnectError, connect};
+use super::super::connection::{ConnectError, connect, has_source};
 use super::super::frame::{Frame, GoneReason};
 use super::super::region::Timing;
 use super::super::server::Server;
@@ -34,6 +35,7 @@ const QUICK: Timing = Timing {
     max_back_off: Duration::from_millis(100),
     // Longer than any test waits: what ends a connection there is what the test is about.
     watchdog: Duration::from_secs(120),
+    answer: Duration::from_secs(3),
     idle: Duration::from_millis(300),
     idle_check: Duration::from_millis(50),
 };
@@ -430,4 +432,103 @@ async fn what_was_dropped_while_a_relay_was_away_takes_no_room_when_it_is_back()
         sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(connected(&mut events).await, REGION);
+}
+
+/// A way to a relay that swallows everything once it is told to, and closes nothing.
+async fn swallows(to: SocketAddr, told: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(to).await.unwrap();
+            let mut told = told.clone();
+            tokio::spawn(async move {
+                let told = async { drop(told.wait_for(|told| *told).await) };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    () = told => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn lost(events: &mut mpsc::Receiver<Event>) -> Option<String> {
+    loop {
+        if let Event::Disconnected { why, .. } = next(events).await {
+            return why;
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_another_network_a_connection_that_is_dead_is_made_anew() {
+    let relay = Relay::start(None, None).await;
+    let (tell, told) = watch::channel(false);
+    let node = DerpNode { derp_port: swallows(relay.address, told).await.port(), ..relay.node() };
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, node)]));
+    a.set_home(Some(REGION));
+    assert_eq!(connected(&mut events).await, REGION);
+
+    // It answers: nothing happens, for longer than an answer may take.
+    a.network_changed(false);
+    sleep(QUICK.answer + Duration::from_millis(500)).await;
+    assert!(events.try_recv().is_err(), "a good connection was given up");
+
+    // It does not answer, and nobody closes it.
+    tell.send_replace(true);
+    a.network_changed(false);
+    assert_eq!(lost(&mut events).await.unwrap(), "no answer since our network changed");
+}
+
+#[tokio::test]
+async fn after_a_sleep_no_connection_is_believed() {
+    let relay = Relay::start(None, None).await;
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, relay.node())]));
+    a.set_home(Some(REGION));
+    assert_eq!(connected(&mut events).await, REGION);
+    a.network_changed(true);
+    assert_eq!(lost(&mut events).await.unwrap(), "our network changed");
+    assert_eq!(connected(&mut events).await, REGION);
+    until("it is home", || relay.server.clients() == [(secret(1).public(), true)]).await;
+}
+
+#[test]
+fn an_address_that_is_gone_is_noticed() {
+    assert!(has_source("127.0.0.1:80".parse().unwrap()), "a port of another socket does not matter");
+    // TEST-NET-1 (RFC 5737): nobody has it.
+    assert!(!has_source("192.0.2.1:80".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn regions_are_tried_a_few_at_a_time_and_traffic_waits_for_none_of_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = Relay::start(None, None).await;
+    let node = DerpNode { derp_port: listener.local_addr().unwrap().port(), ..relay.node() };
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let accepting = tokio::spawn(async move {
+        // None of them is ever answered.
+        let mut open = Vec::new();
+        loop {
+            open.push(listener.accept().await.unwrap());
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let regions: Vec<_> = (1..=12).map(|number| (RegionId(number), node.clone())).collect();
+    let (a, _events) = pool(1);
+    a.set_map(map(&regions));
+    for (region, _) in &regions {
+        assert_eq!(a.probe(*region), SendOutcome::Queued);
+    }
+    until("some are tried", || accepted.load(Ordering::SeqCst) == 4).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
+    assert_eq!(a.send(RegionId(12), secret(2).public(), Bytes::from_static(b"x"), 0), SendOutcome::Queued);
+    until("traffic does not wait", || accepted.load(Ordering::SeqCst) == 5).await;
+    accepting.abort();
 }

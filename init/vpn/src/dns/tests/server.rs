@@ -1,6 +1,7 @@
 //! The server and the resolvers that it asks.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -190,4 +191,28 @@ fn resolvers_that_do_not_answer_fail_the_query() {
         assert!(reply.edns.unwrap().option(EdnsCode::Unknown(15)).is_some());
         assert_eq!(running.counters.counts(), Counts { failed: 1, ..Counts::default() });
     });
+}
+
+#[tokio::test]
+async fn a_family_that_is_never_answered_holds_up_no_look_up() {
+    let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = resolver.local_addr().unwrap();
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&unanswered);
+    let serving = tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, from) = resolver.recv_from(&mut buffer).await.unwrap();
+            let reply = reply_to(&buffer[..length], [192, 0, 2, 9]);
+            if reply.queries[0].query_type == RecordType::A {
+                resolver.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+            } else {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let found = lookup(&[address], "relay.example.com").await;
+    serving.abort();
+    assert_eq!(found, [IpAddr::from([192, 0, 2, 9])]);
+    assert!(unanswered.load(Ordering::SeqCst) <= 1, "it was asked again before the look-up ended");
 }

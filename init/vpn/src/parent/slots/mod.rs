@@ -14,11 +14,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 
 /// The most bytes of content.
-pub const MAX_CONTENT: usize = 1 << 20;
+pub const MAX_CONTENT: usize = 4 << 20;
 const MAGIC: [u8; 8] = *b"cmvpnst1";
 const HEADER: usize = 8 + 8 + 8 + 32;
 /// A whole number of pages, so that no page belongs to both slots.
-const SLOT: u64 = 2 << 20;
+const SLOT: u64 = 5 << 20;
 const SLOTS: [u64; 2] = [0, SLOT];
 /// The whole memfd. Pages that were never written take no memory.
 const SIZE: u64 = 2 * SLOT;

@@ -116,6 +116,24 @@ fn a_ping_is_answered_once_where_it_came_from() {
 }
 
 #[test]
+fn a_relay_cannot_draw_traffic_by_sending_again_what_it_has_seen() {
+    let now = Instant::now();
+    let mut paths = with_other(now, &[]);
+    let mut out = Vec::new();
+    let evil = Source::Relay { region: RegionId(66), node: PEER };
+    let ping = Message::Ping { txid: [5; 12], node: None };
+    let call = Message::CallMeMaybe { endpoints: vec![address("192.0.2.1:1")] };
+    for message in [&ping, &call] {
+        assert_eq!(paths.on_disco(now, &DISCO, evil, message, &mut out), Outcome::Taken);
+        assert_eq!(paths.route(&PEER).unwrap().relay, Some(HOME));
+    }
+    // The ping is answered where it came from all the same.
+    assert!(out.iter().any(|action| matches!(action, Action::Disco { to: Via::Relay(RegionId(66)), .. })));
+    paths.received(now, &PEER, Via::Relay(RegionId(66)), &mut out);
+    assert_eq!(paths.route(&PEER).unwrap().relay, Some(RegionId(66)));
+}
+
+#[test]
 fn a_flood_of_pings_gets_no_more_than_it_brings() {
     let start = Instant::now();
     let mut paths = with_other(start, &[address("192.0.2.1:1")]);

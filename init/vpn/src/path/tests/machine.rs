@@ -234,3 +234,110 @@ fn idle_peers_cost_nothing() {
     paths.tick(due, &mut out);
     assert!(out.iter().all(|action| matches!(action, Action::Disco { peer, .. } if *peer == keys[5])));
 }
+
+/// A peer with a path of this latency by each family: IPv6 is the path in use.
+fn loaded(now: Instant, out: &mut Vec<Action>) -> (Paths, SocketAddr, SocketAddr) {
+    let (four, six) = (address("192.0.2.1:1"), address("[2001:db8::1]:1"));
+    let mut paths = paths(now, &[four, six], Some(DISCO));
+    paths.wanted(now, &PEER, out);
+    answer(&mut paths, out, &[(six, 0), (four, 1)], now + Duration::from_millis(10));
+    assert_eq!(route(&paths), (Some(six), None));
+    (paths, four, six)
+}
+
+/// Answers the pings to these addresses, each so many milliseconds after `at`, and drops the others.
+fn answer(paths: &mut Paths, out: &mut Vec<Action>, answers: &[(SocketAddr, u64)], at: Instant) {
+    let sent = pings(out);
+    out.clear();
+    for (from, millis) in answers {
+        for (_, txid) in sent.iter().filter(|(to, _)| to == from) {
+            let at = at + Duration::from_millis(*millis);
+            paths.on_disco(at, &DISCO, Source::Udp(*from), &pong(*txid), out);
+        }
+    }
+}
+
+#[test]
+fn what_load_adds_to_a_round_trip_moves_no_traffic() {
+    let start = Instant::now();
+    let mut out = Vec::new();
+    let (mut paths, four, six) = loaded(start, &mut out);
+    let mut looks = 0;
+    // Two minutes in which the path in use queues: its pongs take 40 to 300 ms, the other family's 12.
+    let end = start + Duration::from_secs(120);
+    let mut now = start + Duration::from_millis(20);
+    while now < end {
+        paths.wanted(now, &PEER, &mut out);
+        paths.tick(now, &mut out);
+        looks += usize::from(pings(&out).iter().any(|(to, _)| *to == four));
+        let slow = 40 + u64::try_from(looks).unwrap() * 37 % 260;
+        answer(&mut paths, &mut out, &[(four, 12), (six, slow)], now);
+        assert_eq!(route(&paths), (Some(six), None), "{:?}", now - start);
+        now += Duration::from_secs(1);
+    }
+    assert!(looks > 0, "the other family was never measured");
+    // In another network it is measured anew.
+    paths.network_changed(now, &mut out);
+    answer(&mut paths, &mut out, &[(six, 100), (four, 12)], now);
+    assert_eq!(
+        paths.status(now + Duration::from_millis(100), &PEER).unwrap().best.map(|best| best.0),
+        Some(four)
+    );
+}
+
+#[test]
+fn data_on_a_path_stands_for_a_pong_but_not_for_ever() {
+    let start = Instant::now();
+    let mut out = Vec::new();
+    let (mut paths, _, six) = loaded(start, &mut out);
+    let confirmed = start + Duration::from_millis(10);
+    // No pong comes any more; the tunnel's packets do.
+    let mut now = start + Duration::from_secs(1);
+    while now <= confirmed + DATA_TRUST - Duration::from_millis(500) {
+        paths.received(now, &PEER, Via::Udp(six), &mut out);
+        paths.wanted(now, &PEER, &mut out);
+        paths.tick(now, &mut out);
+        assert_eq!(route(&paths), (Some(six), None), "{:?}", now - start);
+        now += Duration::from_millis(500);
+    }
+    for _ in 0..3 {
+        paths.received(now, &PEER, Via::Udp(six), &mut out);
+        paths.tick(now, &mut out);
+        now += Duration::from_millis(500);
+    }
+    assert_eq!(route(&paths), (Some(six), Some(HOME)), "it may be dead outwards");
+    // What comes another way says nothing of this one.
+    let (mut paths, four, six) = loaded(start, &mut out);
+    let mut now = start + Duration::from_secs(1);
+    while now <= confirmed + TRUST + Duration::from_millis(500) {
+        paths.received(now, &PEER, Via::Udp(four), &mut out);
+        paths.tick(now, &mut out);
+        now += Duration::from_millis(250);
+    }
+    assert_ne!(route(&paths), (Some(six), None));
+}
+
+#[test]
+fn the_relay_in_use_is_measured_now_and_then() {
+    let start = Instant::now();
+    let mut paths = paths(start, &[], Some(DISCO));
+    let mut out = Vec::new();
+    let mut asked = 0;
+    for second in 0..90 {
+        let now = start + Duration::from_secs(second);
+        paths.wanted(now, &PEER, &mut out);
+        paths.tick(now, &mut out);
+        for action in std::mem::take(&mut out) {
+            if let Action::Disco { to: Via::Relay(region), message: Message::Ping { txid, .. }, .. } = action
+            {
+                asked += 1;
+                let source = Source::Relay { region, node: PEER };
+                let at = now + Duration::from_millis(40);
+                assert_eq!(paths.on_disco(at, &DISCO, source, &pong(txid), &mut Vec::new()), Outcome::Taken);
+            }
+        }
+    }
+    assert_eq!(asked, 3);
+    let status = paths.status(start + Duration::from_secs(90), &PEER).unwrap();
+    assert_eq!(status.relay_latency, Some(Duration::from_millis(40)));
+}
