@@ -141,11 +141,8 @@ impl Ruleset {
 
     /// The transaction that makes the table: what is named before what names it.
     pub(crate) fn creation(&self) -> Vec<Outgoing> {
-        let mut objects = vec![Object::Table(TableObject {
-            name: self.table.clone(),
-            owner: None,
-            persist: self.persist,
-        })];
+        let mut objects =
+            vec![Object::Table(TableObject { name: self.table.clone(), owner: None, persist: self.persist })];
         for set in &self.sets {
             objects.push(Object::Set(self.set_object(set)));
             if !set.elements.is_empty() {

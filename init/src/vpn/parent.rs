@@ -457,7 +457,9 @@ impl<'a> Serving<'a> {
     fn hear(&mut self) {
         let now = self.milliseconds();
         loop {
-            let Some(child) = self.child.as_mut().filter(|child| child.messages.left(now) > 0) else { return };
+            let Some(child) = self.child.as_mut().filter(|child| child.messages.left(now) > 0) else {
+                return;
+            };
             child.messages.take(1, now);
             let mut bytes = [0; LONGEST + 1];
             let length = match child.report.read(&mut bytes) {

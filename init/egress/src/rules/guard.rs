@@ -13,9 +13,9 @@ use crate::term::Term;
 use crate::wire::{BaseChain, ChainType, Family, Hook, Policy};
 
 /// Counts what comes in another way in the name of a node of the network.
-pub const SPOOFED: &str = "spoofed";
+const SPOOFED: &str = "spoofed";
 /// Counts what comes in another way for our own address in the network, or for the place where names are asked for.
-pub const BESIDE: &str = "beside";
+const BESIDE: &str = "beside";
 
 /// The `inet` table that keeps others on this machine's links from speaking as nodes of the network, or to what listens at its
 /// addresses only: the kernel takes a packet for any of its addresses on any link. What is forwarded is not touched. The table goes

@@ -50,8 +50,11 @@ impl Limiter {
         let mut random = [0; 32];
         // Without randomness the private key makes it one that nobody knows.
         let _unchanged = fill_random(&mut random);
-        let secret =
-            Blake2s256::new().chain_update(b"cookies").chain_update(*ours.bytes()).chain_update(random).finalize();
+        let secret = Blake2s256::new()
+            .chain_update(b"cookies")
+            .chain_update(*ours.bytes())
+            .chain_update(random)
+            .finalize();
         Self {
             mac_key: labelled(b"mac1----", &ours.public()),
             cookie_key: labelled(b"cookie--", &ours.public()),
@@ -91,10 +94,7 @@ impl Limiter {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
-        mac(
-            &self.secret,
-            &[&(now / LIFE).to_le_bytes(), &address.octets(), &from.port().to_le_bytes()],
-        )
+        mac(&self.secret, &[&(now / LIFE).to_le_bytes(), &address.octets(), &from.port().to_le_bytes()])
     }
 
     fn reply(&self, message: &[u8], mac: &[u8; 16], mut cookie: [u8; 16]) -> Option<[u8; REPLY]> {

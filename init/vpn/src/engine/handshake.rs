@@ -120,13 +120,7 @@ impl Initiated {
         state.seal(&key, &mut time)?;
 
         let mut message = [0; INITIATION];
-        let parts = [
-            &[1, 0, 0, 0][..],
-            &index.to_le_bytes(),
-            public.bytes(),
-            &identity,
-            &time,
-        ];
+        let parts = [&[1, 0, 0, 0][..], &index.to_le_bytes(), public.bytes(), &identity, &time];
         put(&mut message, &parts)?;
         Some((Self { state, ephemeral }, message))
     }
@@ -218,13 +212,8 @@ impl Proven {
         let mut nothing = [0; TAG];
         state.seal(&key, &mut nothing)?;
         let mut message = [0; RESPONSE];
-        let parts = [
-            &[2, 0, 0, 0][..],
-            &index.to_le_bytes(),
-            &sender.to_le_bytes(),
-            public.bytes(),
-            &nothing,
-        ];
+        let parts =
+            [&[2, 0, 0, 0][..], &index.to_le_bytes(), &sender.to_le_bytes(), public.bytes(), &nothing];
         put(&mut message, &parts)?;
         let (receive, send) = hkdf(&state.chaining, &[]);
         Some((Keys { send, receive, theirs: sender }, message))

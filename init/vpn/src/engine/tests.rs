@@ -128,9 +128,7 @@ fn who_sends_does_not_wait_for_who_receives_and_no_counter_is_used_twice() {
     let receives = ours.opener(2);
     let messages: Vec<Vec<u8>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| (0..1000).map(|_| sealed(&ours, 2, &ip_packet(20))).collect::<Vec<_>>())
-            })
+            .map(|_| scope.spawn(|| (0..1000).map(|_| sealed(&ours, 2, &ip_packet(20))).collect::<Vec<_>>()))
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });

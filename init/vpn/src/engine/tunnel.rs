@@ -178,13 +178,7 @@ impl Tunnel {
         taken.unwrap_or_else(Opened::Refused)
     }
 
-    fn finish(
-        &self,
-        now: u64,
-        from: SocketAddr,
-        message: &[u8],
-        slot: &mut [u8],
-    ) -> Result<Opened, Refused> {
+    fn finish(&self, now: u64, from: SocketAddr, message: &[u8], slot: &mut [u8]) -> Result<Opened, Refused> {
         match self.identity.limiter.judge(now, from, message) {
             Judged::Good => {}
             Judged::Forged => return Err(Refused::Forged),
@@ -198,7 +192,8 @@ impl Tunnel {
         let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = *message;
         let index = u32::from_le_bytes([a, b, c, d]);
         let mut handshake = lock(&self.handshake);
-        let at = handshake.pending.iter().position(|one| one.as_ref().is_some_and(|(ours, _)| *ours == index));
+        let at =
+            handshake.pending.iter().position(|one| one.as_ref().is_some_and(|(ours, _)| *ours == index));
         let at = at.ok_or(Refused::NoSession)?;
         let initiated = handshake.pending.get(at).and_then(Option::as_ref).ok_or(Refused::NoSession)?;
         let keys = initiated.1.finish(&self.identity.secret, message).ok_or(Refused::Forged)?;

@@ -174,7 +174,15 @@ fn later_fragment(
     if offset < MIN_FRAGMENT_OFFSET {
         return Err(Malformed::FragmentOverHeaders);
     }
-    Ok(Flow { peer: 0, protocol, source, destination, source_port: 0, destination_port: 0, kind: Kind::LaterFragment })
+    Ok(Flow {
+        peer: 0,
+        protocol,
+        source,
+        destination,
+        source_port: 0,
+        destination_port: 0,
+        kind: Kind::LaterFragment,
+    })
 }
 
 /// Reads the ports. A first fragment too short for its header is dropped as truncated.

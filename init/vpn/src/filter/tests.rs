@@ -582,7 +582,7 @@ proptest! {
         let local = [IpNet::from(address(hosts.1))];
         let echo = if six { (ICMP6, Kind::Icmp { kind: 128, code: 0 }) } else { (ICMP, Kind::Icmp { kind: 8, code: 0 }) };
         for (protocol, kind) in [(TCP, Kind::Tcp { flags: 2 }), (UDP, Kind::Udp), (SCTP, Kind::Sctp), (47, Kind::Other), echo] {
-            let flow = Flow { protocol, source: address(hosts.0), destination: address(hosts.1), source_port: 9, destination_port: port, kind };
+            let flow = Flow { peer: 0, protocol, source: address(hosts.0), destination: address(hosts.1), source_port: 9, destination_port: port, kind };
             let expected = if model(&rules, &flow) { Verdict::Accept } else { NO_RULE };
             prop_assert_eq!(filter.inbound(&flow, &FlowTable::new(), &local, 0), expected, "{:?}", flow);
         }

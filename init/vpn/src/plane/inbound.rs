@@ -135,12 +135,7 @@ impl Inbound {
     }
 
     /// Answers who begins. Anybody can name a peer's key: memory is for who has it.
-    fn respond(
-        shared: &Shared,
-        table: &Table,
-        source: Source,
-        initiation: Initiation,
-    ) -> Result<(), Reason> {
+    fn respond(shared: &Shared, table: &Table, source: Source, initiation: Initiation) -> Result<(), Reason> {
         let peer = table.peer(&initiation.key()).ok_or(Reason::Stranger)?;
         let proven = initiation.prove(&table.identity).ok_or(Reason::Forged)?;
         if !peer.is_later(proven.stamp()) {

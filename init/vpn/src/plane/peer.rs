@@ -104,7 +104,11 @@ impl Peer {
     }
 
     /// Its tunnel, made if there is none; `None` if the peer is gone. `made` is called with the tunnel held.
-    pub(super) fn tunnel_or_make(&self, make: impl FnOnce() -> Tunnel, made: impl FnOnce()) -> Option<Arc<Tunnel>> {
+    pub(super) fn tunnel_or_make(
+        &self,
+        make: impl FnOnce() -> Tunnel,
+        made: impl FnOnce(),
+    ) -> Option<Arc<Tunnel>> {
         if let Some(tunnel) = self.tunnel() {
             return Some(tunnel);
         }

@@ -7,13 +7,7 @@ use crate::filter::{Flow, FlowTable, Reason, Verdict};
 use crate::packet::Packet;
 
 /// A packet of ours goes out: what answers it may come in. `now` is in seconds.
-pub(super) fn record_outbound(
-    table: &Table,
-    flows: &FlowTable,
-    peer: &Peer,
-    packet: &Packet<'_>,
-    now: u32,
-) {
+pub(super) fn record_outbound(table: &Table, flows: &FlowTable, peer: &Peer, packet: &Packet<'_>, now: u32) {
     // What the filter cannot read keeps no state; the kernel made it.
     if let Ok(flow) = Flow::parse(packet.bytes()) {
         table.filter.outbound(&flow.with_peer(peer.mark()), flows, now);
