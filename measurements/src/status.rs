@@ -204,7 +204,7 @@ coded!(
         /// The process that reads the share died, hung or gave no sound answer; detail: its exit status.
         ShareReader = 63, "the process that reads the host share failed";
         /// The private network's interface could not be made, or its process did not come up; detail: errno or 0.
-        VpnFailed = 64, "the VPN process failed";
+        VpnFailed = 65, "the VPN process failed";
     }
 );
 

@@ -35,3 +35,16 @@ mod wires;
 
 /// Whether ours is to be the released build, which takes longer to make.
 const RELEASED: bool = false;
+
+/// What `tests/run` begins early, beside what needs one CPU only.
+#[test]
+fn the_peers_are_built() {
+    use built::Release;
+
+    for release in [Release::V0_26, Release::V0_28, Release::V0_29] {
+        assert!(built::headscale(release).is_file(), "{release:?}");
+    }
+    for program in ["tailscaled", "tailscale"] {
+        assert!(built::tailscale().join(program).is_file(), "{program}");
+    }
+}
