@@ -273,6 +273,16 @@ fn a_beginning_is_repeated_for_a_minute_and_a_half() {
 }
 
 #[test]
+fn a_beginning_is_not_repeated_once_the_peers_own_has_made_a_session() {
+    let pair = apart();
+    assert!(pair.theirs.initiate(10, false).is_some(), "it goes nowhere");
+    join(&pair, 50);
+    for second in 1..60 {
+        assert_eq!(ticks(&pair.theirs, second * SECOND).0, Tick::Nothing, "{second}");
+    }
+}
+
+#[test]
 fn a_peer_that_begins_too_often_is_refused() {
     let pair = apart();
     let mut outcomes = Vec::new();

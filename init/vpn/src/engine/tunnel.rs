@@ -260,6 +260,10 @@ impl Tunnel {
         let (sender, alive) = self.expire(now);
         let (begins, idle) = {
             let mut handshake = lock(&self.handshake);
+            // The peer's own handshake came about meanwhile: there is nothing left to try for. A late answer is still taken.
+            if handshake.begun != 0 && self.made() >= handshake.begun {
+                handshake.begun = 0;
+            }
             let mut gave_up = false;
             if handshake.begun != 0 && now.saturating_sub(handshake.begun) >= REKEY_ATTEMPT_TIME {
                 handshake.pending = [None, None];
