@@ -300,7 +300,7 @@ impl Tunnel {
         let mut receivers = lock(&self.receivers);
         let Receivers { current, previous, .. } = &mut *receivers;
         for receiver in [current, previous] {
-            drop(receiver.take_if(|receiver| !receiver.is_usable(now)));
+            let _old = receiver.take_if(|receiver| !receiver.is_usable(now));
         }
         drop(receivers.next.take_if(|(receiver, _)| !receiver.is_usable(now)));
         let left = receivers.current.is_some() || receivers.previous.is_some() || receivers.next.is_some();
