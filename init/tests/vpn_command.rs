@@ -144,12 +144,46 @@ fn a_second_node_is_refused_in_one_line() {
     assert!(refused(std::slice::from_ref(&other)).contains("port: UDP port 41641 is taken"));
     let port = ("port", json!(41642));
     let names = refused(&[other.clone(), port.clone()]);
-    assert!(names.contains("dns.listen: 100.100.100.100 is cm0's already"), "{names}");
+    assert!(names.contains("100.100.100.100 is cm0's already"), "{names}");
+    // Its routes would be the first one's, also without names.
     let no_names = ("dns", json!({"listen": false}));
-    let socket = ("status_socket", json!(dir.path().join("status")));
-    assert!(refused(&[other, port, no_names, socket]).contains("status_socket: "));
+    assert!(refused(&[other, port, no_names]).contains("100.100.100.100 is cm0's already"));
     // The first one is as it was.
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+}
+
+#[test]
+fn a_status_socket_that_is_answered_at_is_left_alone() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("status"));
+    let _taken = std::os::unix::net::UnixListener::bind(dir.path().join("status")).unwrap();
+    assert!(namespace.refused(&config(dir.path(), &[])).contains("status_socket: "));
+    assert!(dir.path().join("status").exists());
+}
+
+/// Asks for a name at the place where names are asked for; says whether anybody answered within a second.
+fn is_answered(namespace: &Namespace) -> bool {
+    let ask = "import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(1); \
+               s.sendto(bytes.fromhex('123401000001000000000000016107696e7465726e616c0000010001'),('100.100.100.100',53)); \
+               s.recv(512)";
+    let done = namespace.command("python3").args(["-c", ask]).output().unwrap();
+    done.status.success()
+}
+
+#[test]
+fn who_is_on_another_link_does_not_reach_what_is_in_the_network() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("guard"));
+    let neighbour = Namespace::new("neighbour");
+    namespace.ip(&format!("link add v0 type veth peer name v1 netns {}", neighbour.0));
+    namespace.ip("address add 10.7.0.1/24 dev v0");
+    namespace.ip("link set v0 up");
+    neighbour.ip("address add 10.7.0.2/24 dev v1");
+    neighbour.ip("link set v1 up");
+    neighbour.ip("route add 100.100.100.100/32 via 10.7.0.1");
+    let running = namespace.start(&config(dir.path(), &[]));
+    until("an answer to ourselves", || is_answered(&namespace));
+    assert!(!is_answered(&neighbour));
+    let words = running.stop();
+    assert!(!words.contains("nf_tables"), "{words}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) fn of_table<T>(
 /// Fails at the first difference. `owner` is the netlink port of the socket that must own the table.
 pub(crate) fn compare(meant: &Ruleset, owner: u32, found: &Found) -> Result<(), Difference> {
     let table = meant.table.as_str();
-    let expected = vec![TableObject { name: table.to_owned(), owner: Some(owner) }];
+    let expected = vec![TableObject { name: table.to_owned(), owner: Some(owner), persist: meant.persist }];
     same(|| format!("table {table}"), &expected, &found.tables)?;
 
     let chains = meant.chains.iter().map(|chain| chain.object(table));
@@ -194,6 +194,7 @@ mod tests {
         differs(&meant, |f| f.tables.clear(), "table casemate");
         differs(&meant, |f| f.tables[0].owner = None, "table casemate");
         differs(&meant, |f| f.tables[0].owner = Some(78), "table casemate");
+        differs(&meant, |f| f.tables[0].persist = false, "table casemate");
         differs(
             &meant,
             |f| f.chains[3].base.as_mut().unwrap().policy = crate::wire::Policy::Accept,
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn other_tables_are_not_read() {
-        let ours = TableObject { name: "casemate".to_owned(), owner: None }.write().unwrap();
+        let ours = TableObject { name: "casemate".to_owned(), owner: None, persist: true }.write().unwrap();
         // Something of another table that is no table of our kind.
         let theirs =
             ChainObject { table: "evil".to_owned(), name: "x".to_owned(), base: None }.write().unwrap();

@@ -18,6 +18,6 @@ pub use names::NEVER;
 pub use policy::{
     Allow, Backend, Ifname, Mode, NameError, Policy, Proto, Service, ServiceName, Tunnel, Uids,
 };
-pub use rules::{link_ruleset, ruleset};
+pub use rules::{guard_ruleset, link_ruleset, ruleset};
 pub use ruleset::Ruleset;
 pub use wire::WireError;

@@ -9,12 +9,14 @@ use crate::wire::{
     SetType, TableObject, Verdict,
 };
 
-/// A table with everything in it. Made by [`crate::ruleset`] and [`crate::link_ruleset`]; `Display` prints it in the form
+/// A table with everything in it. Made by [`crate::ruleset`], [`crate::link_ruleset`] and [`crate::guard_ruleset`]; `Display` prints it in the form
 /// of `nft list table`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
     pub(crate) family: Family,
     pub(crate) table: String,
+    /// Whether it stays if the socket that made it is gone.
+    pub(crate) persist: bool,
     pub(crate) sets: Vec<Set>,
     pub(crate) counters: Vec<String>,
     pub(crate) chains: Vec<Chain>,
@@ -95,7 +97,14 @@ impl Chain {
 
 impl Ruleset {
     pub(crate) fn new(family: Family, table: impl Into<String>) -> Self {
-        Self { family, table: table.into(), sets: Vec::new(), counters: Vec::new(), chains: Vec::new() }
+        Self {
+            family,
+            table: table.into(),
+            persist: true,
+            sets: Vec::new(),
+            counters: Vec::new(),
+            chains: Vec::new(),
+        }
     }
 
     /// Adds a chain, and the counters that its rules name and that are not there yet.
@@ -132,7 +141,8 @@ impl Ruleset {
 
     /// The transaction that makes the table: what is named before what names it.
     pub(crate) fn creation(&self) -> Vec<Outgoing> {
-        let mut objects = vec![Object::Table(TableObject { name: self.table.clone(), owner: None })];
+        let mut objects =
+            vec![Object::Table(TableObject { name: self.table.clone(), owner: None, persist: self.persist })];
         for set in &self.sets {
             objects.push(Object::Set(self.set_object(set)));
             if !set.elements.is_empty() {

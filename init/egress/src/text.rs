@@ -17,7 +17,7 @@ impl Display for Ruleset {
             Family::Netdev => "netdev",
         };
         writeln!(f, "table {family} {} {{", self.table)?;
-        writeln!(f, "\tflags owner,persist")?;
+        writeln!(f, "\tflags owner{}", if self.persist { ",persist" } else { "" })?;
         for counter in &self.counters {
             writeln!(f, "\tcounter {counter} {{ }}")?;
         }

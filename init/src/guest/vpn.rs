@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 
 use casemate_measure::MeasuredConfig;
-use casemate_measure::section::{AuthKey as Key, EgressMode, LoginServer as Login, Section, VpnMode};
+use casemate_measure::section::{
+    AuthKey as Key, EgressAllow, EgressDestination, EgressMode, LoginServer as Login, Section, VpnMode,
+};
 use casemate_measure::status::Reason;
 use casemate_vpn::key::{Node, Public};
 use casemate_vpn::parent::message::{Answer, Message, Report};
@@ -161,13 +163,22 @@ fn told(measured: &Measured, login: &Login, queues: usize) -> Result<Config, &'s
             // There is no resolver: names of elsewhere are refused in every mode.
             resolvers: Vec::new(),
             internal_only: section.egress.mode != EgressMode::ExternalAllowed,
-            allowlist: Vec::new(),
+            allowlist: allowed_names(&section.egress.allow),
         },
         roots: None,
         keys: Keys::Agent { socket: AGENT_SOCKET.into(), instance_id: measured.instance_id.to_string() },
         debug_use_derp_http: false,
         descriptors: Descriptors { queues, ..Descriptors::default() },
     })
+}
+
+/// The names that services may reach outside: the coordinator must answer for none of them.
+fn allowed_names(allow: &[EgressAllow]) -> Vec<String> {
+    let name = |entry: &EgressAllow| match &entry.to {
+        EgressDestination::Host(name) => Some(name.clone()),
+        _ => None,
+    };
+    allow.iter().filter_map(name).collect()
 }
 
 impl status::Vpn {
@@ -189,9 +200,18 @@ impl status::Vpn {
 
 #[cfg(test)]
 mod tests {
+    use casemate_measure::section::Protocol;
     use casemate_vpn::parent::message::Standing;
 
     use super::*;
+
+    #[test]
+    fn names_that_services_may_reach_are_none_of_the_coordinators() {
+        let allow = |to| EgressAllow { to, port: 443, protocol: Protocol::Tcp };
+        let prefix = EgressDestination::Cidr("203.0.113.0/24".parse().unwrap());
+        let list = [allow(EgressDestination::Host("api.example.com".to_owned())), allow(prefix)];
+        assert_eq!(allowed_names(&list), ["api.example.com"]);
+    }
 
     #[test]
     fn a_tag_that_the_map_does_not_show_is_missed_once_there_is_a_map() {

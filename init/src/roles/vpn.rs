@@ -74,7 +74,8 @@ fn names() -> std::io::Result<(UdpSocket, TcpListener)> {
     Ok((udp, tcp))
 }
 
-/// The agent, the login server and relays, other nodes' names; peers have any UDP port.
+/// The agent, the login server and relays, other nodes' names; peers have any UDP port. Relays at other ports than these two are out of
+/// reach, here as behind the egress lock.
 fn reach(config: &Config) -> anyhow::Result<Reach> {
     let server = login_port(&config.login_server.url).context("login server: a port")?;
     Ok([RELAY_PORT, server, DNS_PORT]

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use casemate_egress::{Lock, guard_ruleset};
 use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
-use casemate_vpn::parent::network::{self, Refusal};
+use casemate_vpn::parent::network::{self, NAMES_V4, NAMES_V6, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
 use casemate_vpn::parent::{AuthKey, Config as Told, Descriptors, Keys, LoginServer};
 use casemate_vpn::status::Request;
@@ -29,6 +30,7 @@ use nix::unistd::{Pid, geteuid};
 use super::Config;
 use super::kept::Kept;
 use crate::handover::{HEARTBEAT, READY};
+use crate::log::Budget;
 use crate::net::tailnet::{self, Tailnet};
 use crate::roles::{self, VpnHandover};
 use crate::supervise::{Exit, Next, PACE, Restarts, SILENCE, START_LIMIT, STOP_GRACE};
@@ -38,8 +40,10 @@ use crate::sys::{self, Namespaces, Spawn};
 const DNS_PORT: u16 = 53;
 /// How often it is looked whether there is another key to join with.
 const KEY_EVERY: Duration = Duration::from_secs(2);
-/// How often it is looked whether there is something to save that nobody spoke of.
+/// How often it is looked whether there is something to save that nobody spoke of: the word may have found no room.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Messages of the node in a second: a beat, a report and what it asks for, with room.
+const MESSAGES: usize = 64;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -94,18 +98,17 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
             _ => {}
         }
     }
-    if config.dns.listen
-        && let Some(link) = tailnet::who_has_names().context("addresses and routes of this machine")?
-    {
-        bail!(
-            "dns.listen: 100.100.100.100 is {link}'s already, perhaps a tailscaled's: stop it, or set dns.listen to false"
-        );
+    // Also if we do not answer names: two nodes on one machine take each other's routes.
+    if let Some(link) = tailnet::who_has_names().context("addresses and routes of this machine")? {
+        bail!("100.100.100.100 is {link}'s already: another node lives here, perhaps a tailscaled; stop it");
     }
     Ok(())
 }
 
 /// What is removed at the end. The TUN goes with its last descriptor, and addresses and routes with it.
 struct Made {
+    /// What keeps the network's addresses to the TUN; `None` where the kernel has no nf_tables.
+    _guard: Option<Lock>,
     tun: Vec<OwnedFd>,
     tailnet: Tailnet,
     udp: Vec<UdpSocket>,
@@ -116,6 +119,8 @@ struct Made {
 
 impl Made {
     fn make(config: &Config) -> anyhow::Result<Self> {
+        // Before there is an address to speak to.
+        let guard = guard(config)?;
         let tun = open_tun(&config.interface, config.queues)?;
         let tailnet = Tailnet::bring_up(&config.interface, &config.prefixes, config.mtu, config.dns.listen)
             .context("interface")?;
@@ -129,7 +134,24 @@ impl Made {
         let status = StatusSocket::bind(&config.status_socket)
             .with_context(|| format!("status_socket: {}", config.status_socket.display()))?;
         let state = slots::create().context("memory for the state")?;
-        Ok(Self { tun, tailnet, udp, dns, status, state })
+        Ok(Self { _guard: guard, tun, tailnet, udp, dns, status, state })
+    }
+}
+
+/// Keeps who is on this machine's other links from speaking in the name of a peer, or to what listens at our addresses in the network.
+/// It goes with its socket, whatever becomes of us.
+fn guard(config: &Config) -> anyhow::Result<Option<Lock>> {
+    let interface = config.interface.parse().context("interface")?;
+    let names = [IpAddr::V4(NAMES_V4), IpAddr::V6(NAMES_V6)];
+    match Lock::install(&guard_ruleset(&interface, &config.prefixes, &names)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            say(format_args!(
+                "warning: nf_tables: {error:#}: neighbours on this machine's links can send in the name of peers"
+            ));
+            Ok(None)
+        }
     }
 }
 
@@ -156,8 +178,13 @@ fn bind_peers(port: u16) -> io::Result<Vec<UdpSocket>> {
         if address.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
-        setsockopt(&socket, sockopt::RcvBufForce, &PEERS_BUFFER)?;
-        setsockopt(&socket, sockopt::SndBufForce, &PEERS_BUFFER)?;
+        // Root of a user namespace is not privileged for it, and has what the system lets everybody have.
+        if setsockopt(&socket, sockopt::RcvBufForce, &PEERS_BUFFER).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &PEERS_BUFFER)?;
+        }
+        if setsockopt(&socket, sockopt::SndBufForce, &PEERS_BUFFER).is_err() {
+            setsockopt(&socket, sockopt::SndBuf, &PEERS_BUFFER)?;
+        }
         bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
         Ok(UdpSocket::from(socket))
     };
@@ -235,6 +262,8 @@ struct Child {
     ready: bool,
     /// It was ended for its silence.
     hung: bool,
+    /// Its share of our time.
+    messages: Budget,
 }
 
 struct Serving<'a> {
@@ -255,6 +284,8 @@ struct Serving<'a> {
     report: Option<Report>,
     /// What it may join with.
     authkey: Option<AuthKey>,
+    /// When it is looked whether there is something to save.
+    save_due: Instant,
     /// When the key's file is looked at again.
     key_due: Instant,
     /// What is wrong with that file, if it was said.
@@ -286,6 +317,7 @@ impl<'a> Serving<'a> {
             stopping: None,
             report: None,
             authkey: config.login_server.authkey.clone(),
+            save_due: now + LOOK_EVERY,
             key_due: now + KEY_EVERY,
             key_trouble: None,
         })
@@ -304,6 +336,10 @@ impl<'a> Serving<'a> {
             }
             self.look_after_silence(now);
             self.look_at_key(now);
+            if now >= self.save_due {
+                self.save_due = now + LOOK_EVERY;
+                self.save();
+            }
             self.turn(signals, self.until(now))?;
         }
     }
@@ -345,8 +381,15 @@ impl<'a> Serving<'a> {
         })
         .context("start the node")?;
         let now = Instant::now();
-        self.child =
-            Some(Child { pid, report: File::from(ours), since: now, heard: now, ready: false, hung: false });
+        self.child = Some(Child {
+            pid,
+            report: File::from(ours),
+            since: now,
+            heard: now,
+            ready: false,
+            hung: false,
+            messages: Budget::new(MESSAGES),
+        });
         Ok(())
     }
 
@@ -382,7 +425,10 @@ impl<'a> Serving<'a> {
 
     fn turn(&mut self, signals: &SignalFd, wait: Duration) -> anyhow::Result<()> {
         let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        watched.extend(self.child.as_ref().map(|child| PollFd::new(child.report.as_fd(), PollFlags::POLLIN)));
+        let now = self.milliseconds();
+        // Without a share left it waits in its socket; the next turn is within a second.
+        let child = self.child.as_ref().filter(|child| child.messages.left(now) > 0);
+        watched.extend(child.map(|child| PollFd::new(child.report.as_fd(), PollFlags::POLLIN)));
         // Rounded up: a turn a little too early would only be followed by another.
         let wait = u16::try_from(wait.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
         match poll(&mut watched, PollTimeout::from(wait)) {
@@ -402,10 +448,19 @@ impl<'a> Serving<'a> {
         Ok(())
     }
 
-    /// Everything that the node has said; a flood of it is cut, so that signals are seen.
+    /// What the budget of messages counts by.
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Everything that the node has said, as far as its share of our time goes.
     fn hear(&mut self) {
-        for _ in 0..64 {
-            let Some(child) = &mut self.child else { return };
+        let now = self.milliseconds();
+        loop {
+            let Some(child) = self.child.as_mut().filter(|child| child.messages.left(now) > 0) else {
+                return;
+            };
+            child.messages.take(1, now);
             let mut bytes = [0; LONGEST + 1];
             let length = match child.report.read(&mut bytes) {
                 Ok(0) | Err(_) => return,

@@ -1,6 +1,7 @@
 //! The policy as rules: one module for each group of hooks.
 
 mod from_outside;
+mod guard;
 mod link;
 mod our_own;
 mod services;
@@ -8,6 +9,7 @@ mod services;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use guard::guard_ruleset;
 pub use link::link_ruleset;
 pub(crate) use link::{gateways, own_addresses};
 

@@ -8,7 +8,7 @@ use crate::policy::{Allow, Backend, Mode, Policy, Proto, Service, Tunnel, Uids};
 use crate::ruleset::{Rule, Ruleset};
 use crate::term::Term;
 use crate::wire::{Policy as ChainPolicy, Verdict};
-use crate::{link_ruleset, ruleset};
+use crate::{guard_ruleset, link_ruleset, ruleset};
 
 pub(crate) fn policy(mode: Mode) -> Policy {
     let service = |number, name: &str| Service { number, name: name.parse().unwrap() };
@@ -290,4 +290,11 @@ fn an_ipv4_target_in_ipv6_clothes_is_ipv4() {
     let mut policy = policy(Mode::InternalOnly);
     policy.mesh_targets = vec!["[::ffff:192.0.2.9]:443".parse().unwrap()];
     assert!(ruleset(&policy).to_string().contains("ip daddr 192.0.2.9 tcp dport 443"));
+}
+
+#[test]
+fn around_a_tunnel_on_any_machine() {
+    let prefixes = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"].map(|net| net.parse().unwrap());
+    let names = ["100.100.100.100", "fd7a:115c:a1e0::53"].map(|name| name.parse().unwrap());
+    golden("guard.nft", &guard_ruleset(&"casemate0".parse().unwrap(), &prefixes, &names));
 }

@@ -11,16 +11,18 @@ pub(crate) enum Family {
     Netdev = 5,
 }
 
-/// A table of ours. It is owned by the socket that made it, and outlives it: if that socket were ever lost, the lock
-/// stays (`NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`; Linux 5.12 and 6.9).
+/// A table of ours. It is owned by the socket that made it (`NFT_TABLE_F_OWNER`; Linux 5.12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableObject {
     pub(crate) name: String,
     /// The netlink port of the owner. The kernel fills it in: not written, and `None` in what we meant.
     pub(crate) owner: Option<u32>,
+    /// Whether it outlives that socket (`NFT_TABLE_F_PERSIST`; Linux 6.9): if that were ever lost, a lock stays.
+    pub(crate) persist: bool,
 }
 
-const TABLE_FLAGS: u32 = 0x2 | 0x4;
+const OWNED: u32 = 0x2;
+const OWNED_AND_PERSISTENT: u32 = OWNED | 0x4;
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,20 +166,23 @@ pub(crate) fn table_of(body: &[u8]) -> Result<String, WireError> {
 
 impl TableObject {
     pub(crate) fn write(&self) -> Result<Vec<u8>, WireError> {
+        let flags = if self.persist { OWNED_AND_PERSISTENT } else { OWNED };
         let mut w = Writer::default();
-        w.name(nfta::ANY_TABLE, "table", &self.name).u32(nfta::TABLE_FLAGS, "flags", TABLE_FLAGS);
+        w.name(nfta::ANY_TABLE, "table", &self.name).u32(nfta::TABLE_FLAGS, "flags", flags);
         w.finish()
     }
 
     pub(crate) fn read(body: &[u8]) -> Result<Self, WireError> {
         let a = Attributes::parse("table", body)?;
-        match a.u32(nfta::TABLE_FLAGS, "NFTA_TABLE_FLAGS")? {
-            TABLE_FLAGS => {}
+        let persist = match a.u32(nfta::TABLE_FLAGS, "NFTA_TABLE_FLAGS")? {
+            OWNED_AND_PERSISTENT => true,
+            OWNED => false,
             found => return Err(WireError::Value { what: "table flags", found: found.into() }),
-        }
+        };
         Ok(Self {
             name: a.name(nfta::ANY_TABLE, "NFTA_TABLE_NAME")?,
             owner: a.optional_u32(nfta::TABLE_OWNER, "NFTA_TABLE_OWNER")?,
+            persist,
         })
     }
 }

@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn a_counter_and_a_table_read_back(table in name(), name in name(), packets in any::<u64>(), bytes in any::<u64>()) {
-        let x = TableObject { name: table.clone(), owner: None };
+        let x = TableObject { name: table.clone(), owner: None, persist: true };
         let body = x.write().unwrap();
         prop_assert_eq!(table_of(&body), Ok(table.clone()));
         prop_assert_eq!(TableObject::read(&body), Ok(x));

@@ -1,8 +1,9 @@
 //! The server: sockets, limits and times around [`answer`].
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +33,7 @@ pub async fn serve(listeners: Listeners, zone: Arc<Published<Zone>>, counters: A
         counters,
         forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        askers: Arc::default(),
     });
     let mut tasks = JoinSet::new();
     for socket in listeners.udp {
@@ -48,6 +50,42 @@ struct Server {
     counters: Arc<Counters>,
     forwards: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    askers: Arc<Askers>,
+}
+
+/// How many connections each address has: one must not have all of them.
+#[derive(Debug, Default)]
+struct Askers(Mutex<HashMap<IpAddr, usize>>);
+
+/// A place of one of them, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    askers: Arc<Askers>,
+    address: IpAddr,
+}
+
+impl Askers {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = askers.entry(address).or_default();
+        if *count >= MAX_CONNECTIONS_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Place { askers: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut askers = self.askers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = askers.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                askers.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl Server {
@@ -93,12 +131,14 @@ impl Server {
             // The next one waits in the kernel's queue until there is room.
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
+                    // One too many is closed at once, unread.
+                    let Some(place) = self.askers.enter(from.ip()) else { continue };
                     let server = Arc::clone(&self);
                     running.spawn(async move {
                         // A connection that breaks has nobody left to tell.
                         let _ended = timeout(CONNECTION, server.connection(stream)).await;
-                        drop(permit);
+                        drop((place, permit));
                     });
                 }
                 Err(_) => sleep(PAUSE).await,
@@ -156,8 +196,27 @@ async fn send(socket: &UdpSocket, message: &[u8], to: SocketAddr) {
 /// Each holds a socket and a few kilobytes.
 const MAX_FORWARDS: usize = 256;
 const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS_EACH: usize = 8;
 const MAX_QUERIES: usize = 128;
 /// RFC 7766, section 6.2.3, leaves it to the server.
 const IDLE: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_a_few_places_and_others_have_theirs() {
+        let askers = Arc::<Askers>::default();
+        let [greedy, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
+        let mut places: Vec<_> = (0..MAX_CONNECTIONS).filter_map(|_| askers.enter(greedy)).collect();
+        assert_eq!(places.len(), MAX_CONNECTIONS_EACH);
+        assert!(askers.enter(other).is_some());
+        places.pop();
+        assert!(askers.enter(greedy).is_some());
+        drop(places);
+        assert!(askers.0.lock().is_ok_and(|askers| askers.is_empty()), "who is gone is forgotten");
+    }
+}

@@ -5,113 +5,417 @@
     reason = "a test that cannot go on may panic"
 )]
 
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
 
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
 use proptest::prelude::*;
 
 use super::*;
 
-const FROM: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 41641);
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 41642);
+const SECOND: u64 = 1000;
 
-pub(crate) fn ip_packet(len: usize) -> Vec<u8> {
+fn ip_packet(len: usize) -> Vec<u8> {
     let mut packet = vec![0; len];
     packet[0] = 0x45;
     packet[2..4].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
     packet
 }
 
+fn identities() -> (Arc<Identity>, Arc<Identity>) {
+    let of = |number| Arc::new(Identity::new(&Secret::new([number; 32]), Arc::default()));
+    (of(1), of(2))
+}
+
 struct Pair {
-    ours: Box<dyn Engine>,
-    theirs: Box<dyn Engine>,
+    us: Arc<Identity>,
+    them: Arc<Identity>,
+    ours: Tunnel,
+    theirs: Tunnel,
 }
 
-fn identities() -> (Identity, Identity) {
-    (Identity::new(&Secret::new([1; 32])), Identity::new(&Secret::new([2; 32])))
-}
-
-fn joined() -> Pair {
+fn apart() -> Pair {
     let (us, them) = identities();
-    let (mut ours, mut theirs) = (us.engine(&them.key(), 3), them.engine(&us.key(), 9));
-    let (mut one, mut two) = ([0; 2048], [0; 2048]);
-    assert!(!ours.has_session());
-    let len = ours.initiate(false, &mut one).unwrap();
-    assert_eq!(Message::of(&one[..len]), Some(Message::Initiation));
-    assert!(matches!(them.beginning(FROM, &one[..len], &mut two), Beginning::From(key) if key == us.key()));
-    let Opened::Answer(len) = theirs.open(FROM, &one[..len], &mut two) else { panic!("no response") };
-    assert_eq!(Message::of(&two[..len]), Some(Message::Response(3)));
-    let Opened::Answer(len) = ours.open(FROM, &two[..len], &mut one) else { panic!("no keepalive") };
-    assert_eq!(Message::of(&one[..len]), Some(Message::Data(9)));
-    assert_eq!(theirs.open(FROM, &one[..len], &mut two), Opened::Nothing);
-    assert!(ours.has_session() && theirs.has_session());
-    Pair { ours, theirs }
+    let (ours, theirs) = (us.tunnel(1, &them.key(), 3), them.tunnel(1, &us.key(), 9));
+    Pair { us, them, ours, theirs }
+}
+
+fn proven(identity: &Identity, now: u64, message: &[u8]) -> Proven {
+    match identity.beginning(now, FROM, message) {
+        Beginning::From(initiation) => initiation.prove(identity).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ours begins, theirs answers: a session made by us.
+fn joined(now: u64) -> Pair {
+    let pair = apart();
+    join(&pair, now);
+    pair
+}
+
+fn join(pair: &Pair, now: u64) {
+    let begins = pair.ours.initiate(now, true).unwrap();
+    let answer = pair.theirs.respond(now, proven(&pair.them, now, &begins)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    let Opened::Answer(len) = pair.ours.shake(now, FROM, &answer, &mut slot) else { panic!("no keepalive") };
+    assert_eq!(pair.theirs.opener(now).open(&slot[..len], &mut [0; 64]), Opened::Nothing);
+}
+
+fn sealed(tunnel: &Tunnel, now: u64, packet: &[u8]) -> Vec<u8> {
+    let mut slot = vec![0; slot_len(packet.len())];
+    let length = tunnel.sender(now).unwrap().seal(packet, &mut slot).unwrap();
+    tunnel.sent(now);
+    slot.truncate(length);
+    slot
+}
+
+fn opens(tunnel: &Tunnel, now: u64, message: &[u8]) -> Opened {
+    tunnel.opener(now).open(message, &mut [0; 2048])
+}
+
+fn ticks(tunnel: &Tunnel, now: u64) -> (Tick, [u8; MIN_SLOT]) {
+    let mut slot = [0; MIN_SLOT];
+    (tunnel.tick(now, &mut slot), slot)
 }
 
 #[test]
 fn what_is_sealed_opens_once() {
-    let Pair { mut ours, mut theirs } = joined();
-    let (mut sealed, mut opened) = ([0; 2048], [0; 2048]);
+    let Pair { ours, theirs, .. } = joined(1);
+    let mut opened = [0; 2048];
     for len in [20, 115, 1280] {
         let packet = ip_packet(len);
-        let length = ours.seal(&packet, &mut sealed).unwrap();
-        assert_eq!(length, len + OVERHEAD);
-        assert_eq!(theirs.open(FROM, &sealed[..length], &mut opened), Opened::Packet(len));
+        let message = sealed(&ours, 2, &packet);
+        assert_eq!(message.len(), len + OVERHEAD);
+        assert_eq!(Message::of(&message), Some(Message::Data(9)));
+        assert_eq!(theirs.opener(2).open(&message, &mut opened), Opened::Packet(len));
         assert_eq!(opened[..len], packet);
-        assert_eq!(theirs.open(FROM, &sealed[..length], &mut opened), Opened::Refused(Refused::Replayed));
+        assert_eq!(opens(&theirs, 2, &message), Opened::Refused(Refused::Replayed));
     }
-    let length = ours.seal(&ip_packet(99), &mut sealed).unwrap();
-    sealed[40] ^= 1;
-    assert_eq!(theirs.open(FROM, &sealed[..length], &mut opened), Opened::Refused(Refused::Forged));
+    let mut message = sealed(&ours, 2, &ip_packet(99));
+    message[40] ^= 1;
+    assert_eq!(opens(&theirs, 2, &message), Opened::Refused(Refused::Forged));
+    // That its seal was wrong took nothing from the one that is right.
+    message[40] ^= 1;
+    assert_eq!(opens(&theirs, 2, &message), Opened::Packet(99));
+    // Filled up to sixteen bytes; cut; and no packet.
+    let mut filled = ip_packet(99);
+    filled.resize(112, 0);
+    assert_eq!(opens(&theirs, 2, &sealed(&ours, 2, &filled)), Opened::Packet(99));
+    for bad in [&ip_packet(99)[..98], &[0x55; 40], &[0x45, 0, 0, 19]] {
+        assert_eq!(opens(&theirs, 2, &sealed(&ours, 2, bad)), Opened::Refused(Refused::Malformed));
+    }
 }
 
 #[test]
-fn a_slot_that_is_too_short_is_refused_and_not_asserted() {
-    let Pair { mut ours, mut theirs } = joined();
-    let mut sealed = [0; 2048];
-    assert_eq!(ours.seal(&ip_packet(100), &mut sealed[..147]), None);
-    assert_eq!(ours.seal(&ip_packet(200), &mut sealed[..231]), None);
-    let length = ours.seal(&ip_packet(200), &mut sealed[..232]).unwrap();
-    let refused = Opened::Refused(Refused::Malformed);
-    assert_eq!(theirs.open(FROM, &sealed[..length], &mut [0; 231]), refused);
-    assert_eq!(theirs.open(FROM, &[], &mut [0; 231]), refused);
+fn a_slot_that_is_too_short_is_refused() {
+    let Pair { ours, theirs, .. } = joined(1);
+    let sender = ours.sender(2).unwrap();
+    assert_eq!(sender.seal(&ip_packet(200), &mut [0; 231]), None);
+    let mut message = [0; 232];
+    assert_eq!(sender.seal(&ip_packet(200), &mut message), Some(232));
+    assert_eq!(theirs.opener(2).open(&message, &mut [0; 215]), Opened::Refused(Refused::Malformed));
+    assert_eq!(theirs.opener(2).open(&message, &mut [0; 216]), Opened::Packet(200));
 }
 
 #[test]
-fn a_flood_of_beginnings_is_asked_for_cookies() {
-    let (us, them) = identities();
-    let mut message = [0; 148];
-    let length = us.engine(&them.key(), 1).initiate(false, &mut message).unwrap();
-    assert_eq!(length, message.len());
-    let mut slot = [0; 148];
-    let mut cookies = 0;
-    for _ in 0..HANDSHAKES_PER_SECOND + 10 {
-        match them.beginning(FROM, &message, &mut slot) {
-            Beginning::Cookie(length) => {
-                assert_eq!(Message::of(&slot[..length]), Some(Message::Cookie(1)));
-                cookies += 1;
+fn who_sends_does_not_wait_for_who_receives_and_no_counter_is_used_twice() {
+    let Pair { ours, theirs, .. } = joined(1);
+    let receives = ours.opener(2);
+    let messages: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..1000).map(|_| sealed(&ours, 2, &ip_packet(20))).collect::<Vec<_>>()))
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    drop(receives);
+    let counters: HashSet<&[u8]> = messages.iter().map(|message| &message[8..16]).collect();
+    assert_eq!(counters.len(), 4000);
+    // One thread's after another's: further apart than 1024.
+    for message in messages {
+        assert_eq!(opens(&theirs, 3, &message), Opened::Packet(20));
+    }
+}
+
+#[test]
+fn an_answered_session_is_not_sent_by_before_the_peer_has_used_it() {
+    let pair = apart();
+    let begins = pair.ours.initiate(1, false).unwrap();
+    assert_eq!(pair.ours.initiate(2, false), None, "one is under way");
+    let answer = pair.theirs.respond(2, proven(&pair.them, 2, &begins)).unwrap();
+    assert_eq!(Message::of(&answer), Some(Message::Response(3)));
+    assert!(pair.theirs.sender(3).is_none() && pair.ours.sender(3).is_none());
+    let mut slot = [0; MIN_SLOT];
+    let Opened::Answer(len) = pair.ours.shake(3, FROM, &answer, &mut slot) else { panic!("no keepalive") };
+    assert!(pair.theirs.sender(3).is_none() && pair.ours.sender(3).is_some());
+    assert_eq!(opens(&pair.theirs, 4, &slot[..len]), Opened::Nothing);
+    assert!(pair.theirs.sender(4).is_some());
+    // The same answer again is to nothing.
+    assert_eq!(pair.ours.shake(5, FROM, &answer, &mut slot), Opened::Refused(Refused::NoSession));
+}
+
+#[test]
+fn the_answer_to_an_earlier_beginning_is_taken_and_so_is_the_later_one() {
+    let pair = apart();
+    let first = pair.ours.initiate(1, false).unwrap();
+    let second = pair.ours.initiate(2, true).unwrap();
+    let one = pair.theirs.respond(100, proven(&pair.them, 100, &first)).unwrap();
+    let two = pair.theirs.respond(200, proven(&pair.them, 200, &second)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    assert!(matches!(pair.ours.shake(300, FROM, &one, &mut slot), Opened::Answer(_)));
+    let Opened::Answer(len) = pair.ours.shake(400, FROM, &two, &mut slot) else { panic!("no keepalive") };
+    assert_eq!(opens(&pair.theirs, 401, &slot[..len]), Opened::Nothing);
+    assert_eq!(opens(&pair.theirs, 402, &sealed(&pair.ours, 402, &ip_packet(50))), Opened::Packet(50));
+    assert_eq!(opens(&pair.ours, 403, &sealed(&pair.theirs, 403, &ip_packet(50))), Opened::Packet(50));
+}
+
+#[test]
+fn two_that_begin_at_once_have_a_session_and_one_that_renews_it() {
+    let pair = apart();
+    let (a, b) = (pair.ours.initiate(1, false).unwrap(), pair.theirs.initiate(1, false).unwrap());
+    let to_b = pair.ours.respond(30, proven(&pair.us, 30, &b)).unwrap();
+    let to_a = pair.theirs.respond(30, proven(&pair.them, 30, &a)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    for (tunnel, other, answer) in [(&pair.ours, &pair.theirs, to_a), (&pair.theirs, &pair.ours, to_b)] {
+        let Opened::Answer(len) = tunnel.shake(31, FROM, &answer, &mut slot) else { panic!("no keepalive") };
+        assert_eq!(opens(other, 32, &slot[..len]), Opened::Nothing);
+    }
+    for (tunnel, other) in [(&pair.ours, &pair.theirs), (&pair.theirs, &pair.ours)] {
+        assert_eq!(opens(other, 40, &sealed(tunnel, 40, &ip_packet(50))), Opened::Packet(50));
+    }
+    let later = 40 + 121 * SECOND;
+    let renews = [&pair.ours, &pair.theirs].map(|tunnel| {
+        drop(sealed(tunnel, later, &ip_packet(50)));
+        matches!(ticks(tunnel, later).0, Tick::Send(148))
+    });
+    assert!(renews.contains(&true));
+}
+
+#[test]
+fn an_old_session_is_renewed_by_who_made_it_when_it_is_used() {
+    let Pair { ours, theirs, .. } = joined(1);
+    assert_eq!(ticks(&ours, 121 * SECOND).0, Tick::Nothing, "nobody uses it");
+    drop(sealed(&ours, 119 * SECOND, &ip_packet(50)));
+    let message = sealed(&theirs, 119 * SECOND, &ip_packet(50));
+    assert_eq!(opens(&ours, 119 * SECOND, &message), Opened::Packet(50));
+    assert_eq!(ticks(&ours, 119 * SECOND).0, Tick::Nothing);
+    drop(sealed(&ours, 121 * SECOND, &ip_packet(50)));
+    assert_eq!(ticks(&ours, 121 * SECOND).0, Tick::Send(148));
+    drop(sealed(&theirs, 121 * SECOND, &ip_packet(50)));
+    assert_eq!(ticks(&theirs, 121 * SECOND).0, Tick::Nothing, "it is not theirs to renew");
+    // Who only receives renews it late.
+    let Pair { ours, theirs, .. } = joined(1);
+    for (at, expected) in [(164, Tick::Nothing), (166, Tick::Send(148))] {
+        let message = sealed(&theirs, at * SECOND, &ip_packet(50));
+        assert_eq!(opens(&ours, at * SECOND, &message), Opened::Packet(50));
+        assert_eq!(ticks(&ours, at * SECOND).0, expected, "{at}");
+    }
+}
+
+#[test]
+fn a_session_ends_and_then_its_tunnel() {
+    let Pair { ours, theirs, .. } = joined(1);
+    let message = sealed(&ours, 179 * SECOND, &ip_packet(50));
+    assert!(ours.sender(180 * SECOND).is_some() && ours.sender(181 * SECOND).is_none());
+    assert_eq!(opens(&theirs, 181 * SECOND, &message), Opened::Refused(Refused::NoSession));
+    assert_eq!(opens(&theirs, 179 * SECOND, &message), Opened::Packet(50));
+    assert_eq!(ticks(&theirs, 182 * SECOND).0, Tick::Ended);
+    // It sent and was not answered.
+    assert_eq!(ticks(&ours, 195 * SECOND).0, Tick::Send(148));
+}
+
+#[test]
+fn what_is_received_is_answered_within_ten_seconds_and_what_is_not_answered_begins_anew() {
+    let Pair { ours, theirs, .. } = joined(1);
+    let now = 20 * SECOND;
+    let message = sealed(&ours, now, &ip_packet(50));
+    assert_eq!(opens(&theirs, now, &message), Opened::Packet(50));
+    assert_eq!(ticks(&theirs, now + 9 * SECOND).0, Tick::Nothing);
+    let (tick, slot) = ticks(&theirs, now + 10 * SECOND);
+    assert_eq!(tick, Tick::Send(32));
+    assert_eq!(ticks(&theirs, now + 30 * SECOND).0, Tick::Nothing, "once");
+    assert_eq!(opens(&ours, now + 10 * SECOND, &slot[..32]), Opened::Nothing);
+    assert_eq!(ticks(&ours, now + 40 * SECOND).0, Tick::Nothing, "it was answered, and a keepalive is not");
+    let now = now + 50 * SECOND;
+    drop(sealed(&ours, now, &ip_packet(50)));
+    drop(sealed(&ours, now + 14 * SECOND, &ip_packet(50)));
+    assert_eq!(ticks(&ours, now + 14 * SECOND).0, Tick::Nothing);
+    assert_eq!(ticks(&ours, now + 15 * SECOND).0, Tick::Send(148));
+}
+
+#[test]
+fn a_beginning_is_repeated_for_a_minute_and_a_half() {
+    let Pair { ours, .. } = apart();
+    assert!(ours.initiate(1, false).is_some());
+    let mut sent = Vec::new();
+    let mut now = 1;
+    let ended = loop {
+        now += 250;
+        match ticks(&ours, now) {
+            (Tick::Send(148), message) => sent.push(message),
+            (Tick::Nothing, _) => {}
+            (Tick::Ended, _) => break now,
+            (Tick::Send(_), _) => panic!("not a beginning"),
+        }
+    };
+    assert_eq!(ended, 1 + 90 * SECOND);
+    assert!((15..=17).contains(&sent.len()), "{}", sent.len());
+    let stamps: HashSet<_> = sent.iter().map(|message| message[88..116].to_vec()).collect();
+    assert_eq!(stamps.len(), sent.len());
+    // One that never tried waits as long.
+    let Pair { ours, .. } = apart();
+    assert_eq!(ticks(&ours, 89 * SECOND).0, Tick::Nothing);
+    assert_eq!(ticks(&ours, 91 * SECOND).0, Tick::Ended);
+}
+
+#[test]
+fn a_beginning_is_not_repeated_once_the_peers_own_has_made_a_session() {
+    let pair = apart();
+    assert!(pair.theirs.initiate(10, false).is_some(), "it goes nowhere");
+    join(&pair, 50);
+    for second in 1..60 {
+        assert_eq!(ticks(&pair.theirs, second * SECOND).0, Tick::Nothing, "{second}");
+    }
+}
+
+#[test]
+fn a_peer_that_begins_too_often_is_refused() {
+    let pair = apart();
+    let mut outcomes = Vec::new();
+    for now in [100, 110, 121] {
+        let begins = pair.ours.initiate(now, true).unwrap();
+        outcomes.push(pair.theirs.respond(now, proven(&pair.them, now, &begins)).is_ok());
+    }
+    assert_eq!(outcomes, [true, false, true]);
+}
+
+#[test]
+fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
+    let Pair { us, them, ours, .. } = apart();
+    let mut message = ours.initiate(1, false).unwrap();
+    let mut cookie = None;
+    for count in 0..cookie::PER_SECOND + 10 {
+        match them.beginning(2, FROM, &message) {
+            Beginning::Cookie(reply) => {
+                assert!(count >= cookie::PER_SECOND);
+                assert_eq!(Message::of(&reply), Some(Message::Cookie(3)));
+                cookie = Some(reply);
             }
-            Beginning::From(key) => assert_eq!(key, us.key()),
+            Beginning::From(initiation) => {
+                assert!(count < cookie::PER_SECOND);
+                assert_eq!(initiation.key(), us.key());
+            }
             Beginning::Refused(why) => panic!("{why:?}"),
         }
     }
-    assert_eq!(cookies, 10);
-    message[140] ^= 1;
+    let cookie = cookie.unwrap();
+    let mut forged = cookie;
+    forged[40] ^= 1;
+    assert_eq!(ours.shake(3, FROM, &forged, &mut [0; 148]), Opened::Refused(Refused::Forged));
+    assert_eq!(ours.shake(3, FROM, &cookie, &mut [0; 148]), Opened::Nothing);
+    let proves = ours.initiate(4, true).unwrap();
+    assert!(matches!(them.beginning(5, FROM, &proves), Beginning::From(_)));
+    assert!(matches!(them.beginning(5, ELSEWHERE, &proves), Beginning::Cookie(_)));
+    // A second later nobody is asked.
+    assert!(matches!(them.beginning(1005, ELSEWHERE, &message), Beginning::From(_)));
     message[120] ^= 1;
-    assert!(matches!(them.beginning(FROM, &message, &mut slot), Beginning::Refused(Refused::Forged)));
+    assert!(matches!(them.beginning(1005, FROM, &message), Beginning::Refused(Refused::Forged)));
+    // And after two minutes a cookie is none.
+    let late = ours.initiate(125 * SECOND, true).unwrap();
+    assert_eq!(late[132..], [0; 16]);
+}
+
+/// boringtun in the place of the peer.
+fn boringtun(limit: Option<u64>) -> Tunn {
+    let secret = StaticSecret::from([2; 32]);
+    let limiter = limit.map(|limit| Arc::new(RateLimiter::new(&PublicKey::from(&secret), limit)));
+    let us = PublicKey::from(*Secret::<Node>::new([1; 32]).public().bytes());
+    Tunn::new(secret, us, None, None, 77, limiter)
+}
+
+fn written(result: TunnResult<'_>) -> Vec<u8> {
+    match result {
+        TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn boringtun_answers_and_is_answered() {
+    let mut room = [0; 2048];
+    for we_begin in [true, false] {
+        let (us, them) = identities();
+        let ours = us.tunnel(1, &them.key(), 3);
+        let mut theirs = boringtun(None);
+        if we_begin {
+            let begins = ours.initiate(1, false).unwrap();
+            let answer = written(theirs.decapsulate(None, &begins, &mut room));
+            let mut slot = [0; MIN_SLOT];
+            let Opened::Answer(len) = ours.shake(2, FROM, &answer, &mut slot) else { panic!("no keepalive") };
+            assert!(matches!(theirs.decapsulate(None, &slot[..len], &mut room), TunnResult::Done));
+        } else {
+            let begins = written(theirs.format_handshake_initiation(&mut room, false));
+            let answer = ours.respond(1, proven(&us, 1, &begins)).unwrap();
+            let keepalive = written(theirs.decapsulate(None, &answer, &mut room));
+            assert_eq!(opens(&ours, 2, &keepalive), Opened::Nothing);
+        }
+        for len in [20, 1280] {
+            let packet = ip_packet(len);
+            let message = sealed(&ours, 3, &packet);
+            match theirs.decapsulate(None, &message, &mut room) {
+                TunnResult::WriteToTunnelV4(opened, _) => assert_eq!(opened, packet),
+                other => panic!("{other:?}"),
+            }
+            let message = written(theirs.encapsulate(&packet, &mut room));
+            let mut slot = [0; 2048];
+            assert_eq!(ours.opener(4).open(&message, &mut slot), Opened::Packet(len));
+            assert_eq!(slot[..len], packet);
+        }
+    }
+}
+
+#[test]
+fn boringtun_asks_for_a_cookie_and_takes_it_and_takes_ours() {
+    let (us, them) = identities();
+    let ours = us.tunnel(1, &them.key(), 3);
+    let mut room = [0; 2048];
+    let mut theirs = boringtun(Some(0));
+    let begins = ours.initiate(1, false).unwrap();
+    let cookie = written(theirs.decapsulate(Some(FROM.ip()), &begins, &mut room));
+    assert_eq!(Message::of(&cookie), Some(Message::Cookie(3)));
+    assert_eq!(ours.shake(2, FROM, &cookie, &mut [0; 148]), Opened::Nothing);
+    let begins = ours.initiate(3, true).unwrap();
+    let answer = written(theirs.decapsulate(Some(FROM.ip()), &begins, &mut room));
+    assert_eq!(Message::of(&answer), Some(Message::Response(3)));
+
+    let mut theirs = boringtun(None);
+    let begins = written(theirs.format_handshake_initiation(&mut room, false));
+    let reply = (0..=cookie::PER_SECOND).find_map(|_| match us.beginning(5, FROM, &begins) {
+        Beginning::Cookie(reply) => Some(reply),
+        _ => None,
+    });
+    assert!(matches!(theirs.decapsulate(None, &reply.unwrap(), &mut room), TunnResult::Done));
+    let proves = written(theirs.format_handshake_initiation(&mut room, true));
+    assert!(matches!(us.beginning(6, FROM, &proves), Beginning::From(_)));
 }
 
 proptest! {
     #[test]
     fn hostile_datagrams_never_panic(kind in 0..6_u8, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let Pair { mut ours, .. } = joined();
-        let (us, _) = identities();
+        let Pair { us, ours, .. } = joined(1);
         let mut datagram = vec![kind, 0, 0, 0];
         datagram.extend(bytes);
         let mut slot = [0; 512];
         for len in [datagram.len(), 64.min(datagram.len()), 92.min(datagram.len()), 148.min(datagram.len())] {
             let datagram = &datagram[..len];
             let _ = Message::of(datagram);
-            prop_assert!(!matches!(us.beginning(FROM, datagram, &mut slot), Beginning::From(_)));
-            prop_assert!(!matches!(ours.open(FROM, datagram, &mut slot), Opened::Packet(_)));
+            prop_assert!(!matches!(us.beginning(2, FROM, datagram), Beginning::From(_)));
+            prop_assert!(matches!(ours.shake(2, FROM, datagram, &mut slot), Opened::Refused(_)));
+            prop_assert!(matches!(ours.opener(2).open(datagram, &mut slot), Opened::Refused(_)));
         }
     }
 }

@@ -37,15 +37,21 @@ impl FlowTable {
 
     /// Notes what we send, `now` in seconds of a clock that never goes back.
     pub fn record_outbound(&self, flow: &Flow, now: u32) {
+        self.outbound(flow, now, || false);
+    }
+
+    /// As [`Self::record_outbound`], but a flow that is not known may be the peer's.
+    pub(super) fn outbound(&self, flow: &Flow, now: u32, is_theirs: impl FnOnce() -> bool) {
         if !keeps_state(flow) {
             return;
         }
-        let key = self.key(
-            flow.protocol,
-            (flow.destination, flow.destination_port),
-            (flow.source, flow.source_port),
-        );
-        if !self.theirs.touch(key, now, THEIRS_SECONDS) {
+        let key = self.inbound_key(&flow.reversed());
+        if self.theirs.touch(key, now, THEIRS_SECONDS) || self.ours.touch(key, now, OURS_SECONDS) {
+            return;
+        }
+        if is_theirs() {
+            self.theirs.record(key, now, THEIRS_SECONDS);
+        } else {
             self.ours.record(key, now, OURS_SECONDS);
         }
     }
@@ -75,12 +81,14 @@ impl FlowTable {
     }
 
     fn inbound_key(&self, flow: &Flow) -> u64 {
-        self.key(flow.protocol, (flow.source, flow.source_port), (flow.destination, flow.destination_port))
+        let (remote, local) = ((flow.source, flow.source_port), (flow.destination, flow.destination_port));
+        self.key(flow.peer, flow.protocol, remote, local)
     }
 
-    /// A flow's fingerprint, never 0.
-    fn key(&self, protocol: u8, remote: (IpAddr, u16), local: (IpAddr, u16)) -> u64 {
+    /// A flow's fingerprint, never 0. A peer's identity is in it: who has its address after it has none of its flows.
+    fn key(&self, peer: u64, protocol: u8, remote: (IpAddr, u16), local: (IpAddr, u16)) -> u64 {
         let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(peer);
         for (address, port) in [remote, local] {
             let (bits, family) = match address {
                 IpAddr::V4(address) => (u128::from(address.to_bits()), 4),
@@ -164,4 +172,4 @@ const WAYS: usize = 8;
 /// How long our flow waits for an answer: what RFC 4787, REQ-5, recommends. The Go client knows no time.
 const OURS_SECONDS: u32 = 300;
 /// How long a flow is remembered as the peer's after its last packet in either direction: longer than any usual timer of a service.
-const THEIRS_SECONDS: u32 = 900;
+pub(super) const THEIRS_SECONDS: u32 = 900;

@@ -122,6 +122,16 @@ impl Filter {
         if admitted { Verdict::Accept } else { Verdict::Drop(Reason::NoRule) }
     }
 
+    /// Notes what we send. `now` counts from the start of the process: what a peer began before is not known then, and our reply
+    /// comes first. Such a flow is the peer's if a rule lets it in, to a port where one waits to be asked: when the rule is gone,
+    /// the flow is cut.
+    pub fn outbound(&self, flow: &Flow, flows: &FlowTable, now: u32) {
+        let is_theirs = || {
+            now < flows::THEIRS_SECONDS && flow.source_port < EPHEMERAL_PORTS && self.admits(&flow.reversed())
+        };
+        flows.outbound(flow, now, is_theirs);
+    }
+
     /// Whether a rule admits it, whatever flows there are.
     fn admits(&self, flow: &Flow) -> bool {
         match (flow.source, flow.destination) {
@@ -152,6 +162,8 @@ fn is_icmp_answer(flow: &Flow, kind: u8, code: u8) -> bool {
     }
 }
 
+/// Where ports begin that who asks sends from (Linux `ip_local_port_range`).
+const EPHEMERAL_PORTS: u16 = 32_768;
 /// RFC 9293, section 3.1.
 const TCP_SYN: u8 = 0x02;
 /// SYN and ACK together: whoever sends both answers us.

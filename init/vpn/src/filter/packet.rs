@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// A packet as the filter sees it. Reading one allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// The peer that it is with: one that has another's address later has none of its flows. Zero if nobody says.
+    pub peer: u64,
     /// Its protocol number, behind any IPv6 extension headers.
     pub protocol: u8,
     /// Who sent it.
@@ -68,6 +70,23 @@ pub enum Malformed {
 }
 
 impl Flow {
+    /// The same, with a peer.
+    #[must_use]
+    pub const fn with_peer(self, peer: u64) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// What answers it.
+    pub(super) const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+
     /// Reads an IP packet. Bytes behind its stated length are ignored: WireGuard pads.
     pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
         match packet.first().map(|byte| byte >> 4) {
@@ -155,7 +174,15 @@ fn later_fragment(
     if offset < MIN_FRAGMENT_OFFSET {
         return Err(Malformed::FragmentOverHeaders);
     }
-    Ok(Flow { protocol, source, destination, source_port: 0, destination_port: 0, kind: Kind::LaterFragment })
+    Ok(Flow {
+        peer: 0,
+        protocol,
+        source,
+        destination,
+        source_port: 0,
+        destination_port: 0,
+        kind: Kind::LaterFragment,
+    })
 }
 
 /// Reads the ports. A first fragment too short for its header is dropped as truncated.
@@ -163,6 +190,7 @@ fn transport(protocol: u8, source: IpAddr, destination: IpAddr, payload: &[u8]) 
     let flow = |ports: [u8; 4], kind| {
         let [s0, s1, d0, d1] = ports;
         Flow {
+            peer: 0,
             protocol,
             source,
             destination,

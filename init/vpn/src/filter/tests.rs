@@ -35,7 +35,7 @@ fn flow(
     kind: Kind,
 ) -> Flow {
     let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-    Flow { protocol, source, destination, source_port, destination_port, kind }
+    Flow { peer: 0, protocol, source, destination, source_port, destination_port, kind }
 }
 
 fn syn(source: &str, destination: &str, port: u16) -> Flow {
@@ -44,16 +44,6 @@ fn syn(source: &str, destination: &str, port: u16) -> Flow {
 
 fn udp(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Flow {
     flow(UDP, source, source_port, destination, destination_port, Kind::Udp)
-}
-
-fn reversed(flow: &Flow) -> Flow {
-    Flow {
-        source: flow.destination,
-        destination: flow.source,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
-        ..*flow
-    }
 }
 
 fn judge(filter: &Filter, flow: &Flow) -> Verdict {
@@ -336,7 +326,7 @@ fn other_protocols_need_a_rule_over_all_ports() {
 fn what_we_begin_is_answered_and_only_that() {
     let (deny, flows, local) = (Filter::deny_all(), FlowTable::new(), local());
     let query = udp("100.64.0.1", 5000, "100.64.0.2", 53);
-    let answer = reversed(&query);
+    let answer = Flow::reversed(&query);
     assert_eq!(deny.inbound(&answer, &flows, &local, 10), NO_RULE);
     flows.record_outbound(&query, 10);
     assert_eq!(deny.inbound(&answer, &flows, &local, 10), Verdict::Accept);
@@ -368,12 +358,12 @@ fn our_replies_do_not_outlive_the_rule_that_let_a_flow_in() {
     let mine = udp("100.64.0.1", 4001, "100.64.0.2", 7001);
     flows.record_outbound(&mine, 0);
     assert_eq!(open.inbound(&request, &flows, &local, 0), Verdict::Accept);
-    flows.record_outbound(&reversed(&request), 0);
+    flows.record_outbound(&Flow::reversed(&request), 0);
     // The rules go. The peer goes on sending, and we go on replying for a while.
     for now in 1..20 {
         assert_eq!(deny.inbound(&request, &flows, &local, now), NO_RULE);
-        flows.record_outbound(&reversed(&request), now);
-        assert_eq!(deny.inbound(&reversed(&mine), &flows, &local, now), Verdict::Accept);
+        flows.record_outbound(&Flow::reversed(&request), now);
+        assert_eq!(deny.inbound(&Flow::reversed(&mine), &flows, &local, now), Verdict::Accept);
     }
     // Other peers, opening flows by the thousand, push out none of ours.
     for port in 0..20_000 {
@@ -382,7 +372,38 @@ fn our_replies_do_not_outlive_the_rule_that_let_a_flow_in() {
             Verdict::Accept
         );
     }
-    assert_eq!(deny.inbound(&reversed(&mine), &flows, &local, 21), Verdict::Accept);
+    assert_eq!(deny.inbound(&Flow::reversed(&mine), &flows, &local, 21), Verdict::Accept);
+}
+
+#[test]
+fn a_flow_ends_with_its_peer_although_another_gets_the_address() {
+    let (deny, flows, local) = (Filter::deny_all(), FlowTable::new(), local());
+    let query = udp("100.64.0.1", 40_000, "100.64.0.2", 53).with_peer(1);
+    deny.outbound(&query, &flows, 10);
+    let answer = query.reversed();
+    assert_eq!(deny.inbound(&answer.with_peer(2), &flows, &local, 11), NO_RULE);
+    assert_eq!(deny.inbound(&answer, &flows, &local, 11), Verdict::Accept);
+}
+
+#[test]
+fn after_a_start_a_reply_to_a_flow_that_a_rule_lets_in_does_not_make_it_ours() {
+    let (open, deny, local) = (filter(RECORDED_NO_POLICY), Filter::deny_all(), local());
+    let reply = udp("100.64.0.1", 7000, "100.64.0.2", 4000);
+    let query = udp("100.64.0.1", 40_000, "100.64.0.2", 53);
+    let flows = FlowTable::new();
+    for mine in [&reply, &query] {
+        open.outbound(mine, &flows, 5);
+        assert_eq!(open.inbound(&mine.reversed(), &flows, &local, 5), Verdict::Accept);
+    }
+    assert_eq!(deny.inbound(&reply.reversed(), &flows, &local, 6), NO_RULE);
+    assert_eq!(deny.inbound(&query.reversed(), &flows, &local, 6), Verdict::Accept);
+    // No rule lets it in: it can only be ours. And later what the peer began is known.
+    let flows = FlowTable::new();
+    deny.outbound(&reply, &flows, 5);
+    assert_eq!(deny.inbound(&reply.reversed(), &flows, &local, 6), Verdict::Accept);
+    let flows = FlowTable::new();
+    open.outbound(&reply, &flows, 1000);
+    assert_eq!(deny.inbound(&reply.reversed(), &flows, &local, 1001), Verdict::Accept);
 }
 
 #[test]
@@ -409,7 +430,7 @@ fn threads_share_a_table() {
                 for n in 0..2_000 {
                     let mine = udp("100.64.0.1", thread, "100.64.0.2", n % 100);
                     flows.record_outbound(&mine, 0);
-                    let open = deny.inbound(&reversed(&mine), flows, local, 0) == Verdict::Accept;
+                    let open = deny.inbound(&Flow::reversed(&mine), flows, local, 0) == Verdict::Accept;
                     found.fetch_add(usize::from(open), Ordering::Relaxed);
                     let strange = udp("100.64.0.2", n, "100.64.0.1", 1000 + thread);
                     assert_eq!(deny.inbound(&strange, flows, local, 0), NO_RULE);
@@ -561,7 +582,7 @@ proptest! {
         let local = [IpNet::from(address(hosts.1))];
         let echo = if six { (ICMP6, Kind::Icmp { kind: 128, code: 0 }) } else { (ICMP, Kind::Icmp { kind: 8, code: 0 }) };
         for (protocol, kind) in [(TCP, Kind::Tcp { flags: 2 }), (UDP, Kind::Udp), (SCTP, Kind::Sctp), (47, Kind::Other), echo] {
-            let flow = Flow { protocol, source: address(hosts.0), destination: address(hosts.1), source_port: 9, destination_port: port, kind };
+            let flow = Flow { peer: 0, protocol, source: address(hosts.0), destination: address(hosts.1), source_port: 9, destination_port: port, kind };
             let expected = if model(&rules, &flow) { Verdict::Accept } else { NO_RULE };
             prop_assert_eq!(filter.inbound(&flow, &FlowTable::new(), &local, 0), expected, "{:?}", flow);
         }

@@ -90,7 +90,7 @@ impl Node {
                 };
                 // A session that stands is not given up for the word of whoever can write an address.
                 if let Some(peer) =
-                    peer.and_then(|key| self.plane.peer(&key)).filter(|peer| !peer.has_session())
+                    peer.and_then(|key| self.plane.peer(&key)).filter(|peer| !self.plane.has_session(peer))
                 {
                     self.plane.initiate(&peer.key());
                 }

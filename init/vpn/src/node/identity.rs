@@ -72,6 +72,7 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin
         disco: Secret::generate()?,
         server: None,
         refused: Vec::new(),
+        stamp: 0,
         home: None,
         paths: std::collections::BTreeMap::new(),
         map: None,

@@ -72,6 +72,8 @@ const ADDRESSES: Duration = Duration::from_secs(2);
 const RELAYS: Duration = Duration::from_secs(10);
 /// Names that are looked up at a time.
 const LOOK_UPS: usize = 8;
+/// How far the kept time of the last handshake may be behind, in nanoseconds: ten seconds.
+const STAMPS: u64 = 10_000_000_000;
 /// How often the parent hears of us, although nothing changed.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -130,12 +132,15 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
     let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
     let key = kept.node.secret.clone();
+    let sockets = listeners(dns)?;
+    // Everything is open. From the next line on, others are read.
+    ready();
     let plane = Arc::new(Plane::start(plane::Config { tun, features, udp, key: key.clone(), channels })?);
+    plane.stamper().raise(kept.stamp.saturating_add(STAMPS));
     info!(port, ?features, node = %key.public(), "the plane runs");
 
     let zone = Published::new(Zone::empty(&settings.names));
     let dns_counters = Arc::new(dns::Counters::default());
-    let sockets = listeners(dns)?;
     tokio::spawn(dns::serve(sockets, Arc::clone(&zone), Arc::clone(&dns_counters)));
 
     let (asks, asked) = mpsc::channel(4);
@@ -224,7 +229,6 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
     };
     node.pool.set_home(node.keeper.kept.home);
-    ready();
     let ends = Ends {
         heard,
         relay_events,
@@ -374,6 +378,10 @@ impl Node {
             self.keeper.write_if_due(now, &self.parent);
             if now >= look {
                 look = now + LOOK;
+                if !self.plane.runs() {
+                    return Err(NodeError::Ended("a thread of the plane"));
+                }
+                self.keep_stamp(now);
                 self.look_at_traffic(now);
                 let slept = self.sleep.look();
                 if now >= addresses || slept {
@@ -387,6 +395,15 @@ impl Node {
                     reported = Some(said);
                 }
             }
+        }
+    }
+
+    /// The time of the last handshake is kept, so that none of a next run is earlier.
+    fn keep_stamp(&mut self, now: Instant) {
+        let last = self.plane.stamper().last();
+        if last > self.keeper.kept.stamp.saturating_add(STAMPS) {
+            self.keeper.kept.stamp = last;
+            self.keeper.touch(now);
         }
     }
 

@@ -264,7 +264,7 @@ pub(super) fn aead(key: &[u8; 32]) -> Result<LessSafeKey, HandshakeError> {
 }
 
 /// Two outputs of Noise's HKDF (section 4.3).
-fn hkdf(chaining: &[u8; 32], input: &[u8]) -> (Key, Key) {
+pub(crate) fn hkdf(chaining: &[u8; 32], input: &[u8]) -> (Key, Key) {
     let pseudorandom = hmac(chaining, &[input]);
     let first = hmac(&pseudorandom, &[&[1]]);
     let second = hmac(&pseudorandom, &[first.as_ref(), &[2]]);
@@ -272,7 +272,7 @@ fn hkdf(chaining: &[u8; 32], input: &[u8]) -> (Key, Key) {
 }
 
 /// HMAC over BLAKE2s (RFC 2104); every key here is shorter than a block.
-fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Key {
+pub(crate) fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Key {
     let pad = |with: u8| {
         let mut block = Zeroizing::new([with; BLOCK_LEN]);
         for (byte, key) in block.iter_mut().zip(key) {

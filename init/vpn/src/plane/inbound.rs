@@ -1,6 +1,6 @@
 //! From the peers to the TUN.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,12 +9,12 @@ use super::peer::Peer;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
 use crate::disco::{Kind, classify};
-use crate::engine::{Beginning, Engine, MIN_SLOT, Message, Opened, Refused};
+use crate::engine::{Beginning, Initiation, MIN_SLOT, Message, Opened, Refused};
 use crate::key::{Node, Public};
 use crate::netmap::RegionId;
 use crate::packet::{Coalescer, Packet, TSMP};
 use crate::published::Reader;
-use crate::sys::{Features, Ready, ReceiveBuffers, Tun, Udp, wait};
+use crate::sys::{Features, Ready, ReceiveBuffers, Tun, wait_for_any};
 
 /// Opened packets of one batch.
 const ARENA: usize = 3 * 65_536;
@@ -59,23 +59,25 @@ impl Delivery {
     }
 }
 
-pub(super) fn run(shared: &Shared, tun: Tun, features: Features, udp: &Udp) {
+pub(super) fn run(shared: &Shared, tun: Tun, features: Features) {
     let mut buffers = ReceiveBuffers::default();
     let mut inbound = Inbound::new(shared, tun, features);
+    let sockets: Vec<_> = shared.v4.iter().chain(&shared.v6).collect();
+    let fds: Vec<_> = sockets.iter().map(|udp| udp.as_fd()).collect();
     while !shared.stopped() {
-        match udp.receive(&mut buffers) {
-            Ok(_) => {
+        let mut came = false;
+        for udp in &sockets {
+            // An error that a peer's host sent is read here once, and says nothing.
+            if udp.receive(&mut buffers).is_ok() {
+                came = true;
                 for message in buffers.messages() {
                     inbound.take(shared, Source::Udp(message.from), message.bytes, message.size);
                 }
                 inbound.flush(shared);
             }
-            // An error that a peer's host sent is read here once, and says nothing.
-            Err(_) => {
-                if !matches!(wait(Some(udp.as_fd()), &shared.wake, None), Ok(Ready::Descriptor)) {
-                    return;
-                }
-            }
+        }
+        if !came && !matches!(wait_for_any(&fds, &shared.wake, None), Ok(Ready::Descriptor)) {
+            return;
         }
     }
 }
@@ -112,7 +114,7 @@ impl Inbound {
                 }
                 Some(Message::Initiation) => Self::begin(shared, &table, source, datagram),
                 Some(Message::Response(slot) | Message::Cookie(slot)) => match table.slot(slot) {
-                    Some(peer) => Self::shake_hands(shared, &table, peer, source, datagram, false),
+                    Some(peer) => Self::shake_hands(shared, &table, peer, source, datagram),
                     None => shared.counters.count(Reason::NoSession, 1),
                 },
                 None => Self::outside(shared, source, datagram),
@@ -122,51 +124,45 @@ impl Inbound {
 
     /// Finds out who begins a handshake, and answers.
     fn begin(shared: &Shared, table: &Table, source: Source, datagram: &[u8]) {
-        let mut slot = [0; MIN_SLOT];
-        match table.identity.beginning(address_of(source), datagram, &mut slot) {
-            Beginning::From(key) => match table.peer(&key) {
-                Some(peer) => Self::shake_hands(shared, table, peer, source, datagram, true),
-                None => shared.counters.count(Reason::Stranger, 1),
+        match table.identity.beginning(shared.now(), address_of(source), datagram) {
+            Beginning::From(initiation) => match Self::respond(shared, table, source, *initiation) {
+                Ok(()) => {}
+                Err(why) => shared.counters.count(why, 1),
             },
-            Beginning::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
+            Beginning::Cookie(reply) => shared.answer(&source, &reply),
             Beginning::Refused(why) => shared.counters.count(reason(why), 1),
         }
     }
 
-    /// Takes a peer's part of a handshake.
-    fn shake_hands(
-        shared: &Shared,
-        table: &Table,
-        peer: &Arc<Peer>,
-        source: Source,
-        message: &[u8],
-        begins: bool,
-    ) {
-        let mut slot = [0; MIN_SLOT];
-        let mut tunnel = peer.tunnel();
-        let new = tunnel.engine.is_none();
-        let engine = match begins {
-            true => shared.engine(table, peer, &mut tunnel),
-            false => tunnel.engine.as_deref_mut().map(|engine| engine as &mut dyn Engine),
-        };
-        let Some(engine) = engine else {
+    /// Answers who begins. Anybody can name a peer's key: memory is for who has it.
+    fn respond(shared: &Shared, table: &Table, source: Source, initiation: Initiation) -> Result<(), Reason> {
+        let peer = table.peer(&initiation.key()).ok_or(Reason::Stranger)?;
+        let proven = initiation.prove(&table.identity).ok_or(Reason::Forged)?;
+        if !peer.is_later(proven.stamp()) {
+            return Err(Reason::Replayed);
+        }
+        let now = shared.now();
+        let tunnel = shared.tunnel(table, peer).ok_or(Reason::Stranger)?;
+        let response = tunnel.respond(now, proven).map_err(reason)?;
+        shared.answer(&source, &response);
+        // It may be an old one that somebody kept back: it says nothing of where the peer is.
+        peer.received(0, 0, now);
+        Ok(())
+    }
+
+    /// Takes a peer's part of a handshake of ours.
+    fn shake_hands(shared: &Shared, table: &Table, peer: &Arc<Peer>, source: Source, message: &[u8]) {
+        let Some(tunnel) = peer.tunnel() else {
             return shared.counters.count(Reason::NoSession, 1);
         };
-        let opened = engine.open(address_of(source), message, &mut slot);
-        if new && !matches!(opened, Opened::Answer(_)) {
-            // Anybody can name a peer's key: memory is for who has it.
-            shared.forget(peer, &mut tunnel);
-        }
-        drop(tunnel);
-        match opened {
+        let mut slot = [0; MIN_SLOT];
+        let now = shared.now();
+        match tunnel.shake(now, address_of(source), message, &mut slot) {
             Opened::Answer(length) => {
                 shared.answer(&source, slot.get(..length).unwrap_or_default());
-                peer.received(0, 0, shared.now());
-                // A beginning may be an old one that somebody kept: it says nothing of where the peer is.
-                if !begins {
-                    Self::authentic(shared, peer, source);
-                    shared.send_waiting(table, peer);
-                }
+                peer.received(0, 0, now);
+                Self::authentic(shared, peer, source);
+                shared.send_waiting(table, peer);
             }
             Opened::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
             Opened::Packet(_) | Opened::Nothing => {}
@@ -183,14 +179,15 @@ impl Inbound {
         source: Source,
         messages: impl Iterator<Item = &'a [u8]>,
     ) {
-        let from = address_of(source);
         let (mut bytes, mut taken, mut sessions_lost) = (0, 0_usize, 0_usize);
+        let now = shared.now();
         self.opened.clear();
-        let mut tunnel = peer.tunnel();
+        let tunnel = peer.tunnel();
+        let mut opener = tunnel.as_ref().map(|tunnel| tunnel.opener(now));
         for message in messages {
             let Some(slot) = self.arena.get_mut(self.filled..) else { break };
-            let opened = match tunnel.engine.as_mut() {
-                Some(engine) => engine.open(from, message, slot),
+            let opened = match &mut opener {
+                Some(opener) => opener.open(message, slot),
                 None => Opened::Refused(Refused::NoSession),
             };
             match opened {
@@ -205,8 +202,7 @@ impl Inbound {
                 Opened::Refused(why) => shared.counters.count(reason(why), 1),
             }
         }
-        let waiting = tunnel.is_waiting();
-        drop(tunnel);
+        drop(opener);
         if sessions_lost > 0 {
             shared.counters.count(Reason::NoSession, sessions_lost - 1);
             Self::unknown(shared, source);
@@ -214,11 +210,9 @@ impl Inbound {
         if taken == 0 {
             return;
         }
-        peer.received(self.opened.len(), bytes, shared.now());
+        peer.received(self.opened.len(), bytes, now);
         Self::authentic(shared, peer, source);
-        if waiting {
-            shared.send_waiting(table, peer);
-        }
+        shared.send_waiting(table, peer);
         self.judge(shared, table, peer);
     }
 
@@ -256,7 +250,7 @@ impl Inbound {
                 }
                 continue;
             }
-            if !policy::admits(table, &shared.flows, &packet, seconds, &shared.counters) {
+            if !policy::admits(table, &shared.flows, peer, &packet, seconds, &shared.counters) {
                 if let Some(rejection) = tsmp::rejection(&packet) {
                     shared.send_plain(table, peer, &[rejection]);
                 }
@@ -305,11 +299,14 @@ impl Inbound {
     }
 }
 
-/// What a cookie proves: an address; or, behind a relay, the key that the relay knows its client by.
-fn address_of(source: Source) -> IpAddr {
+/// What a cookie proves: an address and a port; or, behind a relay, the key that the relay knows its client by.
+fn address_of(source: Source) -> SocketAddr {
     match source {
-        Source::Udp(from) => from.ip(),
-        Source::Relay(_, key) => Ipv6Addr::from(key.bytes().first_chunk().copied().unwrap_or([0; 16])).into(),
+        Source::Udp(from) => from,
+        Source::Relay(_, key) => {
+            let address = Ipv6Addr::from(key.bytes().first_chunk().copied().unwrap_or_default());
+            SocketAddr::new(IpAddr::V6(address), 0)
+        }
     }
 }
 

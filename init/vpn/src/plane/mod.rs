@@ -1,8 +1,8 @@
 //! The data plane: packets between the TUN and the peers.
 //!
-//! One thread reads each queue of the TUN, one each UDP socket, one keeps time; what comes from relays is delivered by the task
-//! that talks to them, through a [`Delivery`] of its own. They share a [`Table`], which is replaced as a whole, and each peer's
-//! session, which is taken for a batch. A change of the table, a route or the filter never stops them.
+//! One thread reads each queue of the TUN, one all UDP sockets, one keeps time; what comes from relays is delivered by the task
+//! that talks to them, through a [`Delivery`] of its own. They share a [`Table`], which is replaced as a whole. What opens a peer's
+//! messages is taken for a batch; what seals is shared. A change of the table, a route or the filter never stops them.
 
 mod counters;
 mod inbound;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Identity, Tick};
+use crate::engine::{Identity, Stamper, Tick, Tunnel};
 use crate::filter::{Filter, FlowTable};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::RegionId;
@@ -176,7 +176,8 @@ impl Plane {
         let first = config.tun.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let tun = first.try_clone()?;
         let of = |v6: bool| config.udp.iter().find(|udp| udp.is_ipv6() == v6).map(Arc::clone);
-        let table = Published::new(Table::empty(Arc::new(Identity::new(&config.key))));
+        let identity = Identity::new(&config.key, Arc::default());
+        let table = Published::new(Table::empty(Arc::new(identity)));
         let shared = Arc::new(Shared {
             table,
             flows: FlowTable::new(),
@@ -192,13 +193,10 @@ impl Plane {
         });
         let mut plane =
             Self { shared, slots: Mutex::default(), tun, features: config.features, threads: Vec::new() };
-        let sockets: Vec<_> = plane.shared.v4.iter().chain(&plane.shared.v6).map(Arc::clone).collect();
-        for (number, udp) in sockets.into_iter().enumerate() {
-            let queue = config.tun.iter().cycle().nth(number).unwrap_or(&plane.tun).try_clone()?;
-            let shared = Arc::clone(&plane.shared);
-            let name = if udp.is_ipv6() { "vpn-udp6" } else { "vpn-udp4" };
-            plane.spawn(name, move || inbound::run(&shared, queue, config.features, &udp))?;
-        }
+        // One thread for both families: a path that moves from one to the other keeps its order.
+        let queue = plane.tun.try_clone()?;
+        let shared = Arc::clone(&plane.shared);
+        plane.spawn("vpn-udp", move || inbound::run(&shared, queue, config.features))?;
         for queue in config.tun {
             let shared = Arc::clone(&plane.shared);
             plane.spawn("vpn-tun", move || outbound::run(&shared, queue))?;
@@ -231,7 +229,24 @@ impl Plane {
     /// Replaces our node key. All sessions end.
     pub fn set_key(&self, key: &Secret<Node>) {
         self.shared.flows.clear();
-        self.rebuild(|slots, now| slots.rekey(Arc::new(Identity::new(key)), now));
+        self.rebuild(|slots, now| {
+            slots.rekey(Arc::new(Identity::new(key, Arc::clone(now.identity.stamper()))), now)
+        });
+    }
+
+    /// What makes the times of our handshakes: what it used last must survive a restart.
+    pub fn stamper(&self) -> Arc<Stamper> {
+        Arc::clone(self.shared.table.load().identity.stamper())
+    }
+
+    /// Whether all of its threads run. One that does not has met what cannot be mended.
+    pub fn runs(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Whether there is a session with a peer.
+    pub fn has_session(&self, peer: &Peer) -> bool {
+        peer.has_session(self.shared.now())
     }
 
     fn rebuild(&self, build: impl FnOnce(&mut table::Slots, &Table) -> (Table, Vec<Arc<Peer>>)) {
@@ -264,7 +279,7 @@ impl Plane {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
         let other_way = route.direct.is_some() && route.direct != before.direct;
-        if route != before && (peer.has_waiting() || other_way && peer.lacks_session()) {
+        if route != before && (peer.has_waiting() || other_way && peer.lacks_session(self.shared.now())) {
             self.shared.initiate(&self.shared.table.load(), &peer, true);
         }
     }
@@ -396,64 +411,47 @@ impl Shared {
             self.want(peer);
             return;
         }
-        let mut message = [0; crate::engine::MIN_SLOT];
-        let length = {
-            let mut tunnel = peer.tunnel();
-            self.engine(table, peer, &mut tunnel).and_then(|engine| engine.initiate(again, &mut message))
-        };
-        if let Some(message) = length.and_then(|length| message.get(..length)) {
-            self.send(peer, message, message.len());
+        let Some(tunnel) = self.tunnel(table, peer) else { return };
+        if let Some(message) = tunnel.initiate(self.now(), again) {
+            self.send(peer, &message, message.len());
         }
     }
 
-    /// The peer's engine, made if there is none; `None` if the peer is gone.
-    fn engine<'a>(
-        &self,
-        table: &Table,
-        peer: &Arc<Peer>,
-        tunnel: &'a mut peer::Tunnel,
-    ) -> Option<&'a mut dyn crate::engine::Engine> {
-        if peer.is_retired() {
-            return None;
-        }
-        if tunnel.engine.is_none() {
-            tunnel.engine = Some(table.identity.engine(&peer.key(), peer.slot()));
-            self.active().push(Arc::clone(peer));
-        }
-        tunnel.engine.as_deref_mut().map(|engine| engine as &mut dyn crate::engine::Engine)
+    /// The peer's tunnel, made if there is none; `None` if the peer is gone.
+    fn tunnel(&self, table: &Table, peer: &Arc<Peer>) -> Option<Arc<Tunnel>> {
+        peer.tunnel_or_make(
+            || table.identity.tunnel(self.now(), &peer.key(), peer.slot()),
+            || self.active().push(Arc::clone(peer)),
+        )
     }
 
-    /// Drops the peer's engine. The session is held: who makes a new one is active again.
-    fn forget(&self, peer: &Arc<Peer>, tunnel: &mut peer::Tunnel) {
-        tunnel.engine = None;
-        self.active().retain(|active| !Arc::ptr_eq(active, peer));
+    /// Drops the peer's tunnel: it is not active until it has a new one.
+    fn forget(&self, peer: &Arc<Peer>) {
+        peer.drop_tunnel(|| self.active().retain(|active| !Arc::ptr_eq(active, peer)));
     }
 
     /// Seals packets of our own making, or those that waited, and sends them. Without a session they wait.
     fn send_plain(&self, table: &Table, peer: &Arc<Peer>, packets: &[Vec<u8>]) {
+        let Some(tunnel) = self.tunnel(table, peer) else { return };
+        let now = self.now();
         for packet in packets {
-            let mut slot = vec![0; crate::engine::slot_len(packet.len())];
-            let sealed = {
-                let mut tunnel = peer.tunnel();
-                let Some(engine) = self.engine(table, peer, &mut tunnel) else { return };
-                if !engine.has_session() {
-                    self.counters.count(Reason::WaitingFull, usize::from(!tunnel.wait(packet)));
-                    continue;
-                }
-                engine.seal(packet, &mut slot)
+            let Some(sender) = tunnel.sender(now) else {
+                self.counters.count(Reason::WaitingFull, usize::from(!peer.wait(packet)));
+                continue;
             };
-            if let Some(sealed) = sealed.and_then(|length| slot.get(..length)) {
+            let mut slot = vec![0; crate::engine::slot_len(packet.len())];
+            if let Some(sealed) = sender.seal(packet, &mut slot).and_then(|length| slot.get(..length)) {
                 self.send(peer, sealed, sealed.len());
-                peer.sent(1, packet.len(), self.now());
+                peer.sent(1, packet.len(), now);
+                tunnel.sent(now);
             }
         }
     }
 
     /// Sends what waited, if there is a session now.
     fn send_waiting(&self, table: &Table, peer: &Arc<Peer>) {
-        let waiting = peer.tunnel().take_waiting();
-        if !waiting.is_empty() {
-            self.send_plain(table, peer, &waiting);
+        if peer.has_waiting() && peer.has_session(self.now()) {
+            self.send_plain(table, peer, &peer.take_waiting());
         }
     }
 
@@ -463,26 +461,24 @@ impl Shared {
         let active: Vec<_> = self.active().clone();
         let mut message = [0; crate::engine::MIN_SLOT];
         for peer in active {
-            let tick = {
-                let mut tunnel = peer.tunnel();
-                let Some(engine) = tunnel.engine.as_mut() else { continue };
-                let tick = engine.tick(&mut message);
-                if let Some(age) = engine.session_age() {
-                    peer.shook_hands(now, age);
+            let Some(tunnel) = peer.tunnel() else { continue };
+            let tick = tunnel.tick(now, &mut message);
+            if tunnel.made() > 0 {
+                peer.shook_hands(tunnel.made());
+            }
+            match tick {
+                Tick::Nothing => {}
+                Tick::Send(length) => {
+                    if let Some(message) = message.get(..length) {
+                        self.send(&peer, message, message.len());
+                    }
                 }
-                if tick == Tick::Ended {
-                    self.counters.count(Reason::NoAnswer, tunnel.end());
-                    self.forget(&peer, &mut tunnel);
+                Tick::Ended => {
+                    self.counters.count(Reason::NoAnswer, peer.take_waiting().len());
+                    self.forget(&peer);
                 }
-                tick
-            };
-            if let Tick::Send(length) = tick
-                && let Some(message) = message.get(..length)
-            {
-                self.send(&peer, message, message.len());
             }
         }
-        self.table.load().identity.reset_limit();
     }
 }
 

@@ -8,9 +8,8 @@ use std::time::Duration;
 use super::peer::Peer;
 use super::table::Table;
 use super::{Reason, Shared, policy};
-use crate::engine::{MIN_SLOT, OVERHEAD, slot_len};
+use crate::engine::{OVERHEAD, slot_len};
 use crate::packet::{Packet, Split, VnetHeader};
-use crate::path::Route;
 use crate::published::Reader;
 use crate::sys::{Ready, Tun, Udp, wait};
 
@@ -103,7 +102,7 @@ impl Outbound<'_> {
         if !table.is_ours(packet.source()) {
             return shared.counters.count(Reason::ForeignSource, 1);
         }
-        policy::record_outbound(&shared.flows, &packet, shared.seconds());
+        policy::record_outbound(&table, &shared.flows, peer, &packet, shared.seconds());
         let Ok(split) = Split::new(&header, bytes) else {
             return shared.counters.count(Reason::Malformed, 1);
         };
@@ -114,53 +113,47 @@ impl Outbound<'_> {
         self.seal(&table, peer, split);
     }
 
-    /// Seals the packets of one read, and sends as often as a send is full. The session is not held while sending.
+    /// Seals the packets of one read, and sends as often as a send is full.
     fn seal(&mut self, table: &Table, peer: &Arc<Peer>, mut split: Split<'_>) {
         let shared = self.shared;
-        loop {
-            let mut tunnel = peer.tunnel();
-            let Some(engine) = shared.engine(table, peer, &mut tunnel) else { return };
-            if !engine.has_session() {
-                let mut message = [0; MIN_SLOT];
-                let length = if peer.route() == Route::default() {
-                    None
-                } else {
-                    engine.initiate(false, &mut message)
-                };
-                while let Some(packet) = split.next_packet() {
-                    shared.counters.count(Reason::WaitingFull, usize::from(!tunnel.wait(packet)));
-                }
-                drop(tunnel);
-                if let Some(message) = length.and_then(|length| message.get(..length)) {
-                    shared.send(peer, message, message.len());
-                }
-                return shared.want(peer);
+        let now = shared.now();
+        let Some(tunnel) = shared.tunnel(table, peer) else { return };
+        let Some(sender) = tunnel.sender(now) else {
+            return self.wait(table, peer, split);
+        };
+        let mut sealed_any = false;
+        while let Some(length) = split.next_len() {
+            if !self.batch.takes(length) {
+                self.flush();
             }
             let batch = &mut self.batch;
-            let mut done = false;
-            loop {
-                let Some(length) = split.next_len() else {
-                    done = true;
-                    break;
-                };
-                if !batch.takes(length) {
-                    break;
+            let (Some(packet), Some(slot)) = (split.next_packet(), batch.bytes.get_mut(batch.filled..))
+            else {
+                break;
+            };
+            match sender.seal(packet, slot) {
+                Some(sealed) => {
+                    batch.added(sealed, length);
+                    sealed_any = true;
                 }
-                let (Some(packet), Some(slot)) = (split.next_packet(), batch.bytes.get_mut(batch.filled..))
-                else {
-                    break;
-                };
-                match engine.seal(packet, slot) {
-                    Some(sealed) => batch.added(sealed, length),
-                    None => shared.counters.count(Reason::NoSession, 1),
-                }
+                None => shared.counters.count(Reason::NoSession, 1),
             }
-            drop(tunnel);
-            if done {
-                return;
-            }
-            self.flush();
         }
+        if sealed_any {
+            tunnel.sent(now);
+        }
+    }
+
+    /// Keeps the packets of one read until there is a session, and sees to it that there will be one.
+    fn wait(&self, table: &Table, peer: &Arc<Peer>, mut split: Split<'_>) {
+        let shared = self.shared;
+        while let Some(packet) = split.next_packet() {
+            shared.counters.count(Reason::WaitingFull, usize::from(!peer.wait(packet)));
+        }
+        shared.initiate(table, peer, false);
+        // The session may have been made just before they waited.
+        shared.send_waiting(table, peer);
+        shared.want(peer);
     }
 
     fn flush(&mut self) {

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::path::RouteCell;
-use crate::engine::Engine;
+use crate::engine::{Stamp, Tunnel};
 use crate::key::{Node, Public};
 use crate::path::Route;
 
@@ -17,7 +16,13 @@ const MAX_WAITING: usize = 64;
 pub struct Peer {
     key: Public<Node>,
     slot: u32,
-    tunnel: Mutex<Tunnel>,
+    /// Made on first use: it is big. Taken for as long as it takes to clone it.
+    tunnel: RwLock<Option<Arc<Tunnel>>>,
+    waiting: Mutex<VecDeque<Vec<u8>>>,
+    /// Whether anything waits: what each batch looks at.
+    waits: AtomicBool,
+    /// The time of its last beginning. It outlives the tunnel: an old beginning that somebody kept must not make one.
+    begun: Mutex<Stamp>,
     retired: AtomicBool,
     route: RouteCell,
     rx_bytes: AtomicU64,
@@ -49,16 +54,8 @@ pub struct Traffic {
     pub last_direct: u64,
     /// When a packet went last.
     pub last_tx: u64,
-    /// When the last session was made, to a second.
+    /// When the last session was made.
     pub last_handshake: u64,
-}
-
-/// The part that is taken by one thread for a batch.
-#[derive(Default)]
-pub(super) struct Tunnel {
-    /// Made on first use: it is big.
-    pub(super) engine: Option<Box<dyn Engine>>,
-    waiting: VecDeque<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -72,7 +69,10 @@ impl Peer {
         Arc::new(Self {
             key,
             slot,
-            tunnel: Mutex::default(),
+            tunnel: RwLock::default(),
+            waiting: Mutex::default(),
+            waits: AtomicBool::new(false),
+            begun: Mutex::default(),
             retired: AtomicBool::new(false),
             route: RouteCell::default(),
             rx_bytes: AtomicU64::new(0),
@@ -93,12 +93,52 @@ impl Peer {
         self.key
     }
 
+    /// What its flows are known by.
+    pub(super) fn mark(&self) -> u64 {
+        self.key.bytes().first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight))
+    }
+
     pub(super) const fn slot(&self) -> u32 {
         self.slot
     }
 
-    pub(super) fn tunnel(&self) -> MutexGuard<'_, Tunnel> {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Its tunnel, if it has one.
+    pub(super) fn tunnel(&self) -> Option<Arc<Tunnel>> {
+        self.tunnel.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its tunnel, made if there is none; `None` if the peer is gone. `made` is called with the tunnel held.
+    pub(super) fn tunnel_or_make(
+        &self,
+        make: impl FnOnce() -> Tunnel,
+        made: impl FnOnce(),
+    ) -> Option<Arc<Tunnel>> {
+        if let Some(tunnel) = self.tunnel() {
+            return Some(tunnel);
+        }
+        let mut tunnel = self.tunnel.write().unwrap_or_else(PoisonError::into_inner);
+        if tunnel.is_none() && !self.is_retired() {
+            *tunnel = Some(Arc::new(make()));
+            made();
+        }
+        tunnel.clone()
+    }
+
+    /// Drops its tunnel, and `dropped` is called with it held: who makes a new one comes after.
+    pub(super) fn drop_tunnel(&self, dropped: impl FnOnce()) {
+        let mut tunnel = self.tunnel.write().unwrap_or_else(PoisonError::into_inner);
+        *tunnel = None;
+        dropped();
+    }
+
+    /// Whether a beginning of its own is later than all before; it is the last from now on.
+    pub(super) fn is_later(&self, stamp: Stamp) -> bool {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = stamp > *begun;
+        if later {
+            *begun = stamp;
+        }
+        later
     }
 
     /// How it is reached.
@@ -119,18 +159,40 @@ impl Peer {
         self.last_direct.store(now, Ordering::Relaxed);
     }
 
+    /// Whether packets wait for a session.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.tunnel().waiting.is_empty()
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Whether a handshake with it was begun, and no session came of it.
-    pub(super) fn lacks_session(&self) -> bool {
-        self.tunnel().engine.as_ref().is_some_and(|engine| !engine.has_session())
+    pub(super) fn lacks_session(&self, now: u64) -> bool {
+        self.tunnel().is_some_and(|tunnel| tunnel.sender(now).is_none())
     }
 
-    /// Whether there is a session with it.
-    pub fn has_session(&self) -> bool {
-        self.tunnel().engine.as_ref().is_some_and(|engine| engine.has_session())
+    /// Whether there is a session with it, at so many milliseconds after [`super::Plane::started`].
+    pub(super) fn has_session(&self, now: u64) -> bool {
+        self.tunnel().is_some_and(|tunnel| tunnel.sender(now).is_some())
+    }
+
+    /// Keeps a packet until there is a session; `false` if too many wait.
+    pub(super) fn wait(&self, packet: &[u8]) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = waiting.len() < MAX_WAITING;
+        if room {
+            waiting.push_back(packet.to_vec());
+            self.waits.store(true, Ordering::Relaxed);
+        }
+        room
+    }
+
+    /// What waited.
+    pub(super) fn take_waiting(&self) -> Vec<Vec<u8>> {
+        if !self.has_waiting() {
+            return Vec::new();
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waits.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *waiting).into()
     }
 
     /// What went and came.
@@ -159,50 +221,19 @@ impl Peer {
         self.last_rx.store(now, Ordering::Relaxed);
     }
 
-    pub(super) fn shook_hands(&self, now: u64, age: Duration) {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self.last_handshake.store(now.saturating_sub(age).max(1), Ordering::Relaxed);
+    pub(super) fn shook_hands(&self, made: u64) {
+        self.last_handshake.store(made, Ordering::Relaxed);
     }
 
     /// Its sessions end, and no new one is made.
     pub(super) fn retire(&self) {
-        let mut tunnel = self.tunnel();
-        // With the session held: who makes one looks first.
-        self.retired.store(true, Ordering::Relaxed);
-        tunnel.end();
+        // With the tunnel held: who makes one looks first.
+        self.drop_tunnel(|| self.retired.store(true, Ordering::Relaxed));
+        drop(self.take_waiting());
     }
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Relaxed)
-    }
-}
-
-impl Tunnel {
-    /// Keeps a packet until there is a session; `false` if too many wait.
-    pub(super) fn wait(&mut self, packet: &[u8]) -> bool {
-        let room = self.waiting.len() < MAX_WAITING;
-        if room {
-            self.waiting.push_back(packet.to_vec());
-        }
-        room
-    }
-
-    /// What waited, if there is a session now.
-    pub(super) fn take_waiting(&mut self) -> Vec<Vec<u8>> {
-        if self.waiting.is_empty() || !self.engine.as_ref().is_some_and(|engine| engine.has_session()) {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.waiting).into()
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Ends all sessions; returns how many packets waited for one.
-    pub(super) fn end(&mut self) -> usize {
-        self.engine = None;
-        std::mem::take(&mut self.waiting).len()
     }
 }
 

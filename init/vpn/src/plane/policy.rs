@@ -1,15 +1,16 @@
 //! Where the packet path asks the packet filter.
 
 use super::counters::Counters;
+use super::peer::Peer;
 use super::table::Table;
 use crate::filter::{Flow, FlowTable, Reason, Verdict};
 use crate::packet::Packet;
 
 /// A packet of ours goes out: what answers it may come in. `now` is in seconds.
-pub(super) fn record_outbound(flows: &FlowTable, packet: &Packet<'_>, now: u32) {
+pub(super) fn record_outbound(table: &Table, flows: &FlowTable, peer: &Peer, packet: &Packet<'_>, now: u32) {
     // What the filter cannot read keeps no state; the kernel made it.
     if let Ok(flow) = Flow::parse(packet.bytes()) {
-        flows.record_outbound(&flow, now);
+        table.filter.outbound(&flow.with_peer(peer.mark()), flows, now);
     }
 }
 
@@ -17,12 +18,13 @@ pub(super) fn record_outbound(flows: &FlowTable, packet: &Packet<'_>, now: u32) 
 pub(super) fn admits(
     table: &Table,
     flows: &FlowTable,
+    peer: &Peer,
     packet: &Packet<'_>,
     now: u32,
     counters: &Counters,
 ) -> bool {
     let verdict = match Flow::parse(packet.bytes()) {
-        Ok(flow) => table.filter.inbound(&flow, flows, &table.addresses, now),
+        Ok(flow) => table.filter.inbound(&flow.with_peer(peer.mark()), flows, &table.addresses, now),
         Err(_) => Verdict::Drop(Reason::Malformed),
     };
     match verdict {

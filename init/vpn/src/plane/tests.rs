@@ -46,17 +46,23 @@ struct Rig {
     at: SocketAddr,
 }
 
+fn udp(v6: bool) -> io::Result<Arc<Udp>> {
+    Udp::bind(v6, 0, UdpOptions { segment: true, gro: true, dont_fragment: false }).map(Arc::new)
+}
+
 fn rig(peers: &[u8], rules: &str) -> Rig {
+    rig_at(vec![udp(false).unwrap()], peers, rules)
+}
+
+fn rig_at(sockets: Vec<Arc<Udp>>, peers: &[u8], rules: &str) -> Rig {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    let options = UdpOptions { segment: true, gro: true, dont_fragment: false };
-    let udp = Arc::new(Udp::bind(false, 0, options).unwrap());
-    let at = SocketAddr::new([127, 0, 0, 1].into(), udp.local_address().unwrap().port());
+    let at = SocketAddr::new([127, 0, 0, 1].into(), sockets[0].local_address().unwrap().port());
     let (channels, receivers) = channels();
     let config = Config {
         tun: vec![Tun::pretend(tun)],
         features: Features { tcp: true, udp: true },
-        udp: vec![udp],
+        udp: sockets,
         key: secret(1),
         channels,
     };
@@ -427,7 +433,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     assert_eq!(rig.os_gets(WAIT), Some(good));
     other.socket.send_to(&sealed, rig.at).unwrap();
     rig.drops(Reason::Replayed, 1);
-    // A packet inside that is none; boringtun itself refuses it.
+    // A packet inside that is none.
     other.sends(&[0x55; 40]);
     rig.drops(Reason::BadMessage, 1);
     assert_eq!(rig.os_gets(QUIET), None);
@@ -457,7 +463,65 @@ fn memory_is_for_who_has_the_key() {
     stranger.send_to(&pretended_beginning(rig.at), rig.at).unwrap();
     rig.drops(Reason::Forged, 1);
     assert!(rig.plane.shared.active().is_empty());
-    assert!(rig.plane.peer(&key(2)).unwrap().tunnel().engine.is_none());
+    assert!(rig.plane.peer(&key(2)).unwrap().tunnel().is_none());
+}
+
+#[test]
+fn an_old_beginning_is_refused_although_the_session_it_made_is_long_gone() {
+    let rig = rig(&[2], ALL);
+    let mut other = Other::new(2, rig.at);
+    let begins = other.sealed(&udp_packet(2, 1, 7, b"waits"));
+    other.socket.send_to(&begins, rig.at).unwrap();
+    let mut buffer = [0; 2048];
+    assert_eq!(other.socket.recv(&mut buffer).unwrap(), 92);
+    let peer = rig.plane.peer(&key(2)).unwrap();
+    rig.plane.shared.forget(&peer);
+    other.socket.send_to(&begins, rig.at).unwrap();
+    rig.drops(Reason::Replayed, 1);
+    assert!(peer.tunnel().is_none());
+    // A new one is none of that.
+    let mut again = Other::new(2, rig.at);
+    again.joins();
+    rig.drops(Reason::Spoofed, 1);
+}
+
+#[test]
+fn our_times_go_on_where_they_were_kept_also_under_another_key() {
+    let rig = rig(&[2], ALL);
+    let nowhere = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Later than any clock of this test.
+    rig.plane.stamper().raise(1 << 63);
+    rig.plane.set_route(&key(2), Route { direct: nowhere.local_addr().ok(), relay: None });
+    rig.plane.initiate(&key(2));
+    assert_eq!(rig.plane.stamper().last(), (1 << 63) + 1);
+    rig.plane.set_key(&secret(50));
+    rig.plane.initiate(&key(2));
+    assert_eq!(rig.plane.stamper().last(), (1 << 63) + 2);
+}
+
+#[test]
+fn one_thread_receives_from_both_families() {
+    let sockets = vec![udp(false).unwrap(), udp(true).unwrap()];
+    let to =
+        SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), sockets[1].local_address().unwrap().port());
+    let rig = rig_at(sockets, &[2], ALL);
+    // It, the TUN's, and the clock's.
+    assert_eq!(rig.plane.threads.len(), 3);
+    assert!(rig.plane.runs());
+    let mut other = Other::new(2, rig.at);
+    other.joins();
+    rig.drops(Reason::Spoofed, 1);
+    let v6 = UdpSocket::bind("[::1]:0").unwrap();
+    for number in 0..20_u8 {
+        let packet = udp_packet(2, 1, 7, &[number]);
+        let sealed = other.sealed(&packet);
+        if number % 2 == 0 {
+            v6.send_to(&sealed, to).unwrap();
+        } else {
+            other.socket.send_to(&sealed, rig.at).unwrap();
+        }
+        assert_eq!(rig.os_gets(WAIT), Some(packet));
+    }
 }
 
 #[test]
@@ -482,7 +546,7 @@ fn three_thousand_peers_are_cheap_until_they_are_used() {
     rig.plane.set_network(&peers(2999));
     assert_eq!(rig.plane.peers().len(), 2999);
     assert!(Arc::ptr_eq(&kept, &rig.plane.peer(&kept.key()).unwrap()));
-    assert!(rig.plane.peers().iter().all(|peer| !peer.has_session()));
+    assert!(rig.plane.peers().iter().all(|peer| !rig.plane.has_session(peer)));
     assert!(size_of::<Peer>() <= 512, "{}", size_of::<Peer>());
 }
 

@@ -51,6 +51,8 @@ pub struct Kept {
     pub server: Option<Public<Machine>>,
     /// The keys that must not be sent again.
     pub refused: Vec<Refused>,
+    /// The time of our last handshake, in nanoseconds since 1970: peers take none that is not later.
+    pub stamp: u64,
     /// The home relay.
     pub home: Option<RegionId>,
     /// Where each peer was last reached.

@@ -26,6 +26,8 @@ struct Record {
     disco: Zeroizing<String>,
     server: Option<Public<Machine>>,
     refused: Vec<RefusedRecord>,
+    #[serde(default)]
+    stamp: u64,
     home: Option<RegionId>,
     paths: BTreeMap<Public<Node>, SocketAddr>,
     map: Option<MapRecord>,
@@ -70,6 +72,7 @@ pub(super) fn encode(kept: &Kept) -> Result<Zeroizing<Vec<u8>>, StateError> {
             .iter()
             .map(|refused| RefusedRecord { digest: refused.digest, text: refused.text.clone() })
             .collect(),
+        stamp: kept.stamp,
         home: kept.home,
         paths: kept.paths.clone(),
         map: kept.map.as_ref().map(|map| MapRecord {
@@ -112,6 +115,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Kept, StateError> {
             .into_iter()
             .map(|refused| Refused { digest: refused.digest, text: refused.text })
             .collect(),
+        stamp: record.stamp,
         home: record.home,
         paths: record.paths,
         map,

@@ -43,6 +43,7 @@ fn kept() -> Kept {
         disco: Secret::generate().unwrap(),
         server: Some(Secret::generate().unwrap().public()),
         refused: vec![Refused { digest: [3; 32], text: "authkey already used".to_owned() }],
+        stamp: 1_800_000_000_000_000_000,
         home: Some(RegionId(999)),
         paths: [(peer, "192.0.2.7:41641".parse().unwrap())].into(),
         map: Some(Netmap {
@@ -64,7 +65,7 @@ fn what_is_kept_is_read_as_it_was() {
     let bytes = kept.encode().unwrap();
     let back = Kept::decode(&bytes, &prefixes()).unwrap();
     assert_eq!(*back.encode().unwrap(), *bytes);
-    assert_eq!(back.node.generation, 4);
+    assert_eq!((back.node.generation, back.stamp), (4, kept.stamp));
     assert_eq!(back.node.secret.public(), kept.node.secret.public());
     let (next, was) = (back.next.unwrap(), kept.next.unwrap());
     assert_eq!((next.generation, next.secret.public()), (5, was.secret.public()));

@@ -44,9 +44,23 @@ impl Event {
 /// # Errors
 /// What the system says.
 pub fn wait(fd: Option<BorrowedFd<'_>>, event: &Event, time: Option<Duration>) -> io::Result<Ready> {
+    wait_for_any(fd.as_slice(), event, time)
+}
+
+/// How many descriptors are waited for at once.
+const MOST: usize = 2;
+
+/// Waits until one of at most two descriptors can be read, or the event is set, or the time is over.
+///
+/// # Errors
+/// More descriptors, or what the system says.
+pub fn wait_for_any(fds: &[BorrowedFd<'_>], event: &Event, time: Option<Duration>) -> io::Result<Ready> {
+    if fds.len() > MOST {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let event = event.0.as_fd();
-    let mut fds =
-        [PollFd::new(event, PollFlags::POLLIN), PollFd::new(fd.unwrap_or(event), PollFlags::POLLIN)];
+    let fd = |at: usize| fds.get(at).copied().unwrap_or(event);
+    let mut fds = [event, fd(0), fd(1)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let time = time.map_or(PollTimeout::NONE, |time| time.try_into().unwrap_or(PollTimeout::MAX));
     loop {
         match poll(&mut fds, time) {
@@ -56,6 +70,6 @@ pub fn wait(fd: Option<BorrowedFd<'_>>, event: &Event, time: Option<Duration>) -
             Err(error) => return Err(error.into()),
         }
     }
-    let [event, _] = fds;
+    let [event, ..] = fds;
     if event.any() == Some(true) { Ok(Ready::Event) } else { Ok(Ready::Descriptor) }
 }

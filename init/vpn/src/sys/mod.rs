@@ -6,6 +6,6 @@ mod event;
 mod tun;
 mod udp;
 
-pub use event::{Event, Ready, wait};
+pub use event::{Event, Ready, wait, wait_for_any};
 pub use tun::{Features, Tun, open, probe};
 pub use udp::{MAX_BATCH, ReceiveBuffers, Received, Udp, UdpOptions};
