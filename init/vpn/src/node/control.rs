@@ -48,7 +48,7 @@ impl Node {
             ControlEvent::Admitted { node } => {
                 // What came for the key before takes effect before it goes.
                 if let Some((map, changes)) = self.maps.flush(now) {
-                    self.apply(now, map, &changes).await;
+                    self.apply(now, map, &changes);
                 }
                 let Some(admitted) = self.known_key(&node) else {
                     return Err(NodeError::Ended("the session's idea of our key"));

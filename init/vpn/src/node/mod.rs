@@ -23,6 +23,9 @@ mod report;
 mod settings;
 mod totals;
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -119,6 +122,34 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .local_address()?
         .port();
     let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
+    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
+    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
+    let dns = listeners(dns)?;
+    let opened = Opened { config, settings, slots, requests, status, dns, tun, features, udp, port };
+    let (node, ends, map) = start(opened, ready).await?;
+    node.drive(ends, map).await
+}
+
+/// What was handed over, opened.
+struct Opened {
+    config: Config,
+    settings: Settings,
+    slots: Slots,
+    requests: Requests,
+    status: Option<std::os::unix::net::UnixListener>,
+    dns: dns::Listeners,
+    tun: Vec<Tun>,
+    features: Features,
+    udp: Vec<Arc<Udp>>,
+    port: u16,
+}
+
+/// Starts everything beside the node's own task: what that drives, what it hears by, and the map that was kept.
+async fn start(
+    opened: Opened,
+    ready: impl FnOnce() + Send,
+) -> Result<(Node, Ends, Option<Arc<Netmap>>), NodeError> {
+    let Opened { config, settings, slots, requests, status, dns, tun, features, udp, port } = opened;
     let (kept, origin) = identity::load(&config, &slots).await?;
     let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
@@ -129,10 +160,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     }
 
     let (channels, receivers) = plane::channels();
-    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
-    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
     let key = kept.node.secret.clone();
-    let sockets = listeners(dns)?;
     // Everything is open. From the next line on, others are read.
     ready();
     let plane = Arc::new(Plane::start(plane::Config { tun, features, udp, key: key.clone(), channels })?);
@@ -141,7 +169,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
 
     let zone = Published::new(Zone::empty(&settings.names));
     let dns_counters = Arc::new(dns::Counters::default());
-    tokio::spawn(dns::serve(sockets, Arc::clone(&zone), Arc::clone(&dns_counters)));
+    tokio::spawn(dns::serve(dns, Arc::clone(&zone), Arc::clone(&dns_counters)));
 
     let (asks, asked) = mpsc::channel(4);
     if let Some(listener) = status {
@@ -240,7 +268,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         assignments,
         session,
     };
-    node.drive(ends, map).await
+    Ok((node, ends, map))
 }
 
 /// What the node hears by.
@@ -319,7 +347,7 @@ impl Node {
         self.look_at_addresses(Instant::now(), false);
         if let Some(map) = kept {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
-            self.adopt(Instant::now(), map).await;
+            self.adopt(Instant::now(), map);
         }
         let (mut look, mut addresses, mut report) = (Instant::now(), Instant::now(), Instant::now());
         let mut reported = None;
@@ -367,7 +395,7 @@ impl Node {
             }
             let now = Instant::now();
             if let Some((map, changes)) = self.maps.take(now) {
-                self.apply(now, map, &changes).await;
+                self.apply(now, map, &changes);
             }
             self.paths.tick(now, &mut self.actions);
             self.act(now);

@@ -17,7 +17,7 @@ use crate::plane::{Network, PeerSpec};
 
 impl Node {
     /// Takes a map as a whole: at the start, from what was kept.
-    pub(super) async fn adopt(&mut self, now: Instant, map: Arc<Netmap>) {
+    pub(super) fn adopt(&mut self, now: Instant, map: Arc<Netmap>) {
         let changes = Changes {
             node: true,
             removed: Vec::new(),
@@ -26,12 +26,12 @@ impl Node {
             derp: true,
             dns: true,
         };
-        self.apply(now, map, &changes).await;
+        self.apply(now, map, &changes);
     }
 
     /// Takes what changed. The plane first, so that paths find their peers there; our own addresses in it are those that the parent has
     /// set, so that nobody reaches us at one that we do not have.
-    pub(super) async fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
+    pub(super) fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
         let before = self.map.replace(Arc::clone(&map));
         self.assignment.want(&map.node.addresses);
         self.assign(now);
@@ -63,6 +63,7 @@ impl Node {
             for key in &changes.changed {
                 if let Some(peer) = by_key.get(key) {
                     self.set_path(now, peer);
+                    self.set_route(key);
                 }
             }
         }
@@ -88,6 +89,14 @@ impl Node {
         endpoints.extend(self.keeper.kept.paths.get(&peer.key).filter(|last| !peer.endpoints.contains(last)));
         let config = PeerConfig { disco: peer.disco, home: peer.home, endpoints: &endpoints };
         self.paths.set_peer(now, peer.key, config, &mut self.actions);
+    }
+
+    /// Tells the plane how a peer is reached, whether that changed or not: of a peer that left it and came again, as one whose key
+    /// had ended, the plane knows nothing, and its path has nothing new to say.
+    pub(super) fn set_route(&self, key: &Public<NodeKind>) {
+        if let Some(route) = self.paths.route(key) {
+            self.plane.set_route(key, route);
+        }
     }
 
     /// The relays of the map take effect, if they did not a moment ago.

@@ -1,0 +1,185 @@
+//! The node itself: with a socket pair in the place of the TUN, a parent that answers, and no coordination server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on may panic"
+)]
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::control::map::{MapSettings, MapState, Update};
+use crate::key::Secret;
+use crate::netmap::RegionId;
+use crate::parent::message::{Answer, LONGEST, Message};
+use crate::parent::network::Refusal as Refused;
+use crate::parent::{Descriptors, Dns, Keys, LoginServer, slots};
+use crate::path::Route;
+use crate::state::Kept;
+
+/// A node, and what must live as long as it.
+struct Rig {
+    node: Node,
+    ends: Ends,
+    map: Option<Arc<Netmap>>,
+    state: MapState,
+    _os: OwnedFd,
+}
+
+fn config() -> Config {
+    Config {
+        // Nobody listens there.
+        login_server: LoginServer {
+            url: "http://127.0.0.1:1".to_owned(),
+            noise_key: None,
+            authkey: None,
+            plain_http: false,
+        },
+        hostname: "a".to_owned(),
+        prefixes: vec!["100.64.0.0/10".parse().unwrap()],
+        derp_pins: BTreeMap::new(),
+        require_policy: false,
+        expected_tag: None,
+        interface: "casemate0".to_owned(),
+        port: 0,
+        mtu: 1280,
+        ipv6: true,
+        dns: Dns::default(),
+        roots: None,
+        keys: Keys::Random,
+        debug_use_derp_http: false,
+        descriptors: Descriptors::default(),
+    }
+}
+
+fn kept() -> Kept {
+    Kept {
+        machine: Secret::new([1; 32]),
+        node: NodeKey { generation: 0, secret: Secret::new([2; 32]) },
+        next: None,
+        disco: Secret::new([3; 32]),
+        server: None,
+        refused: Vec::new(),
+        stamp: 0,
+        home: None,
+        paths: BTreeMap::new(),
+        map: None,
+    }
+}
+
+fn own() -> Public<NodeKind> {
+    kept().node.secret.public()
+}
+
+fn key(number: u8) -> Public<NodeKind> {
+    Secret::new([number; 32]).public()
+}
+
+fn state() -> MapState {
+    let settings = MapSettings { prefixes: config().prefixes, require_policy: false };
+    MapState::new(settings, own(), None)
+}
+
+/// A parent that answers each question alike, until the node is gone.
+fn parent(outcome: Result<(), Refused>) -> Requests {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let theirs = UnixDatagram::from(theirs);
+    std::thread::spawn(move || {
+        let mut bytes = [0; LONGEST];
+        while let Some(length) = theirs.recv(&mut bytes).ok().filter(|length| *length > 0) {
+            if let Ok(Message::SetNetwork(asked)) = Message::decode(&bytes[..length]) {
+                theirs.send(&Answer { sequence: asked.sequence, outcome }.encode()).unwrap();
+            }
+        }
+    });
+    Requests::new(ours)
+}
+
+async fn rig(kept: &Kept, outcome: Result<(), Refused>) -> Rig {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let slots = Slots::new(slots::create().unwrap()).unwrap();
+    slots.write(&kept.encode().unwrap()).unwrap();
+    let config = config();
+    let opened = Opened {
+        settings: Settings::new(&config).unwrap(),
+        config,
+        slots,
+        requests: parent(outcome),
+        status: None,
+        dns: dns::Listeners { udp: Vec::new(), tcp: Vec::new() },
+        tun: vec![Tun::pretend(tun)],
+        features: Features { tcp: true, udp: true },
+        udp: sockets(Vec::new(), 0).unwrap(),
+        port: 1,
+    };
+    let (node, ends, map) = start(opened, || {}).await.unwrap();
+    Rig { node, ends, map, state: state(), _os: os }
+}
+
+impl Rig {
+    /// What the server says takes effect.
+    fn server_says(&mut self, message: Value) {
+        let Update { map, changes, .. } = said(&mut self.state, message);
+        self.node.apply(Instant::now(), map, &changes);
+    }
+
+    fn route(&self, peer: u8) -> Option<Route> {
+        self.node.plane.peer(&key(peer)).map(|peer| peer.route())
+    }
+}
+
+fn said(state: &mut MapState, message: Value) -> Update {
+    let message = serde_json::from_str(&message.to_string()).unwrap();
+    state.apply(message, Instant::now()).unwrap().unwrap()
+}
+
+fn us() -> Value {
+    json!({ "ID": 1, "Key": own(), "Addresses": ["100.64.0.1/32"] })
+}
+
+fn peer(number: u8, expiry: &str) -> Value {
+    let address = format!("100.64.0.{number}/32");
+    json!({
+        "ID": number, "Key": key(number), "Addresses": [address], "AllowedIPs": [address], "HomeDERP": 7,
+        "KeyExpiry": expiry,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_key_lives_again_is_reached_as_before() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    let by_relay = Route { direct: None, relay: Some(RegionId(7)) };
+    let first = json!({
+        "Node": us(), "Peers": [peer(5, "2030-01-01T00:00:00Z")], "ControlTime": "2029-01-01T00:00:00Z",
+    });
+    rig.server_says(first);
+    assert_eq!(rig.route(5), Some(by_relay));
+    let ended = json!({ "PeersChanged": [peer(5, "2028-01-01T00:00:00Z")] });
+    rig.server_says(ended);
+    assert_eq!(rig.route(5), None, "a key that has ended opens no session");
+    let extended = json!({ "PeersChanged": [peer(5, "2031-01-01T00:00:00Z")] });
+    rig.server_says(extended);
+    assert_eq!(rig.route(5), Some(by_relay));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_the_parent_refuses_are_not_ours_and_are_told_of() {
+    for (outcome, ours) in [(Err(Refused::Outside), false), (Ok(()), true)] {
+        let mut rig = rig(&kept(), outcome).await;
+        rig.server_says(json!({ "Node": us() }));
+        let outcome = rig.ends.assignments.recv().await.unwrap();
+        rig.node.on_assigned(Instant::now(), outcome);
+        assert_eq!(!rig.node.assignment.set().is_empty(), ours);
+        let status = rig.node.status(Instant::now()).node.unwrap();
+        assert_eq!(status.addresses_refused.is_none(), ours, "{:?}", status.addresses_refused);
+    }
+}
