@@ -50,6 +50,14 @@ impl Dial for SystemDial {
     }
 }
 
+/// Whether a connection's own address is one of this machine still. What cannot be found out, is.
+pub(crate) fn has_source(local: SocketAddr) -> bool {
+    let mut any_port = local;
+    any_port.set_port(0);
+    let bound = std::net::UdpSocket::bind(any_port);
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// Tries one target after the other, each a little after the one before, or when one has failed, and takes the first that succeeds
 /// (RFC 8305 section 5): an address that swallows packets costs [`STAGGER`] and no more.
 pub(crate) async fn first_of<A, T, F>(

@@ -109,14 +109,23 @@ async fn a_node_joins_updates_and_follows_the_map() {
 }
 
 #[tokio::test]
-async fn in_another_network_the_connection_is_made_anew() {
+async fn after_a_sleep_the_connection_is_made_anew_and_in_another_network_only_what_failed() {
     let server = ControlServer::start().await;
     let mut node = TestNode::start(&server);
     let maps = server.next_stream().await;
     maps.map(&node.first_map(&[peer(2)]));
     node.next_map().await;
-    // The server hears nothing of the old connection's end, as a machine that has moved cannot tell it.
+    // An address came, or another one went: the server is told, by the same connection.
     node.host.send_modify(|host| host.network += 1);
+    eventually(|| server.updates().len() == 2).await;
+    maps.map(&json!({ "PeersChanged": [peer(9)] }));
+    node.next_map().await;
+    assert_eq!(server.machines().len(), 1);
+    // The server hears nothing of the old connection's end, as a machine that has slept cannot tell it.
+    node.host.send_modify(|host| {
+        host.network += 1;
+        host.slept += Duration::from_secs(60);
+    });
     let again = server.next_stream().await;
     assert_eq!(node.disconnected().await, "our network changed");
     assert_eq!((server.machines().len(), server.seen("/machine/register").len()), (2, 1));

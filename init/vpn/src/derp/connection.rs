@@ -141,14 +141,6 @@ async fn dial_any(node: &DerpNode, dial: &dyn Dial) -> io::Result<TcpStream> {
     .await
 }
 
-/// Whether a connection's own address is one of this machine still. What cannot be found out, is.
-pub(super) fn has_source(local: SocketAddr) -> bool {
-    let mut any_port = local;
-    any_port.set_port(0);
-    let bound = std::net::UdpSocket::bind(any_port);
-    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
-}
-
 /// The HTTP upgrade and the greeting on a stream to a server.
 ///
 /// # Errors

@@ -11,9 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
-use super::connection::{ConnectError, Connection, ReadError, Stream, connect, has_source, next_frame};
+use super::connection::{ConnectError, Connection, ReadError, Stream, connect, next_frame};
 use super::frame::{Decoder, Frame, encode, encode_send};
 use super::pool::{Event, Network, Outgoing, Packet, PoolConfig, Shared, Wanted};
+use crate::dial::has_source;
 use crate::key::fill_random;
 use crate::netmap::RegionId;
 

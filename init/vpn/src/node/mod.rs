@@ -188,6 +188,7 @@ async fn start(
         home: kept.home,
         working_udp: true,
         network: 0,
+        slept: Duration::ZERO,
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
@@ -344,7 +345,7 @@ struct Node {
 impl Node {
     async fn drive(mut self, mut ends: Ends, kept: Option<Arc<Netmap>>) -> Result<Infallible, NodeError> {
         self.sleep.look();
-        self.look_at_addresses(Instant::now(), false);
+        self.look_at_addresses(Instant::now(), None);
         if let Some(map) = kept {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
             self.adopt(Instant::now(), map);
@@ -412,7 +413,7 @@ impl Node {
                 self.keep_stamp(now);
                 self.look_at_traffic(now);
                 let slept = self.sleep.look();
-                if now >= addresses || slept {
+                if now >= addresses || slept.is_some() {
                     addresses = now + ADDRESSES;
                     self.look_at_addresses(now, slept);
                 }
@@ -464,7 +465,7 @@ impl Node {
     }
 
     /// The machine's own addresses may have changed; if it slept, everything may have.
-    fn look_at_addresses(&mut self, now: Instant, slept: bool) {
+    fn look_at_addresses(&mut self, now: Instant, slept: Option<Duration>) {
         let found = match addresses::local(&self.config.interface, &self.config.prefixes) {
             Ok(found) => found,
             Err(error) => {
@@ -472,20 +473,23 @@ impl Node {
                 self.local.clone()
             }
         };
-        if found == self.local && !slept {
+        self.take_addresses(now, found, slept);
+    }
+
+    fn take_addresses(&mut self, now: Instant, found: Vec<IpAddr>, slept: Option<Duration>) {
+        if found == self.local && slept.is_none() {
             return;
         }
-        info!(addresses = ?found, slept, "this machine's network");
-        let lost = self.local.iter().any(|address| !found.contains(address));
+        info!(addresses = ?found, ?slept, "this machine's network");
         self.local = found;
         // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
         self.netcheck.network_changed(now);
         self.paths.network_changed(now, &mut self.actions);
-        self.pool.network_changed(slept);
-        if lost || slept {
-            // An address more takes nothing from the connection that stands.
-            self.host.send_modify(|host| host.network = host.network.wrapping_add(1));
-        }
+        self.pool.network_changed(slept.is_some());
+        self.host.send_modify(|host| {
+            host.network = host.network.wrapping_add(1);
+            host.slept += slept.unwrap_or_default();
+        });
         self.act(now);
     }
 

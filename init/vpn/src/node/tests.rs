@@ -183,3 +183,17 @@ async fn addresses_that_the_parent_refuses_are_not_ours_and_are_told_of() {
         assert_eq!(status.addresses_refused.is_none(), ours, "{:?}", status.addresses_refused);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_learns_of_each_address_that_comes_or_goes_and_of_a_sleep() {
+    let mut node = rig(&kept(), Ok(())).await.node;
+    let known = |node: &Node| (node.host.borrow().network, node.host.borrow().slept.as_secs());
+    let [a, b]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
+    // A machine that has no address yet, then gets one, and one more, and loses the first.
+    for (count, addresses) in [(0, vec![]), (1, vec![a]), (1, vec![a]), (2, vec![a, b]), (3, vec![b])] {
+        node.take_addresses(Instant::now(), addresses, None);
+        assert_eq!(known(&node), (count, 0));
+    }
+    node.take_addresses(Instant::now(), vec![b], Some(Duration::from_secs(60)));
+    assert_eq!(known(&node), (4, 60));
+}

@@ -1,5 +1,6 @@
 //! HTTP/2 inside the tunnel: register, updates, the map stream, side by side on one connection.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub struct Connection {
     driver: AbortHandle,
     authority: String,
     early: Option<Early>,
+    local: Option<SocketAddr>,
 }
 
 /// Why a request has no answer.
@@ -73,7 +75,11 @@ pub enum RequestError {
 }
 
 impl Connection {
-    pub(super) async fn start(mut noise: NoiseStream<Wire>, authority: String) -> Result<Self, ConnectError> {
+    pub(super) async fn start(
+        mut noise: NoiseStream<Wire>,
+        authority: String,
+        local: Option<SocketAddr>,
+    ) -> Result<Self, ConnectError> {
         let early = early::read(&mut noise).await?;
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -87,12 +93,17 @@ impl Connection {
                 tracing::debug!(%error, "the control connection ended");
             }
         });
-        Ok(Self { sender, driver: driver.abort_handle(), authority, early })
+        Ok(Self { sender, driver: driver.abort_handle(), authority, early, local })
     }
 
     /// What the server said before HTTP/2.
     pub const fn early(&self) -> Option<&Early> {
         self.early.as_ref()
+    }
+
+    /// From which address of ours it was made; `None`: not known.
+    pub const fn local(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Whether it can take no more requests.

@@ -14,7 +14,7 @@ use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, 
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
-use crate::dial::Dial;
+use crate::dial::{Dial, has_source};
 use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
 use crate::netmap::{Netmap, RegionId};
 use crate::state::Refused;
@@ -87,8 +87,11 @@ pub struct HostState {
     pub home: Option<RegionId>,
     /// Whether UDP gets out, as far as is known.
     pub working_udp: bool,
-    /// How often the network under us became another one: with each change the connection is made anew.
+    /// How often the network under us became another one. With each change what failed is tried anew; a connection ends only if our
+    /// address of it is gone.
     pub network: u64,
+    /// How long the machine slept since it runs us: with each change no connection stands any more. `network` changes too.
+    pub slept: Duration,
 }
 
 /// What happens.
@@ -179,7 +182,7 @@ pub async fn run(
     let mut seed = [0; 8];
     fill_random(&mut seed)?;
     let client = Arc::new(Client::new(config.client, dial)?);
-    let network = host.borrow().network;
+    let (network, slept) = network_of(&host);
     let map = MapState::new(config.map, identity.node.public(), identity.map);
     let mut keys = vec![identity.node];
     keys.extend(identity.others);
@@ -192,6 +195,7 @@ pub async fn run(
         timing: config.timing,
         connection: None,
         network,
+        slept,
         server: None,
         closes: 0,
         said: None,
@@ -215,8 +219,9 @@ struct Session {
     map: MapState,
     timing: Timing,
     connection: Option<Connection>,
-    /// The network that the connection is of.
+    /// The network that we know of, and how long the machine had slept then.
     network: u64,
+    slept: Duration,
     /// The server's key as `/key` said it, where none is pinned.
     server: Option<Public<Machine>>,
     closes: u32,
@@ -249,12 +254,21 @@ impl Session {
 
     /// What was lost with an earlier network, or failed in it, is tried in this one.
     fn look_at_network(&mut self) {
-        let network = self.host.borrow().network;
-        if network != self.network {
-            self.network = network;
-            self.connection = None;
-            self.joiner.network_changed();
+        let kept = self.connection.take();
+        let stands = self.stands(kept.as_ref().and_then(Connection::local));
+        self.connection = kept.filter(|_| stands);
+    }
+
+    /// Takes note of another network. Whether a connection from this address of ours may still stand.
+    fn stands(&mut self, local: Option<SocketAddr>) -> bool {
+        let (network, slept) = network_of(&self.host);
+        if (network, slept) == (self.network, self.slept) {
+            return true;
         }
+        let awake = slept == self.slept;
+        (self.network, self.slept) = (network, slept);
+        self.joiner.network_changed();
+        awake && local.is_none_or(has_source)
     }
 
     /// Tells the state machine, and the listeners what they should know of it.
@@ -480,6 +494,11 @@ fn reason(error: &(dyn std::error::Error + Sync)) -> String {
         cause = error.source();
     }
     text
+}
+
+fn network_of(host: &watch::Receiver<HostState>) -> (u64, Duration) {
+    let host = host.borrow();
+    (host.network, host.slept)
 }
 
 /// Ends when the network is another than this one, or the sender is gone.

@@ -95,7 +95,8 @@ impl Session {
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.host.borrow().network != self.network {
+            // One that stands is asked by the update that the change is told with.
+            if !self.stands(connection.local()) {
                 return Ok(End::Moved);
             }
             let may_update = due && pending.is_none();

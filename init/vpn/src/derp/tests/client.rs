@@ -18,12 +18,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::connection::{ConnectError, connect, has_source};
+use super::super::connection::{ConnectError, connect};
 use super::super::frame::{Frame, GoneReason};
 use super::super::region::Timing;
 use super::super::server::Server;
 use super::super::*;
-use crate::dial::SystemDial;
+use crate::dial::{SystemDial, has_source};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::{DerpMap, DerpNode, DerpRegion, RegionId};
 
