@@ -16,7 +16,7 @@ use super::frame::{Decoder, Frame, encode, encode_send};
 use super::pool::{Event, Network, Outgoing, Packet, PoolConfig, Shared, Wanted};
 use crate::dial::has_source;
 use crate::key::fill_random;
-use crate::netmap::RegionId;
+use crate::netmap::{DerpNode, RegionId};
 
 pub(super) struct Task {
     pub(super) region: RegionId,
@@ -104,10 +104,10 @@ impl Task {
             let Some(connected) = self.connect_unless_moved(network).await else { continue };
             drop(place);
             let wait = match connected {
-                Ok(connection) => {
+                Ok((connection, nodes)) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, first.take(), took, network).await;
+                    let end = self.hold(connection, &nodes, first.take(), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -172,7 +172,10 @@ impl Task {
     }
 
     /// `None`: the network changed meanwhile.
-    async fn connect_unless_moved(&mut self, network: Network) -> Option<Result<Connection, ConnectError>> {
+    async fn connect_unless_moved(
+        &mut self,
+        network: Network,
+    ) -> Option<Result<(Connection, Vec<DerpNode>), ConnectError>> {
         let mut wanted = self.wanted.clone();
         let moved = async {
             // A pool that is gone ends this task.
@@ -186,13 +189,13 @@ impl Task {
         }
     }
 
-    async fn connect(&mut self) -> Result<Connection, ConnectError> {
-        let map = Arc::clone(&self.wanted.borrow_and_update().map);
-        let nodes = map.regions.get(&self.region).map_or(&[][..], |region| &region.nodes);
+    /// A connection, and the servers that the map gave the region when it was begun.
+    async fn connect(&mut self) -> Result<(Connection, Vec<DerpNode>), ConnectError> {
+        let nodes = self.nodes();
         let mut last = ConnectError::NoServer;
         for node in nodes.iter().filter(|node| !node.stun_only) {
             match connect(node, &self.config.trust, &*self.config.dial, &self.config.ours).await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => return Ok((connection, nodes)),
                 Err(error) => last = error,
             }
         }
@@ -218,6 +221,7 @@ impl Task {
     async fn hold(
         &mut self,
         connection: Connection,
+        nodes: &[DerpNode],
         first: Option<Outgoing>,
         took: Duration,
         network: Network,
@@ -239,7 +243,7 @@ impl Task {
             timing: self.timing,
         };
         let read = reader.run();
-        let write = self.write(write, first, pings, (network, local));
+        let write = self.write(write, nodes, first, pings, (network, local));
         let end = tokio::select! {
             end = read => end,
             end = write => end,
@@ -252,12 +256,16 @@ impl Task {
     async fn write(
         &mut self,
         mut stream: WriteHalf<Box<dyn Stream>>,
+        nodes: &[DerpNode],
         first: Option<Outgoing>,
         mut pings: mpsc::Receiver<[u8; 8]>,
         (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
         let mut out = BytesMut::new();
-        let nodes = self.nodes();
+        // The map may have changed while we connected.
+        if self.nodes() != nodes {
+            return End::MapChanged;
+        }
         let mut home = self.is_home();
         if home {
             encode(&Frame::NotePreferred(true), &mut out);
@@ -336,7 +344,7 @@ impl Task {
         }
     }
 
-    fn nodes(&mut self) -> Vec<crate::netmap::DerpNode> {
+    fn nodes(&mut self) -> Vec<DerpNode> {
         let wanted = self.wanted.borrow_and_update();
         wanted.map.regions.get(&self.region).map(|region| region.nodes.clone()).unwrap_or_default()
     }

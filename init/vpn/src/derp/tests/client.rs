@@ -497,6 +497,24 @@ async fn after_a_sleep_no_connection_is_believed() {
     until("it is home", || relay.server.clients() == [(secret(1).public(), true)]).await;
 }
 
+#[tokio::test]
+async fn a_map_that_changes_while_a_relay_is_connected_to_is_not_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = Relay::start(None, None).await;
+    let second = Relay::start(None, None).await;
+    let slow = DerpNode { derp_port: listener.local_addr().unwrap().port(), ..first.node() };
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, slow)]));
+    a.set_home(Some(REGION));
+    // We are connecting, and the greeting takes its time.
+    let (stream, _) = listener.accept().await.unwrap();
+    a.set_map(map(&[(REGION, second.node())]));
+    let serving = tokio::spawn(Arc::clone(&first.server).serve(Box::new(stream)));
+    until("the new map's relay", || second.server.clients() == [(secret(1).public(), true)]).await;
+    drop(timeout(Duration::from_secs(20), serving).await.expect("the old relay is left"));
+    while connected(&mut events).await != REGION {}
+}
+
 #[test]
 fn an_address_that_is_gone_is_noticed() {
     assert!(has_source("127.0.0.1:80".parse().unwrap()), "a port of another socket does not matter");
