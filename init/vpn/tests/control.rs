@@ -113,8 +113,11 @@ async fn after_a_sleep_the_connection_is_made_anew_and_in_another_network_only_w
     let server = ControlServer::start().await;
     let mut node = TestNode::start(&server);
     let maps = server.next_stream().await;
-    maps.map(&node.first_map(&[peer(2)]));
-    node.next_map().await;
+    let mut first = node.first_map(&[peer(2)]);
+    first["ControlTime"] = json!("2029-01-01T00:00:00Z");
+    first["Peers"][0]["KeyExpiry"] = json!("2029-01-01T00:50:00Z");
+    maps.map(&first);
+    assert!(!node.next_map().await.0.peers[&NodeId(2)].expired);
     // An address came, or another one went: the server is told, by the same connection.
     node.host.send_modify(|host| host.network += 1);
     eventually(|| server.updates().len() == 2).await;
@@ -124,10 +127,16 @@ async fn after_a_sleep_the_connection_is_made_anew_and_in_another_network_only_w
     // The server hears nothing of the old connection's end, as a machine that has slept cannot tell it.
     node.host.send_modify(|host| {
         host.network += 1;
-        host.slept += Duration::from_secs(60);
+        host.slept += Duration::from_secs(3600);
     });
     let again = server.next_stream().await;
     assert_eq!(node.disconnected().await, "our network changed");
+    // Meanwhile the server's clock went on.
+    let ended = |event| match event {
+        ControlEvent::Expired { map, .. } => Some(map),
+        _ => None,
+    };
+    assert!(node.until(ended).await.peers[&NodeId(2)].expired);
     assert_eq!((server.machines().len(), server.seen("/machine/register").len()), (2, 1));
     again.map(&node.first_map(&[peer(2), peer(3)]));
     assert_eq!(node.next_map().await.0.peers.len(), 2);

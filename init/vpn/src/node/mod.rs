@@ -491,6 +491,10 @@ impl Node {
             host.slept += slept.unwrap_or_default();
         });
         self.act(now);
+        if slept.is_some() {
+            // By the ways that are left now.
+            self.plane.slept();
+        }
     }
 
     /// Where we may be reached: told to the server, and to whoever is called.

@@ -170,6 +170,13 @@ impl MapState {
         self.started = false;
     }
 
+    /// The machine slept for so long, which our clock did not count: the server's went on.
+    pub fn slept(&mut self, asleep: std::time::Duration) {
+        if let (Some(clock), Ok(asleep)) = (&mut self.clock, time::Duration::try_from(asleep)) {
+            clock.server = clock.server.checked_add(asleep).unwrap_or(clock.server);
+        }
+    }
+
     /// The map in force.
     pub const fn current(&self) -> Option<&Arc<Netmap>> {
         self.current.as_ref()

@@ -265,10 +265,11 @@ impl Session {
         if (network, slept) == (self.network, self.slept) {
             return true;
         }
-        let awake = slept == self.slept;
+        let asleep = slept.saturating_sub(self.slept);
+        self.map.slept(asleep);
         (self.network, self.slept) = (network, slept);
         self.joiner.network_changed();
-        awake && local.is_none_or(has_source)
+        asleep.is_zero() && local.is_none_or(has_source)
     }
 
     /// Tells the state machine, and the listeners what they should know of it.
