@@ -80,21 +80,7 @@ impl Node {
             ControlEvent::Netmap { map, changes, policy, drops } => {
                 self.heard = Some(now);
                 self.connected = true;
-                if self.policy != policy {
-                    match policy {
-                        PolicyState::Policy => {}
-                        PolicyState::AllowAll => {
-                            warn!("the network has no policy: every peer may send us everything")
-                        }
-                        PolicyState::AllowAllRefused => {
-                            warn!("the network has no policy, which is required: every peer is refused")
-                        }
-                        PolicyState::Unreadable => {
-                            warn!("the packet filter does not read: every peer is refused")
-                        }
-                    }
-                    self.policy = policy;
-                }
+                self.set_policy(policy);
                 self.map_drops = drops;
                 self.maps.push(map, changes);
             }
@@ -108,6 +94,23 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// What the filter in force is, which is said when it is another than before.
+    pub(super) fn set_policy(&mut self, policy: PolicyState) {
+        if std::mem::replace(&mut self.policy, policy) == policy {
+            return;
+        }
+        match policy {
+            PolicyState::Policy => {}
+            PolicyState::AllowAll => {
+                warn!("the network has no policy: every peer may send us everything");
+            }
+            PolicyState::AllowAllRefused => {
+                warn!("the network has no policy, which is required: every peer is refused");
+            }
+            PolicyState::Unreadable => warn!("the packet filter does not read: every peer is refused"),
+        }
     }
 
     /// One of our node keys.

@@ -150,7 +150,7 @@ async fn start(
     ready: impl FnOnce() + Send,
 ) -> Result<(Node, Ends, Option<Arc<Netmap>>), NodeError> {
     let Opened { config, settings, slots, requests, status, dns, tun, features, udp, port } = opened;
-    let (kept, origin) = identity::load(&config, &slots).await?;
+    let (kept, policy, origin) = identity::load(&config, &slots).await?;
     let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
     let mut keeper = Keeper::new(slots, kept.clone());
@@ -213,7 +213,7 @@ async fn start(
     let (resolved, names) = mpsc::channel(8);
     let (made, made_keys) = mpsc::channel(1);
     let (assigned, assignments) = mpsc::channel(1);
-    let node = Node {
+    let mut node = Node {
         pool: relays.pool(),
         relays,
         paths: Paths::new(PathConfig { own: key.public(), excluded: config.prefixes.clone() }),
@@ -257,6 +257,7 @@ async fn start(
         resolved,
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
     };
+    node.set_policy(policy);
     node.pool.set_home(node.keeper.kept.home);
     let ends = Ends {
         heard,

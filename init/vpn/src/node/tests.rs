@@ -104,11 +104,14 @@ fn parent(outcome: Result<(), Refused>) -> Requests {
 }
 
 async fn rig(kept: &Kept, outcome: Result<(), Refused>) -> Rig {
+    rig_of(config(), kept, outcome).await
+}
+
+async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Rig {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
     let slots = Slots::new(slots::create().unwrap()).unwrap();
     slots.write(&kept.encode().unwrap()).unwrap();
-    let config = config();
     let opened = Opened {
         settings: Settings::new(&config).unwrap(),
         config,
@@ -196,4 +199,21 @@ async fn the_session_learns_of_each_address_that_comes_or_goes_and_of_a_sleep() 
     }
     node.take_addresses(Instant::now(), vec![b], Some(Duration::from_secs(60)));
     assert_eq!(known(&node), (4, 60));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kept_maps_filter_is_is_known_before_the_server_says_it() {
+    let rule = json!([{ "SrcIPs": ["100.64.0.5"], "DstPorts": [{ "IP": "*", "Ports": { "First": 1, "Last": 2 } }] }]);
+    let all =
+        json!([{ "SrcIPs": ["*"], "DstPorts": [{ "IP": "*", "Ports": { "First": 0, "Last": 65535 } }] }]);
+    for (filter, require_policy, allow_all, standing) in
+        [(&all, false, true, "running"), (&all, true, false, "no-policy"), (&rule, true, false, "running")]
+    {
+        let map = said(&mut state(), json!({ "Node": us(), "PacketFilter": filter })).map;
+        let kept = Kept { map: Some((*map).clone()), ..kept() };
+        let mut rig = rig_of(Config { require_policy, ..config() }, &kept, Ok(())).await;
+        rig.node.adopt(Instant::now(), rig.map.take().unwrap());
+        let status = rig.node.status(Instant::now());
+        assert_eq!((status.filter.allow_all, status.state.as_str()), (allow_all, standing));
+    }
 }
