@@ -77,6 +77,8 @@ impl Report {
 #[derive(Debug)]
 pub struct Netcheck {
     map: Arc<DerpMap>,
+    /// Whether that is a map's: before, nothing speaks against the home of an earlier run.
+    mapped: bool,
     names: HashMap<String, Vec<IpAddr>>,
     report: Report,
     report_at: Option<Instant>,
@@ -143,6 +145,7 @@ impl Netcheck {
     pub fn new() -> Self {
         Self {
             map: Arc::default(),
+            mapped: false,
             names: HashMap::new(),
             report: Report::default(),
             report_at: None,
@@ -167,7 +170,7 @@ impl Netcheck {
 
     /// The relays of the map. `home` of an earlier run may be given by [`Netcheck::restore_home`] before.
     pub fn set_map(&mut self, now: Instant, map: Arc<DerpMap>, out: &mut Vec<Action>) {
-        if self.map == map {
+        if std::mem::replace(&mut self.mapped, true) && self.map == map {
             return;
         }
         self.map = map;
@@ -426,6 +429,9 @@ impl Netcheck {
     }
 
     fn settle_home(&mut self, now: Instant, latency: &BTreeMap<RegionId, Duration>, out: &mut Vec<Action>) {
+        if !self.mapped {
+            return;
+        }
         let eligible = self.eligible().map(|region| (region.id, region.score_milli)).collect();
         let before = self.report.home;
         let home = choose_home(&HomeInputs {

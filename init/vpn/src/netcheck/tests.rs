@@ -215,6 +215,27 @@ fn a_single_region_is_home_at_once() {
 }
 
 #[test]
+fn the_home_of_an_earlier_run_stays_until_a_map_speaks_against_it() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.restore_home(Some(RegionId(3)));
+    // The addresses are looked at before there is a map: a round without anybody to ask.
+    check.network_changed(now);
+    assert_eq!(home(&round(&mut check, &mut now, |_| None, seen)), None);
+    let mut out = Vec::new();
+    check.set_map(now, three(), &mut out);
+    assert_eq!((home(&out), check.report().home), (None, Some(RegionId(3))));
+    check.set_map(now, map(vec![region(1, "192.0.2.1"), region(2, "192.0.2.2")]), &mut out);
+    assert_eq!(home(&out), Some(None));
+    // A first map without relays is one, too.
+    let mut check = Netcheck::new();
+    check.restore_home(Some(RegionId(3)));
+    check.set_map(now, map(vec![]), &mut out);
+    assert_eq!(home(&out), Some(None));
+    assert_eq!(check.report().home, None);
+}
+
+#[test]
 fn without_udp_the_relay_that_connects_first_is_home() {
     let mut now = Instant::now();
     let mut check = Netcheck::new();
