@@ -21,6 +21,7 @@ mod reached;
 mod relays;
 mod report;
 mod settings;
+mod stamp;
 mod totals;
 
 #[cfg(test)]
@@ -75,8 +76,6 @@ const ADDRESSES: Duration = Duration::from_secs(2);
 const RELAYS: Duration = Duration::from_secs(10);
 /// Names that are looked up at a time.
 const LOOK_UPS: usize = 8;
-/// How far the kept time of the last handshake may be behind, in nanoseconds: ten seconds.
-const STAMPS: u64 = 10_000_000_000;
 /// How often the parent hears of us, although nothing changed.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -164,7 +163,7 @@ async fn start(
     // Everything is open. From the next line on, others are read.
     ready();
     let plane = Arc::new(Plane::start(plane::Config { tun, features, udp, key: key.clone(), channels })?);
-    plane.stamper().raise(kept.stamp.saturating_add(STAMPS));
+    plane.stamper().raise(stamp::used(kept.stamp));
     info!(port, ?features, node = %key.public(), "the plane runs");
 
     let zone = Published::new(Zone::empty(&settings.names));
@@ -430,8 +429,7 @@ impl Node {
 
     /// The time of the last handshake is kept, so that none of a next run is earlier.
     fn keep_stamp(&mut self, now: Instant) {
-        let last = self.plane.stamper().last();
-        if last > self.keeper.kept.stamp.saturating_add(STAMPS) {
+        if let Some(last) = stamp::to_keep(self.keeper.kept.stamp, self.plane.stamper().last()) {
             self.keeper.kept.stamp = last;
             self.keeper.touch(now);
         }
