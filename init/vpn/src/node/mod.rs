@@ -64,7 +64,7 @@ use dial::Dialer;
 use keep::Keeper;
 use pace::Pace;
 use reached::Reached;
-use relays::Relays;
+use relays::{RelayEvents, Relays};
 use settings::Settings;
 use totals::{Bytes, Totals};
 
@@ -275,7 +275,7 @@ async fn start(
 /// What the node hears by.
 struct Ends {
     heard: mpsc::Receiver<ControlEvent>,
-    relay_events: mpsc::Receiver<crate::derp::Event>,
+    relay_events: RelayEvents,
     events: mpsc::Receiver<plane::Event>,
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,

@@ -217,3 +217,9 @@ async fn what_a_kept_maps_filter_is_is_known_before_the_server_says_it() {
         assert_eq!((status.filter.allow_all, status.state.as_str()), (allow_all, standing));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_relays_flood_pushes_no_others_connection_out() {
+    let rig = rig(&kept(), Ok(())).await;
+    relays::tests::a_flood_pushes_no_connection_out(&rig.node.plane).await;
+}
