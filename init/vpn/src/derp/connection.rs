@@ -175,6 +175,7 @@ pub async fn greet(
         match next_frame(&mut stream, &mut decoder).await {
             Ok(Frame::ServerInfo(sealed)) => {
                 let info = handshake::read_server_info(ours, &server, &sealed)?;
+                decoder.greeted();
                 return Ok(Connection { stream, decoder, server, info, local: None });
             }
             Ok(Frame::KeepAlive | Frame::Health(_) | Frame::Unknown(_)) => {}

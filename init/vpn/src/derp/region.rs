@@ -46,11 +46,14 @@ pub(super) struct Timing {
     pub(super) idle: Duration,
     /// How often that is looked at.
     pub(super) idle_check: Duration,
+    /// How long a connection that was only tried stands: for so long home may become it.
+    pub(super) tried: Duration,
 }
 
 impl Timing {
     /// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead. Idle: tailscale
-    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check; the answer: `maybeCloseDERPsOnRebind`. The back-off is ours.
+    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check; the answer: `maybeCloseDERPsOnRebind`. The back-off is
+    /// ours, and what is tried: each of hundreds of regions holds one of a few places for that long.
     pub(super) const REAL: Self = Self {
         steady: Duration::from_secs(30),
         min_back_off: Duration::from_secs(1),
@@ -59,6 +62,7 @@ impl Timing {
         answer: Duration::from_secs(3),
         idle: Duration::from_secs(60),
         idle_check: Duration::from_secs(15),
+        tried: Duration::from_secs(2),
     };
 
     /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
@@ -98,16 +102,15 @@ impl Task {
                 }
                 continue;
             }
-            let Some(place) = self.place(&mut first).await else { return };
+            let Some(mut place) = self.place(&mut first).await else { return };
             let network = self.wanted.borrow().network;
             let started = Instant::now();
             let Some(connected) = self.connect_unless_moved(network).await else { continue };
-            drop(place);
             let wait = match connected {
                 Ok((connection, nodes)) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, &nodes, first.take(), took, network).await;
+                    let end = self.hold(connection, &nodes, (first.take(), &mut place), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -144,6 +147,7 @@ impl Task {
                     Some(self.timing.back_off(failures))
                 }
             };
+            drop(place);
             if let Some(wait) = wait
                 && !self.pause(wait).await
             {
@@ -222,7 +226,7 @@ impl Task {
         &mut self,
         connection: Connection,
         nodes: &[DerpNode],
-        first: Option<Outgoing>,
+        first: (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         took: Duration,
         network: Network,
     ) -> End {
@@ -257,7 +261,7 @@ impl Task {
         &mut self,
         mut stream: WriteHalf<Box<dyn Stream>>,
         nodes: &[DerpNode],
-        first: Option<Outgoing>,
+        (first, place): (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         mut pings: mpsc::Receiver<[u8; 8]>,
         (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
@@ -274,7 +278,8 @@ impl Task {
             self.put(&batch, &mut out);
         }
         let mut last_sent = Instant::now();
-        let (idle, idle_check) = (self.timing.idle, self.timing.idle_check);
+        let mut used = false;
+        let Timing { idle, idle_check, tried, .. } = self.timing;
         // When the relay was asked whether it still hears us.
         let mut asked: Option<Instant> = None;
         loop {
@@ -301,6 +306,7 @@ impl Task {
             while out.len() < WRITE_BATCH
                 && let Ok(batch) = self.queue.try_recv()
             {
+                used |= !batch.bytes.is_empty();
                 self.put(&batch, &mut out);
             }
             if !out.is_empty() {
@@ -312,11 +318,17 @@ impl Task {
                     out = BytesMut::new();
                 }
             }
-            let idle_at = Instant::now() + idle_check;
+            // What is used, or is home, is no longer only tried.
+            if home || used {
+                *place = None;
+            }
+            let idle = if place.is_some() { tried } else { idle };
+            let idle_at = Instant::now() + idle_check.min(idle);
             let next = asked.map_or(idle_at, |at| idle_at.min(at + self.timing.answer));
             tokio::select! {
                 batch = self.queue.recv() => match batch {
                     Some(batch) => {
+                        used |= !batch.bytes.is_empty();
                         last_sent = Instant::now();
                         self.put(&batch, &mut out);
                     }

@@ -400,8 +400,12 @@ impl Netcheck {
         }
         self.history.add(now, latency.clone());
         if blocked || round.probes.is_empty() {
-            let regions = self.eligible().map(|region| region.id).collect::<Vec<_>>();
-            if regions.len() > 1 {
+            // Each try is a connection: of those that took us, all are tried again with a full report.
+            let full = self.last_full == Some(round.started);
+            let several = self.eligible().nth(1).is_some();
+            let untried = self.eligible().filter(|region| full || !self.relays.contains_key(&region.id));
+            let regions = untried.map(|region| region.id).collect::<Vec<_>>();
+            if several && !regions.is_empty() {
                 out.push(Action::TryRelays { regions });
             }
             latency.clone_from(&self.relays);

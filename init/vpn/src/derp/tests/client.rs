@@ -38,6 +38,7 @@ const QUICK: Timing = Timing {
     answer: Duration::from_secs(3),
     idle: Duration::from_millis(300),
     idle_check: Duration::from_millis(50),
+    tried: Duration::from_millis(200),
 };
 
 struct Relay {
@@ -495,6 +496,38 @@ async fn after_a_sleep_no_connection_is_believed() {
     assert_eq!(lost(&mut events).await.unwrap(), "our network changed");
     assert_eq!(connected(&mut events).await, REGION);
     until("it is home", || relay.server.clients() == [(secret(1).public(), true)]).await;
+}
+
+#[tokio::test]
+async fn a_region_that_is_only_tried_holds_its_place_until_it_is_left() {
+    let mut relays = Vec::new();
+    for _ in 0..10 {
+        relays.push(Relay::start(None, None).await);
+    }
+    let all: Vec<_> = (1..).map(RegionId).zip(relays.iter().map(Relay::node)).collect();
+    let (a, mut events) = pool(1);
+    a.set_map(map(&all));
+    let (_, regions) = all.split_last().unwrap();
+    for (region, _) in regions {
+        assert_eq!(a.probe(*region), SendOutcome::Queued);
+    }
+    // All are tried, and never more than a few at once; what is used needs no place.
+    assert_eq!(a.send(RegionId(10), secret(2).public(), Bytes::from_static(b"x"), 0), SendOutcome::Queued);
+    let (mut open, mut most, mut tried) = (0_u32, 0, HashSet::new());
+    while tried.len() < 9 || open > 0 {
+        match next(&mut events).await {
+            Event::Connected { region: RegionId(10), .. }
+            | Event::Disconnected { region: RegionId(10), .. } => {}
+            Event::Connected { region, .. } => {
+                open += 1;
+                most = most.max(open);
+                tried.insert(region);
+            }
+            Event::Disconnected { .. } => open -= 1,
+            _ => {}
+        }
+    }
+    assert!((1..=4).contains(&most), "{most}");
 }
 
 #[tokio::test]
