@@ -424,7 +424,7 @@ impl Reader {
                         let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
                         comeback = Some(jitter(after));
                     }
-                    Frame::Health(text) if !text.is_empty() => {
+                    Frame::Health(text) if !text.is_empty() && self.shared.may_log(Instant::now()) => {
                         let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
                         info!(region = self.region.0, text, "the relay says that something is wrong");
                     }
