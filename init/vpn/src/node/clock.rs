@@ -54,4 +54,13 @@ mod tests {
         );
         assert_eq!(sleep.slept(seconds(5055), seconds(134)), None, "told once");
     }
+
+    #[test]
+    fn both_clocks_of_the_system_are_looked_at() {
+        let mut sleep = Sleep::default();
+        assert_eq!(sleep.look(), None, "what it slept before we ran is not ours");
+        let apart = sleep.asleep;
+        assert!(apart.is_some());
+        assert_eq!((sleep.look(), sleep.asleep), (None, apart), "awake since");
+    }
 }
