@@ -541,7 +541,7 @@ impl Node {
             Request::Netcheck {} => {
                 return self.ask_outside(now, answer);
             }
-            Request::Offer { authkey } => match AuthKey::new(authkey.expose()) {
+            Request::Offer { authkey } => match settings::authkey(authkey.expose()) {
                 Some(key) => {
                     info!("another pre-auth key is offered");
                     self.auth.send_replace(Some(key));

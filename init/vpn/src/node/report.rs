@@ -79,7 +79,7 @@ impl Node {
             }
         }
         for (reason, count) in self.map_drops.iter().filter(|&(_, count)| count > 0) {
-            drops.insert(format!("map-{}", reason.name()), count);
+            drops.insert(reason.name().replace('_', "-"), count);
         }
         let dns = self.dns_counters.counts();
         Status {

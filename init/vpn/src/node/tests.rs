@@ -223,3 +223,29 @@ async fn one_relays_flood_pushes_no_others_connection_out() {
     let rig = rig(&kept(), Ok(())).await;
     relays::tests::a_flood_pushes_no_connection_out(&rig.node.plane).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_accepted_of_a_map_has_one_name() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    rig.server_says(json!({ "Node": us(), "Peers": [{ "ID": 9, "Key": "nonsense" }] }));
+    rig.node.map_drops = Box::new(rig.state.drops().clone());
+    let drops = rig.node.status(Instant::now()).drops;
+    assert_eq!(drops.get("map-bad-key"), Some(&1), "{drops:?}");
+    assert!(drops.keys().all(|name| !name.contains('_') && !name.contains("map-map")), "{drops:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_offered_is_visible_ascii() {
+    let mut node = rig(&kept(), Ok(())).await.node;
+    let mut offer = |key: &str| {
+        let (answer, mut answers) = mpsc::channel(1);
+        let authkey = crate::parent::AuthKey::new(key.to_owned());
+        node.on_ask(Instant::now(), Ask { request: Request::Offer { authkey }, answer });
+        let taken = node.auth.borrow().as_ref().map(|key| key.expose().to_owned());
+        (answers.try_recv().unwrap() == "{}", taken)
+    };
+    for none in ["", " ", "hskey auth", "hskey\u{e9}", "hskey\0"] {
+        assert_eq!(offer(none), (false, None), "{none:?}");
+    }
+    assert_eq!(offer("hskey-auth-1\n"), (true, Some("hskey-auth-1".to_owned())));
+}
