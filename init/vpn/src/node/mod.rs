@@ -5,14 +5,15 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
-mod coalesce;
 mod assignment;
 mod clock;
+mod coalesce;
 mod control;
 mod datagrams;
 mod dial;
 mod identity;
 mod keep;
+mod look_ups;
 mod network;
 mod pace;
 mod ping;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
@@ -52,12 +53,13 @@ use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
-use coalesce::Coalescer;
-use control::MadeKey;
 use assignment::Assignment;
 use clock::Sleep;
+use coalesce::Coalescer;
+use control::MadeKey;
 use dial::Dialer;
-use keep::Keeper;
+use keep::{Keeper, Told};
+use look_ups::{LookUps, LookedUp};
 use pace::Pace;
 use reached::Reached;
 use relays::Relays;
@@ -70,12 +72,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(2);
 /// Between two changes of the relays that take effect: each may cost connections.
 const RELAYS: Duration = Duration::from_secs(10);
-/// Names that are looked up at a time.
-const LOOK_UPS: usize = 8;
 /// How far the kept time of the last handshake may be behind, in nanoseconds: ten seconds.
 const STAMPS: u64 = 10_000_000_000;
-/// How often the parent hears of us, although nothing changed.
-const REPORT: Duration = Duration::from_secs(10);
 
 /// Why the node ended.
 #[derive(Debug, Error)]
@@ -125,7 +123,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     let mut keeper = Keeper::new(slots, kept.clone());
     if origin == identity::Origin::New {
         // A server that admits a key which we then lose has lost us.
-        keeper.write(&parent)?;
+        keeper.write(Instant::now(), &parent)?;
     }
 
     let (channels, receivers) = plane::channels();
@@ -225,8 +223,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         pings: Vec::new(),
         netchecks: Vec::new(),
         wishes: Vec::new(),
-        resolved,
-        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
+        look_ups: LookUps::new(resolved),
     };
     node.pool.set_home(node.keeper.kept.home);
     let ends = Ends {
@@ -250,7 +247,7 @@ struct Ends {
     events: mpsc::Receiver<plane::Event>,
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,
-    names: mpsc::Receiver<(String, Vec<IpAddr>)>,
+    names: mpsc::Receiver<LookedUp>,
     made_keys: mpsc::Receiver<MadeKey>,
     assignments: mpsc::Receiver<Result<(), RequestError>>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
@@ -308,9 +305,7 @@ struct Node {
     pings: Vec<ping::Job>,
     netchecks: Vec<status::Asked>,
     wishes: Vec<netcheck::Action>,
-    /// Where looked-up names go.
-    resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
-    look_ups: Arc<Semaphore>,
+    look_ups: LookUps,
 }
 
 impl Node {
@@ -321,8 +316,8 @@ impl Node {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
             self.adopt(Instant::now(), map).await;
         }
-        let (mut look, mut addresses, mut report) = (Instant::now(), Instant::now(), Instant::now());
-        let mut reported = None;
+        let (mut look, mut addresses) = (Instant::now(), Instant::now());
+        let mut told = Told::default();
         loop {
             let now = Instant::now();
             let due = [
@@ -352,10 +347,13 @@ impl Node {
                 }
                 Some(ask) = ends.asked.recv() => self.on_ask(Instant::now(), ask),
                 Some((host, addresses)) = ends.names.recv() => {
-                    self.netcheck.resolved(host, addresses);
-                    self.netcheck.request(Instant::now());
+                    self.look_ups.ended(&host);
+                    if !addresses.is_empty() {
+                        self.netcheck.resolved(host, addresses);
+                        self.netcheck.request(Instant::now());
+                    }
                 }
-                Some(made) = ends.made_keys.recv() => self.on_made_key(made),
+                Some(made) = ends.made_keys.recv() => self.on_made_key(Instant::now(), made),
                 Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {
@@ -388,12 +386,7 @@ impl Node {
                     addresses = now + ADDRESSES;
                     self.look_at_addresses(now, slept);
                 }
-                let said = self.parent_report(now);
-                if now >= report || reported.as_ref() != Some(&said) {
-                    report = now + REPORT;
-                    self.tell_parent(&said);
-                    reported = Some(said);
-                }
+                told.tell(now, self.parent_report(now), &self.parent);
             }
         }
     }
@@ -517,15 +510,6 @@ impl Node {
         };
         // The first line always has room.
         drop(answer.try_send(line));
-    }
-
-    fn tell_parent(&self, report: &crate::parent::message::Report) {
-        match self.parent.report(report) {
-            Ok(()) => {}
-            // It is said again soon.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => debug!("the parent is busy"),
-            Err(error) => warn!(%error, "the parent does not hear us"),
-        }
     }
 }
 

@@ -77,7 +77,10 @@ impl Node {
             }
             self.zone.publish(zone);
         }
-        self.keeper.kept.map = Some((*map).clone());
+        // While the key after the map's own is admitted already, it is not a map of who we are; a restart would not take it.
+        if map.node.key == self.keeper.kept.node.secret.public() {
+            self.keeper.kept.map = Some((*map).clone());
+        }
         self.keeper.touch(now);
         self.act(now);
     }
