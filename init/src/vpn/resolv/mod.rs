@@ -103,7 +103,7 @@ pub(super) fn recover(path: &Path) -> io::Result<Back> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Back::Nothing),
         found => drop(found?),
     }
-    let ours = |path| read(path).ok().flatten().filter(|text| text::is_ours(&before, text));
+    let ours = |path: &Path| read(path).ok().flatten().filter(|text| text::is_ours(&before, text));
     let Some(now) = ours(path) else {
         if ours(&before).is_none() {
             return Ok(Back::Changed);

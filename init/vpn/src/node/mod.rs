@@ -106,8 +106,20 @@ pub enum NodeError {
 ///
 /// # Errors
 /// What a restart may mend.
-pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
-    let Handover { config, state, requests, status, dns, tun, udp } = handover;
+pub async fn run(mut handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
+    let tun = std::mem::take(&mut handover.tun).into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
+    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
+    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
+    run_on(tun, features, handover, ready).await
+}
+
+async fn run_on(
+    tun: Vec<Tun>,
+    features: Features,
+    handover: Handover,
+    ready: impl FnOnce() + Send,
+) -> Result<Infallible, NodeError> {
+    let Handover { config, state, requests, status, dns, udp, tun: _ } = handover;
     let settings = Settings::new(&config)?;
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
@@ -116,7 +128,6 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?
         .local_address()?
         .port();
-    let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
     let (kept, origin) = identity::load(&config, &slots).await?;
     let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
@@ -127,8 +138,6 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     }
 
     let (channels, receivers) = plane::channels();
-    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
-    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
     let key = kept.node.secret.clone();
     let sockets = listeners(dns)?;
     // Everything is open. From the next line on, others are read.
@@ -540,3 +549,6 @@ fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result
     }
     Ok(listeners)
 }
+
+#[cfg(test)]
+mod tests;
