@@ -59,8 +59,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let signals =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")?;
     refuse_neighbours(config)?;
-    let (resolv, resolvers) = resolv_conf(config)?;
     let made = Made::make(config)?;
+    // Once there are sockets where names are asked for.
+    let (resolv, resolvers) = resolv_conf(config)?;
     let serving = Serving::new(config, &made, resolv, resolvers)?;
     say(format_args!(
         "{} is up, MTU {}, {} queues; UDP port {}; questions at {}",

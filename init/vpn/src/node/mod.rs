@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
