@@ -274,7 +274,7 @@ impl Plane {
     }
 
     /// Sets how a peer is reached; it must be one already. If packets wait for a session, or one was begun and not made, its
-    /// handshake begins again by the new way.
+    /// handshake goes by the new way too.
     pub fn set_route(&self, key: &Public<Node>, route: Route) {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
@@ -405,14 +405,16 @@ impl Shared {
         }
     }
 
-    /// Begins a handshake, if the peer has a way; if one is under way, only `again`.
-    fn initiate(&self, table: &Table, peer: &Arc<Peer>, again: bool) {
+    /// Begins a handshake, if the peer has a way; if one is under way, only if the way is another one (`elsewhere`).
+    fn initiate(&self, table: &Table, peer: &Arc<Peer>, elsewhere: bool) {
         if peer.route() == Route::default() {
             self.want(peer);
             return;
         }
         let Some(tunnel) = self.tunnel(table, peer) else { return };
-        if let Some(message) = tunnel.initiate(self.now(), again) {
+        let now = self.now();
+        let message = if elsewhere { tunnel.initiate_elsewhere(now) } else { tunnel.initiate(now) };
+        if let Some(message) = message {
             self.send(peer, &message, message.len());
         }
     }
