@@ -22,6 +22,9 @@ pub trait Dial: Send + Sync + 'static {
         ip: Option<IpAddr>,
         port: u16,
     ) -> BoxFuture<'a, io::Result<TcpStream>>;
+
+    /// The addresses of a host: itself, if it is one in text. Whoever asks sets a limit.
+    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
 }
 
 /// Dials by the system's resolver and ordinary sockets.
@@ -46,6 +49,13 @@ impl Dial for SystemDial {
             };
             stream.set_nodelay(true)?;
             Ok(stream)
+        })
+    }
+
+    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            Ok(lookup_host((bare, 0)).await?.map(|found| found.ip()).collect())
         })
     }
 }

@@ -466,9 +466,11 @@ impl Netcheck {
     fn servers<'a>(&'a self, region: &'a DerpRegion, v6: bool) -> impl Iterator<Item = SocketAddr> + 'a {
         region.nodes.iter().filter_map(move |node| {
             let port = node.stun_port?;
-            let given = if v6 { node.ipv6 } else { node.ipv4 };
+            let (given, without) =
+                if v6 { (node.ipv6, node.without_ipv6) } else { (node.ipv4, node.without_ipv4) };
             let ip = match given {
                 Some(ip) => ip,
+                None if without => return None,
                 None if node.ipv4.is_some() || node.ipv6.is_some() => return None,
                 None => match node.host.parse::<IpAddr>() {
                     Ok(ip) => Some(ip).filter(|ip| ip.is_ipv6() == v6)?,

@@ -6,6 +6,8 @@ fn region(id: u32, ip: &str) -> DerpRegion {
         host: format!("derp{id}.example"),
         ipv4: Some(ip.parse().unwrap()),
         ipv6: Some(format!("2001:db8::{id}").parse().unwrap()),
+        without_ipv4: false,
+        without_ipv6: false,
         derp_port: 443,
         stun_port: Some(3478),
         stun_only: false,

@@ -59,7 +59,7 @@ impl Node {
                     info!(%node, generation = admitted.generation, "admitted");
                     kept.server = self.server;
                     kept.promote(admitted);
-                    if let Err(error) = self.keeper.write(&self.parent) {
+                    if let Err(error) = self.keeper.write(now, &self.parent) {
                         // Both keys are kept already: a restart asks under each.
                         warn!(%error, "that we are admitted is not kept yet");
                         self.keeper.touch(now);
@@ -135,7 +135,7 @@ impl Node {
 
     /// A new node key is kept beside the other before it is used: a key that the server knows and we do not is a lost node, and so is
     /// one whose successor the server refuses. If it cannot be, the reply is dropped, and what is in force stays.
-    pub(super) fn on_made_key(&mut self, made: MadeKey) {
+    pub(super) fn on_made_key(&mut self, now: Instant, made: MadeKey) {
         let key = match made.key {
             Ok(key) => key,
             Err(error) => return warn!(%error, "no new node key: the old one stays"),
@@ -143,7 +143,7 @@ impl Node {
         let (node, generation) = (key.secret.public(), key.generation);
         let secret = key.secret.clone();
         self.keeper.kept.next = Some(key);
-        if let Err(error) = self.keeper.write(&self.parent) {
+        if let Err(error) = self.keeper.write(now, &self.parent) {
             return warn!(%error, "a new node key cannot be kept: the old one stays");
         }
         info!(%node, generation, "a new node key");

@@ -13,6 +13,7 @@ mod datagrams;
 mod dial;
 mod identity;
 mod keep;
+mod look_ups;
 mod network;
 mod pace;
 mod ping;
@@ -34,8 +35,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{debug, info, warn};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
@@ -61,7 +62,8 @@ use clock::Sleep;
 use coalesce::Coalescer;
 use control::MadeKey;
 use dial::Dialer;
-use keep::Keeper;
+use keep::{Keeper, Told};
+use look_ups::{LookUps, LookedUp};
 use pace::Pace;
 use reached::Reached;
 use relays::{RelayEvents, Relays};
@@ -74,10 +76,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(2);
 /// Between two changes of the relays that take effect: each may cost connections.
 const RELAYS: Duration = Duration::from_secs(10);
-/// Names that are looked up at a time.
-const LOOK_UPS: usize = 8;
-/// How often the parent hears of us, although nothing changed.
-const REPORT: Duration = Duration::from_secs(10);
 
 /// Why the node ended.
 #[derive(Debug, Error)]
@@ -110,8 +108,20 @@ pub enum NodeError {
 ///
 /// # Errors
 /// What a restart may mend.
-pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
-    let Handover { config, state, requests, status, dns, tun, udp } = handover;
+pub async fn run(mut handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
+    let tun = std::mem::take(&mut handover.tun).into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
+    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
+    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
+    run_on(tun, features, handover, ready).await
+}
+
+async fn run_on(
+    tun: Vec<Tun>,
+    features: Features,
+    handover: Handover,
+    ready: impl FnOnce() + Send,
+) -> Result<Infallible, NodeError> {
+    let Handover { config, state, requests, status, dns, udp, tun: _ } = handover;
     let settings = Settings::new(&config)?;
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
@@ -120,9 +130,6 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?
         .local_address()?
         .port();
-    let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
-    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
-    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
     let dns = listeners(dns)?;
     let opened = Opened { config, settings, slots, requests, status, dns, tun, features, udp, port };
     let (node, ends, map) = start(opened, ready).await?;
@@ -155,7 +162,7 @@ async fn start(
     let mut keeper = Keeper::new(slots, kept.clone());
     if origin == identity::Origin::New {
         // A server that admits a key which we then lose has lost us.
-        keeper.write(&parent)?;
+        keeper.write(Instant::now(), &parent)?;
     }
 
     let (channels, receivers) = plane::channels();
@@ -253,8 +260,7 @@ async fn start(
         pings: Vec::new(),
         netchecks: Vec::new(),
         wishes: Vec::new(),
-        resolved,
-        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
+        look_ups: LookUps::new(resolved),
     };
     node.set_policy(policy);
     node.pool.set_home(node.keeper.kept.home);
@@ -279,7 +285,7 @@ struct Ends {
     events: mpsc::Receiver<plane::Event>,
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,
-    names: mpsc::Receiver<(String, Vec<IpAddr>)>,
+    names: mpsc::Receiver<LookedUp>,
     made_keys: mpsc::Receiver<MadeKey>,
     assignments: mpsc::Receiver<Result<(), RequestError>>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
@@ -337,9 +343,7 @@ struct Node {
     pings: Vec<ping::Job>,
     netchecks: Vec<status::Asked>,
     wishes: Vec<netcheck::Action>,
-    /// Where looked-up names go.
-    resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
-    look_ups: Arc<Semaphore>,
+    look_ups: LookUps,
 }
 
 impl Node {
@@ -350,8 +354,8 @@ impl Node {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
             self.adopt(Instant::now(), map);
         }
-        let (mut look, mut addresses, mut report) = (Instant::now(), Instant::now(), Instant::now());
-        let mut reported = None;
+        let (mut look, mut addresses) = (Instant::now(), Instant::now());
+        let mut told = Told::default();
         loop {
             let now = Instant::now();
             let due = [
@@ -381,10 +385,13 @@ impl Node {
                 }
                 Some(ask) = ends.asked.recv() => self.on_ask(Instant::now(), ask),
                 Some((host, addresses)) = ends.names.recv() => {
-                    self.netcheck.resolved(host, addresses);
-                    self.netcheck.request(Instant::now());
+                    self.look_ups.ended(&host);
+                    if !addresses.is_empty() {
+                        self.netcheck.resolved(host, addresses);
+                        self.netcheck.request(Instant::now());
+                    }
                 }
-                Some(made) = ends.made_keys.recv() => self.on_made_key(made),
+                Some(made) = ends.made_keys.recv() => self.on_made_key(Instant::now(), made),
                 Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {
@@ -417,12 +424,7 @@ impl Node {
                     addresses = now + ADDRESSES;
                     self.look_at_addresses(now, slept);
                 }
-                let said = self.parent_report(now);
-                if now >= report || reported.as_ref() != Some(&said) {
-                    report = now + REPORT;
-                    self.tell_parent(&said);
-                    reported = Some(said);
-                }
+                told.tell(now, self.parent_report(now), &self.parent);
             }
         }
     }
@@ -553,15 +555,6 @@ impl Node {
         // The first line always has room.
         drop(answer.try_send(line));
     }
-
-    fn tell_parent(&self, report: &crate::parent::message::Report) {
-        match self.parent.report(report) {
-            Ok(()) => {}
-            // It is said again soon.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => debug!("the parent is busy"),
-            Err(error) => warn!(%error, "the parent does not hear us"),
-        }
-    }
 }
 
 /// The UDP sockets: those that were handed over, or our own. IPv6 may be missing.
@@ -591,3 +584,6 @@ fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result
     }
     Ok(listeners)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::NodeError;
 use super::dial::Dialer;
-use crate::derp::{Event, Pool, PoolConfig, Trust};
+use crate::derp::{Event, Pool, PoolConfig, PoolStatus, Trust};
 use crate::dial::Dial;
 use crate::disco::{Kind, classify};
 use crate::key::{Node, Public, Secret};
@@ -62,6 +62,8 @@ pub(super) struct Relays {
     plane: Arc<Plane>,
     pool: Arc<RwLock<Arc<Pool>>>,
     key: Public<Node>,
+    /// What the clients of former keys dropped: out, in.
+    past: (u64, u64),
     events: Ends,
     incoming: AbortHandle,
 }
@@ -90,6 +92,7 @@ impl Relays {
             plane: Arc::clone(plane),
             pool,
             key: key.public(),
+            past: (0, 0),
             events,
             incoming,
         };
@@ -101,6 +104,14 @@ impl Relays {
         Arc::clone(&self.pool.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How they stand; what was dropped is counted over all keys.
+    pub(super) fn status(&self) -> PoolStatus {
+        let mut status = self.pool().status();
+        status.dropped_out = status.dropped_out.saturating_add(self.past.0);
+        status.dropped_in = status.dropped_in.saturating_add(self.past.1);
+        status
+    }
+
     /// Whose they are.
     pub(super) const fn key(&self) -> Public<Node> {
         self.key
@@ -108,6 +119,8 @@ impl Relays {
 
     /// Relays know a client by its node key: with another one, they are connected to anew.
     pub(super) fn set_key(&mut self, key: &Secret<Node>) -> Result<(), NodeError> {
+        let ended = self.status();
+        self.past = (ended.dropped_out, ended.dropped_in);
         self.incoming.abort();
         let (pool, incoming) = open(&self.trust, &self.dialer, &self.plane, &self.events, key)?;
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = pool;

@@ -1,5 +1,4 @@
-//! The node itself: with a socket pair in the place of the TUN, a parent that answers, and no coordination server.
-
+//! The whole node, on a socket pair in the place of the TUN.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -7,245 +6,201 @@
     reason = "a test that cannot go on may panic"
 )]
 
+mod applied;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::control::map::{MapSettings, MapState, Update};
-use crate::key::Secret;
-use crate::netmap::RegionId;
-use crate::parent::message::{Answer, LONGEST, Message};
-use crate::parent::network::Refusal as Refused;
-use crate::parent::{Descriptors, Dns, Keys, LoginServer, slots};
-use crate::path::Route;
+use crate::filter::Filter;
+use crate::key::{Disco, Secret};
+use crate::netmap::{DerpMap, DnsConfig, NodeId, RegionId, TailnetNode};
+use crate::parent::message::{Answer, LONGEST, Message, Standing};
+use crate::parent::slots;
 use crate::state::Kept;
 
-/// A node, and what must live as long as it.
-struct Rig {
-    node: Node,
-    ends: Ends,
-    map: Option<Arc<Netmap>>,
-    state: MapState,
-    _os: OwnedFd,
-}
+/// What is said beside messages.
+const BEAT: &[u8] = b"w";
 
-fn config() -> Config {
-    Config {
-        // Nobody listens there.
-        login_server: LoginServer {
-            url: "http://127.0.0.1:1".to_owned(),
-            noise_key: None,
-            authkey: None,
-            plain_http: false,
-        },
-        hostname: "a".to_owned(),
-        prefixes: vec!["100.64.0.0/10".parse().unwrap()],
-        derp_pins: BTreeMap::new(),
-        require_policy: false,
-        expected_tag: None,
-        interface: "casemate0".to_owned(),
-        port: 0,
-        mtu: 1280,
-        ipv6: true,
-        dns: Dns::default(),
-        roots: None,
-        keys: Keys::Random,
-        debug_use_derp_http: false,
-        descriptors: Descriptors::default(),
-    }
-}
-
-fn kept() -> Kept {
+/// What a run before kept, with so many peers.
+pub(super) fn kept(peers: u32) -> Kept {
+    let secret = Secret::<NodeKind>::generate().unwrap();
+    let node = |number: u32, key| {
+        let [_, a, b, c] = number.to_be_bytes();
+        let addresses = [format!("100.{}.{b}.{c}/32", 64 | a), format!("fd7a:115c:a1e0::{number:x}/128")];
+        let addresses: Vec<ipnet::IpNet> = addresses.map(|text| text.parse().unwrap()).to_vec();
+        Arc::new(TailnetNode {
+            id: NodeId(number.into()),
+            key,
+            disco: Some(Public::<Disco>::new(*key.bytes())),
+            name: format!("node-{number}.tailnet.internal"),
+            allowed: addresses.clone(),
+            addresses,
+            endpoints: vec!["192.0.2.1:41641".parse().unwrap(), "[2001:db8::1]:41641".parse().unwrap()],
+            home: Some(RegionId(999)),
+            online: Some(true),
+            tags: vec!["tag:internal-only".to_owned()],
+            key_expiry: None,
+            expired: false,
+        })
+    };
+    let key = |number: u32| {
+        let mut bytes = [7; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        Public::<NodeKind>::new(bytes)
+    };
+    let others: BTreeMap<_, _> =
+        (2..peers + 2).map(|number| (NodeId(number.into()), node(number, key(number)))).collect();
+    let address = "192.0.2.1:41641".parse().unwrap();
     Kept {
-        machine: Secret::new([1; 32]),
-        node: NodeKey { generation: 0, secret: Secret::new([2; 32]) },
-        next: None,
-        disco: Secret::new([3; 32]),
-        server: None,
+        machine: Secret::generate().unwrap(),
+        disco: Secret::generate().unwrap(),
+        server: Some(Secret::generate().unwrap().public()),
         refused: Vec::new(),
-        stamp: 0,
-        home: None,
-        paths: BTreeMap::new(),
-        map: None,
+        stamp: 1,
+        home: Some(RegionId(999)),
+        paths: others.values().take(1024).map(|peer| (peer.key, address)).collect(),
+        map: Some(Netmap {
+            node: node(1, secret.public()),
+            peers: Arc::new(others),
+            derp: Arc::new(DerpMap::default()),
+            dns: Arc::new(DnsConfig::default()),
+            filter: Arc::new(Filter::deny_all()),
+            filters: Arc::default(),
+        }),
+        node: NodeKey { generation: 0, secret },
+        next: None,
     }
 }
 
-fn own() -> Public<NodeKind> {
-    kept().node.secret.public()
+pub(super) fn prefixes() -> Vec<ipnet::IpNet> {
+    vec!["100.64.0.0/10".parse().unwrap(), "fd7a:115c:a1e0::/48".parse().unwrap()]
 }
 
-fn key(number: u8) -> Public<NodeKind> {
-    Secret::new([number; 32]).public()
-}
-
-fn state() -> MapState {
-    let settings = MapSettings { prefixes: config().prefixes, require_policy: false };
-    MapState::new(settings, own(), None)
-}
-
-/// A parent that answers each question alike, until the node is gone.
-fn parent(outcome: Result<(), Refused>) -> Requests {
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    let theirs = UnixDatagram::from(theirs);
-    std::thread::spawn(move || {
-        let mut bytes = [0; LONGEST];
-        while let Some(length) = theirs.recv(&mut bytes).ok().filter(|length| *length > 0) {
-            if let Ok(Message::SetNetwork(asked)) = Message::decode(&bytes[..length]) {
-                theirs.send(&Answer { sequence: asked.sequence, outcome }.encode()).unwrap();
-            }
-        }
-    });
-    Requests::new(ours)
-}
-
-async fn rig(kept: &Kept, outcome: Result<(), Refused>) -> Rig {
-    rig_of(config(), kept, outcome).await
-}
-
-async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Rig {
+fn pair() -> (OwnedFd, OwnedFd) {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    let slots = Slots::new(slots::create().unwrap()).unwrap();
-    slots.write(&kept.encode().unwrap()).unwrap();
-    let opened = Opened {
-        settings: Settings::new(&config).unwrap(),
-        config,
-        slots,
-        requests: parent(outcome),
-        status: None,
-        dns: dns::Listeners { udp: Vec::new(), tcp: Vec::new() },
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap()
+}
+
+/// A plane, and the kernel's end of its TUN.
+pub(super) fn plane() -> (Plane, OwnedFd) {
+    let (os, tun) = pair();
+    let (channels, _receivers) = plane::channels();
+    let config = plane::Config {
         tun: vec![Tun::pretend(tun)],
         features: Features { tcp: true, udp: true },
         udp: sockets(Vec::new(), 0).unwrap(),
-        port: 1,
+        key: Secret::new([1; 32]),
+        channels,
     };
-    let (node, ends, map) = start(opened, || {}).await.unwrap();
-    Rig { node, ends, map, state: state(), _os: os }
+    (Plane::start(config).unwrap(), os)
 }
 
-impl Rig {
-    /// What the server says takes effect.
-    fn server_says(&mut self, message: Value) {
-        let Update { map, changes, .. } = said(&mut self.state, message);
-        self.node.apply(Instant::now(), map, &changes);
+fn config() -> Config {
+    serde_json::from_value(json!({
+        "login_server": { "url": "http://127.0.0.1:1", "noise_key": null, "authkey": null, "plain_http": false },
+        "hostname": "n", "prefixes": prefixes(), "derp_pins": {}, "require_policy": true, "expected_tag": null,
+        "interface": "t", "port": 0, "mtu": 1280, "ipv6": true,
+        "dns": { "listen": false, "resolvers": [], "internal_only": false, "allowlist": [] }, "roots": null,
+        "keys": { "from": "random" }, "debug_use_derp_http": false,
+        "descriptors": { "status": true, "udp": 0, "dns": [], "queues": 1 }
+    }))
+    .unwrap()
+}
+
+/// Asks how it stands. A node that waits for its parent does not answer.
+async fn status(at: &std::path::Path) -> Value {
+    let asked = async {
+        let mut stream = UnixStream::connect(at).await.unwrap();
+        stream.write_all(b"{\"command\":\"status\"}\n").await.unwrap();
+        let mut line = String::new();
+        stream.read_to_string(&mut line).await.unwrap();
+        serde_json::from_str(&line).unwrap()
+    };
+    timeout(Duration::from_secs(5), asked).await.expect("the node waits for somebody")
+}
+
+/// What the parent finds, but for beats.
+fn heard(parent: &UnixDatagram) -> Vec<Message> {
+    let mut found = Vec::new();
+    let mut bytes = [0; LONGEST];
+    while let Ok(length) = parent.recv(&mut bytes) {
+        if &bytes[..length] != BEAT {
+            found.push(Message::decode(&bytes[..length]).unwrap());
+        }
     }
+    found
+}
 
-    fn route(&self, peer: u8) -> Option<Route> {
-        self.node.plane.peer(&key(peer)).map(|peer| peer.route())
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_parent_that_reads_nothing_for_ten_seconds_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("status");
+    let memory = slots::create().unwrap();
+    let slots = Slots::new(memory.try_clone().unwrap()).unwrap();
+    slots.write(&kept(1).encode().unwrap()).unwrap();
+    let (ours, theirs) = pair();
+    let parent = UnixDatagram::from(theirs);
+    let beats = UnixDatagram::from(ours.try_clone().unwrap());
+    while beats.send(BEAT).is_ok() {}
+    let (_os, tun) = pair();
+    let handover = Handover {
+        config: config(),
+        state: memory,
+        requests: Requests::new(ours),
+        status: Some(UnixListener::bind(&at).unwrap()),
+        udp: Vec::new(),
+        dns: Vec::new(),
+        tun: Vec::new(),
+    };
+    let features = Features { tcp: true, udp: true };
+    let node = tokio::spawn(run_on(vec![Tun::pretend(tun)], features, handover, || {}));
+
+    let before = slots.read();
+    for _second in 0..10 {
+        let found = status(&at).await;
+        assert_eq!((&found["state"], found["peers"].as_array().unwrap().len()), (&json!("running"), 1));
+        assert_eq!(found["self"]["addresses_refused"], Value::Null, "nobody refused them");
+        sleep(Duration::from_secs(1)).await;
+        assert!(!node.is_finished());
     }
-}
+    // What is kept is kept, whether anybody looks or not: the slots are written in turn.
+    assert!(slots.read().is_some() && before.is_some());
 
-fn said(state: &mut MapState, message: Value) -> Update {
-    let message = serde_json::from_str(&message.to_string()).unwrap();
-    state.apply(message, Instant::now()).unwrap().unwrap()
-}
-
-fn us() -> Value {
-    json!({ "ID": 1, "Key": own(), "Addresses": ["100.64.0.1/32"] })
-}
-
-fn peer(number: u8, expiry: &str) -> Value {
-    let address = format!("100.64.0.{number}/32");
-    json!({
-        "ID": number, "Key": key(number), "Addresses": [address], "AllowedIPs": [address], "HomeDERP": 7,
-        "KeyExpiry": expiry,
-    })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_peer_whose_key_lives_again_is_reached_as_before() {
-    let mut rig = rig(&kept(), Ok(())).await;
-    let by_relay = Route { direct: None, relay: Some(RegionId(7)) };
-    let first = json!({
-        "Node": us(), "Peers": [peer(5, "2030-01-01T00:00:00Z")], "ControlTime": "2029-01-01T00:00:00Z",
-    });
-    rig.server_says(first);
-    assert_eq!(rig.route(5), Some(by_relay));
-    let ended = json!({ "PeersChanged": [peer(5, "2028-01-01T00:00:00Z")] });
-    rig.server_says(ended);
-    assert_eq!(rig.route(5), None, "a key that has ended opens no session");
-    let extended = json!({ "PeersChanged": [peer(5, "2031-01-01T00:00:00Z")] });
-    rig.server_says(extended);
-    assert_eq!(rig.route(5), Some(by_relay));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn addresses_that_the_parent_refuses_are_not_ours_and_are_told_of() {
-    for (outcome, ours) in [(Err(Refused::Outside), false), (Ok(()), true)] {
-        let mut rig = rig(&kept(), outcome).await;
-        rig.server_says(json!({ "Node": us() }));
-        let outcome = rig.ends.assignments.recv().await.unwrap();
-        rig.node.on_assigned(Instant::now(), outcome);
-        assert_eq!(!rig.node.assignment.set().is_empty(), ours);
-        let status = rig.node.status(Instant::now()).node.unwrap();
-        assert_eq!(status.addresses_refused.is_none(), ours, "{:?}", status.addresses_refused);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_session_learns_of_each_address_that_comes_or_goes_and_of_a_sleep() {
-    let mut node = rig(&kept(), Ok(())).await.node;
-    let known = |node: &Node| (node.host.borrow().network, node.host.borrow().slept.as_secs());
-    let [a, b]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
-    // A machine that has no address yet, then gets one, and one more, and loses the first.
-    for (count, addresses) in [(0, vec![]), (1, vec![a]), (1, vec![a]), (2, vec![a, b]), (3, vec![b])] {
-        node.take_addresses(Instant::now(), addresses, None);
-        assert_eq!(known(&node), (count, 0));
-    }
-    node.take_addresses(Instant::now(), vec![b], Some(Duration::from_secs(60)));
-    assert_eq!(known(&node), (4, 60));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_kept_maps_filter_is_is_known_before_the_server_says_it() {
-    let rule = json!([{ "SrcIPs": ["100.64.0.5"], "DstPorts": [{ "IP": "*", "Ports": { "First": 1, "Last": 2 } }] }]);
-    let all =
-        json!([{ "SrcIPs": ["*"], "DstPorts": [{ "IP": "*", "Ports": { "First": 0, "Last": 65535 } }] }]);
-    for (filter, require_policy, allow_all, standing) in
-        [(&all, false, true, "running"), (&all, true, false, "no-policy"), (&rule, true, false, "running")]
+    // Now it reads, and is told what holds: each thing once.
+    let mut found = heard(&parent);
+    assert!(found.is_empty(), "nothing had room: {found:?}");
+    let end = Instant::now() + Duration::from_secs(60);
+    let has = |found: &[Message], what: fn(&Message) -> bool| found.iter().any(what);
+    while !(has(&found, |message| matches!(message, Message::Kept))
+        && has(&found, |message| matches!(message, Message::Report(_)))
+        && has(&found, |message| matches!(message, Message::SetNetwork(_))))
     {
-        let map = said(&mut state(), json!({ "Node": us(), "PacketFilter": filter })).map;
-        let kept = Kept { map: Some((*map).clone()), ..kept() };
-        let mut rig = rig_of(Config { require_policy, ..config() }, &kept, Ok(())).await;
-        rig.node.adopt(Instant::now(), rig.map.take().unwrap());
-        let status = rig.node.status(Instant::now());
-        assert_eq!((status.filter.allow_all, status.state.as_str()), (allow_all, standing));
+        assert!(Instant::now() < end, "{found:?}");
+        sleep(Duration::from_millis(50)).await;
+        found.extend(heard(&parent));
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_relays_flood_pushes_no_others_connection_out() {
-    let rig = rig(&kept(), Ok(())).await;
-    relays::tests::a_flood_pushes_no_connection_out(&rig.node.plane).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_accepted_of_a_map_has_one_name() {
-    let mut rig = rig(&kept(), Ok(())).await;
-    rig.server_says(json!({ "Node": us(), "Peers": [{ "ID": 9, "Key": "nonsense" }] }));
-    rig.node.map_drops = Box::new(rig.state.drops().clone());
-    let drops = rig.node.status(Instant::now()).drops;
-    assert_eq!(drops.get("map-bad-key"), Some(&1), "{drops:?}");
-    assert!(drops.keys().all(|name| !name.contains('_') && !name.contains("map-map")), "{drops:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_offered_is_visible_ascii() {
-    let mut node = rig(&kept(), Ok(())).await.node;
-    let mut offer = |key: &str| {
-        let (answer, mut answers) = mpsc::channel(1);
-        let authkey = crate::parent::AuthKey::new(key.to_owned());
-        node.on_ask(Instant::now(), Ask { request: Request::Offer { authkey }, answer });
-        let taken = node.auth.borrow().as_ref().map(|key| key.expose().to_owned());
-        (answers.try_recv().unwrap() == "{}", taken)
-    };
-    for none in ["", " ", "hskey auth", "hskey\u{e9}", "hskey\0"] {
-        assert_eq!(offer(none), (false, None), "{none:?}");
+    assert!(found.len() <= 6, "what it could not say did not pile up: {found:?}");
+    for message in &found {
+        match message {
+            Message::Report(report) => {
+                assert_eq!((report.standing, report.peers), (Standing::Running, 1));
+            }
+            Message::SetNetwork(request) => {
+                assert_eq!(request.addresses.len(), 2);
+                let answer = Answer { sequence: request.sequence, outcome: Ok(()) };
+                parent.send(&answer.encode()).unwrap();
+            }
+            Message::Kept => {}
+        }
     }
-    assert_eq!(offer("hskey-auth-1\n"), (true, Some("hskey-auth-1".to_owned())));
+    status(&at).await;
+    node.abort();
 }

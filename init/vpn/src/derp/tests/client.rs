@@ -91,6 +91,8 @@ impl Relay {
             host: HOST.to_owned(),
             ipv4: Some(self.address.ip()),
             ipv6: None,
+            without_ipv4: false,
+            without_ipv6: true,
             derp_port: self.address.port(),
             stun_port: None,
             stun_only: false,
