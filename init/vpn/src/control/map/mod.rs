@@ -17,6 +17,8 @@ pub(super) fn is_names(net: &IpNet) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hostile;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -337,8 +339,9 @@ impl MapState {
         let (filter, filters) = self.policy.compiled();
         let mut changes = Changes {
             node: before.is_none_or(|before| before.node != node),
+            // By what they compile to, not by the texts that are kept: those of a filter that denies are not.
             filter: before.is_none_or(|before| {
-                !Arc::ptr_eq(&before.filter, &filter) && !policy::same(&before.filters, &filters)
+                !Arc::ptr_eq(&before.filter, &filter) && *before.filter != *filter
             }) || self.published.is_some_and(|policy| policy != self.policy.state()),
             derp: before
                 .is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),

@@ -141,7 +141,8 @@ impl Policy {
             tracing::warn!(%problem, "the map's filter");
         }
         let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
-        self.filter = Arc::new(compiled.filter);
+        // One filter that does not read denies, whatever the others allow: what they were meant to be together is not known.
+        self.filter = Arc::new(if unreadable { Filter::deny_all() } else { compiled.filter });
         self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
             (_, true) => PolicyState::AllowAll,
@@ -169,11 +170,6 @@ impl Policy {
 /// The one place where filters are compiled.
 fn compile(named: &NamedFilters) -> Compiled {
     Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw)))
-}
-
-/// Whether two sets of filters have the same texts.
-pub(super) fn same(a: &NamedFilters, b: &NamedFilters) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.get() == b.get())
 }
 
 /// Whether a filter lets everybody in everywhere, as that of a server without a policy does (`tailcfg.FilterAllowAll`): by what it
