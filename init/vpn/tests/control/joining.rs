@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::control_server::node::{Setup, TestNode, within};
-use super::control_server::{ControlServer, Reply};
+use super::control_server::{ControlServer, Reply, Upgrade};
 use super::{client, peer};
 
 #[tokio::test]
@@ -313,4 +313,35 @@ async fn a_server_error_does_not_refuse_the_key() {
     server.next_stream().await;
     assert_eq!(server.seen("/machine/register").len(), 2);
     drop(node);
+}
+
+/// What a server says reaches a log; no key does so with it.
+#[tokio::test]
+async fn no_key_that_a_server_repeats_is_in_a_reason() {
+    let key = "hskey-auth-0123456789ab-secret";
+    for answer in
+        [json!({ "NodeKeyExpired": key }), json!({ "AuthURL": [key] }), json!({ "Error": { key: 1 } }), json!(key)]
+    {
+        let server = ControlServer::start().await;
+        let text = answer.clone();
+        server.script(|script| script.register = Box::new(move |_| Reply::json(&text)));
+        let mut node = TestNode::start(&server);
+        let reason = node.disconnected().await;
+        assert!(reason.contains("does not read") && !reason.contains("secret"), "{answer}: {reason}");
+    }
+    let server = ControlServer::start().await;
+    server.script(|script| script.upgrade = Upgrade::ErrorFrame("no hskey-auth-0123456789ab-secret here"));
+    let reason = TestNode::start(&server).disconnected().await;
+    assert!(reason.contains("[a key] here") && !reason.contains("secret"), "{reason}");
+
+    let mut of_another = TestNode::start(&ControlServer::start().await).first_map(&[]);
+    of_another["Node"]["Key"] = key.into();
+    for message in [of_another, json!({ "KeepAlive": key }), json!({ "DERPMap": [key] }), json!(key)] {
+        let server = ControlServer::start().await;
+        let mut node = TestNode::start(&server);
+        let maps = server.next_stream().await;
+        maps.map(&message);
+        let reason = node.disconnected().await;
+        assert!(reason.contains("map") && !reason.contains("secret"), "{message}: {reason}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::control::join::harmless;
+
 /// How many refusals of one message are logged; the rest are counted.
 const LOGGED_PER_MESSAGE: u32 = 8;
 
@@ -122,7 +124,7 @@ impl MapDrops {
         }
         self.logged += 1;
         if self.logged <= LOGGED_PER_MESSAGE {
-            let what = what.to_string().escape_debug().to_string();
+            let what = harmless(&what.to_string());
             tracing::warn!(reason = reason.name(), what, "not accepted from the map");
         }
     }

@@ -34,7 +34,8 @@ pub use policy::PolicyState;
 
 use self::peers::Peers;
 use self::policy::Policy;
-use super::wire::MapResponse;
+use super::join::harmless;
+use super::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
 use crate::netmap::{DerpMap, DnsConfig, Netmap, NodeId, TailnetNode};
 use crate::parent::message::ADDRESSES;
@@ -120,7 +121,7 @@ pub struct Update {
 pub enum MapError {
     /// Not the JSON of a message.
     #[error("a map message does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] BadJson),
     /// The map is another node's.
     #[error("the map is for the node key {0}, which is not ours")]
     AnotherNode(String),
@@ -305,7 +306,7 @@ impl MapState {
         control_time: Option<OffsetDateTime>,
     ) -> Result<TailnetNode, MapError> {
         if wire.key.parse() != Ok(self.own) {
-            return Err(MapError::AnotherNode(wire.key.chars().take(80).collect()));
+            return Err(MapError::AnotherNode(harmless(&wire.key)));
         }
         let (mut node, addresses) = convert::node(wire, self.own, control_time, &mut self.drops);
         node.addresses = addresses

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::control::join::harmless;
 use crate::control::wire::Table;
 use crate::filter::{Compiled, Filter};
 use crate::netmap::NamedFilters;
@@ -138,7 +139,7 @@ impl Policy {
         }
         let compiled = compile(&self.named);
         for problem in &compiled.problems {
-            tracing::warn!(%problem, "the map's filter");
+            tracing::warn!(problem = harmless(&problem.to_string()), "the map's filter");
         }
         let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
         // One filter that does not read denies, whatever the others allow: what they were meant to be together is not known.

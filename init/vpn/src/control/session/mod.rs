@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
-use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
+use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind, harmless};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
 use crate::dial::Dial;
@@ -364,7 +364,7 @@ impl Session {
                 transport
             }
             Err(error) => {
-                tracing::debug!(%error, "the server does not show its key");
+                tracing::debug!(error = reason(&error), "the server does not show its key");
                 no_key(&error)
             }
         }
@@ -468,7 +468,7 @@ fn no_key(error: &KeyError) -> Event {
     }
 }
 
-/// An error with its causes, as far as it does not say them itself.
+/// An error with its causes, as far as it does not say them itself. A server's words may be in it: it is made harmless.
 fn reason(error: &(dyn std::error::Error + Sync)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -479,7 +479,7 @@ fn reason(error: &(dyn std::error::Error + Sync)) -> String {
         }
         cause = error.source();
     }
-    text
+    harmless(&text)
 }
 
 /// Ends when the network is another than this one, or the sender is gone.

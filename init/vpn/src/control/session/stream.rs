@@ -14,7 +14,7 @@ use super::{
 use crate::control::client::{Connection, RequestError, StreamError};
 use crate::control::join::Event;
 use crate::control::map::{MapError, Update};
-use crate::control::wire::MapResponse;
+use crate::control::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
 
 type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), RequestError>> + Send + 'a>>;
@@ -170,7 +170,7 @@ impl Session {
         frame: &Bytes,
         ping: &mut Option<JoinHandle<()>>,
     ) -> Result<Option<Update>, MapError> {
-        let mut message: MapResponse = serde_json::from_slice(frame)?;
+        let mut message: MapResponse = serde_json::from_slice(frame).map_err(BadJson::from)?;
         if let Some(request) = message.ping_request.take() {
             // One at a time: a server cannot make us a crowd.
             if ping.as_ref().is_none_or(JoinHandle::is_finished) {
