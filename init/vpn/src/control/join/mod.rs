@@ -3,20 +3,25 @@
 //! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
 //!   not sent again. Then we wait for another key.
 //! - Not more than one request with a key a minute, and not more than one without.
+//! - So does a map that shows the node key that the key was taken for as one that has ended: the next would be no better.
 //! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is. The new node key
 //!   stands beside the old one until a server has taken it; if it is refused, the old one goes on.
 //! - An unknown node (404 on the map) asks once without a key, then as above.
 //! - A restart asks without a key, under each node key that may be known, one after another. Nothing ever logs out.
 //! - An HTTP status is no word on the key: 400 refuses our version, with any other we wait.
 
+mod event;
 mod refusal;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_limits;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use event::{Command, Event, Phase};
 pub(crate) use refusal::harmless;
 pub use refusal::{AuthKey, Refusal, RefusalKind};
 
@@ -82,75 +87,6 @@ impl From<RegisterResponse> for Answer {
             Self::NotAuthorized
         }
     }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The register request was answered.
-    Answered(Answer),
-    /// The new node key is made and stored.
-    Rotated {
-        /// Its number among ours.
-        key: usize,
-    },
-    /// It could not be made.
-    RotationFailed,
-    /// The first map of a stream came.
-    MapReceived,
-    /// A map request was answered 404.
-    MapNotFound,
-    /// A request was answered 429.
-    RateLimited(Option<Duration>),
-    /// The transport failed; `sent`: the request may have arrived.
-    Transport {
-        /// Whether the request was sent.
-        sent: bool,
-    },
-    /// The stream ended after this long.
-    StreamEnded(Duration),
-    /// The server would not talk: it refuses our version, or is not the pinned one; with its words, where it gave any.
-    Unwilling(RefusalKind, String),
-    /// The map says whether our own key has ended.
-    OwnKeyExpired(bool),
-    /// The key to join with, as it is now.
-    Offered(Option<AuthKey>),
-}
-
-/// What to do now. All but [`Command::Wait`] are answered by an [`Event`] before the next is given.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Send a register request.
-    Register {
-        /// With this pre-auth key, or without.
-        auth: Option<AuthKey>,
-        /// For this node key of ours: 0 is the one that was admitted last.
-        key: usize,
-        /// In place of this one.
-        after: Option<usize>,
-    },
-    /// Make and store a new node key, beside the others.
-    RotateNodeKey {
-        /// The one that has ended.
-        after: usize,
-    },
-    /// Update the server, then open the stream of maps.
-    Stream,
-    /// Nothing until then, or until something happens.
-    Wait(Option<Instant>),
-}
-
-/// Where we are, for status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// On the way.
-    Joining,
-    /// Maps come.
-    Joined,
-    /// A pre-auth key is needed.
-    KeyNeeded,
-    /// The server is left alone for long.
-    Unwilling,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,9 +228,11 @@ impl Joiner {
         self.in_flight == Some(InFlight::Stream) && self.can_rotate(now)
     }
 
-    /// Whether there is what it takes to go from a node key that has ended to a new one.
+    /// Whether there is what it takes to go from a node key that has ended to a new one, and it may be sent now: until then, the
+    /// stream of the old one is worth more than a wait.
     fn can_rotate(&self, now: Instant) -> bool {
-        self.expired && self.usable_key().is_some() && self.rotate_after.is_none_or(|after| after <= now)
+        let earliest = self.rotate_after.max(self.not_before).max(interval(self.last_with_key));
+        self.expired && self.usable_key().is_some() && earliest.is_none_or(|earliest| earliest <= now)
     }
 
     /// What to do now.
@@ -312,7 +250,6 @@ impl Joiner {
                 return Command::Wait(self.ask_again.filter(|_| self.known));
             }
         }
-        let interval = |last: Option<Instant>| last.map(|last| last + MIN_INTERVAL);
         let allowed = match self.goal {
             Goal::Ask if self.at_once => self.not_before,
             Goal::Ask => self.not_before.max(interval(self.last_without)),
@@ -358,6 +295,12 @@ impl Joiner {
         match event {
             Event::Offered(key) => self.offer(key),
             Event::OwnKeyExpired(expired) => self.own_key(expired),
+            Event::FirstMapExpired => {
+                // The key let us in under a node key that is served as one that has ended: another node key would be too.
+                if let Some(digest) = self.admitted_by.take() {
+                    self.refuse(digest, String::new());
+                }
+            }
             Event::MapReceived => {
                 self.maps = true;
                 self.known = true;
@@ -604,4 +547,9 @@ impl Joiner {
     fn usable_key(&self) -> Option<&AuthKey> {
         self.offered.as_ref().filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
     }
+}
+
+/// When the next request of a kind may be sent.
+fn interval(last: Option<Instant>) -> Option<Instant> {
+    last.map(|last| last + MIN_INTERVAL)
 }

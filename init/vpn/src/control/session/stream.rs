@@ -129,6 +129,9 @@ impl Session {
                     };
                     if !received {
                         received = true;
+                        if update.map.node.expired {
+                            self.on(Event::FirstMapExpired).await?;
+                        }
                         self.on(Event::MapReceived).await?;
                     }
                     self.publish(update).await?;
