@@ -272,3 +272,36 @@ async fn a_ping_is_answered_at_the_servers_own_url_only() {
     assert!(server.seen("HEAD /machine/ping-response?id=2").is_empty());
     assert!(other.seen("").is_empty());
 }
+
+#[tokio::test]
+async fn a_stream_of_keep_alives_without_a_map_is_none() {
+    let server = ControlServer::start().await;
+    let mut setup = Setup::new(&server);
+    setup.timing.watchdog = Duration::from_millis(600);
+    let mut node = setup.start();
+    let maps = server.next_stream().await;
+    let keep_alives = async {
+        loop {
+            // Each is a whole message: what has no map is not silent.
+            maps.map(&json!({ "KeepAlive": true }));
+            maps.map(&json!({ "PeersChanged": [peer(2)] }));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (mut alive, mut reasons) = (false, Vec::new());
+    let ended = async {
+        while reasons.is_empty() {
+            match node.events.recv().await.unwrap() {
+                ControlEvent::Alive => alive = true,
+                ControlEvent::Disconnected { reason } => reasons.push(reason),
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = keep_alives => {}
+        () = within(ended) => {}
+    }
+    assert_eq!((alive, reasons), (false, vec!["the stream gave no map within 600ms".to_owned()]));
+    within(maps.closed()).await;
+}

@@ -46,7 +46,7 @@ pub struct SessionConfig {
 pub struct Timing {
     /// Between two updates although nothing changed.
     pub update: Duration,
-    /// After which a stream without a message is dead.
+    /// After which a stream without a message is dead, or one that has not begun with a map.
     pub watchdog: Duration,
 }
 
@@ -144,7 +144,7 @@ pub enum ControlEvent {
         /// What changed from the one before.
         changes: Changes,
     },
-    /// A message came that changed nothing.
+    /// A message came, after a stream's first map, that changed nothing.
     Alive,
 }
 

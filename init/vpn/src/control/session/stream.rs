@@ -29,6 +29,8 @@ enum End {
     Ours,
     /// Our network is another.
     Moved,
+    /// Signs of life, and no map.
+    NoMap,
 }
 
 impl Session {
@@ -68,6 +70,11 @@ impl Session {
             End::Moved => {
                 self.tell(ControlEvent::Disconnected { reason: "our network changed".into() }).await?
             }
+            End::NoMap => {
+                let reason = format!("the stream gave no map within {:?}", self.timing.watchdog);
+                self.tell(ControlEvent::Disconnected { reason }).await?;
+                return Ok(Event::StreamEnded(Duration::ZERO));
+            }
             End::Stream(error) => self.lost(&error).await?,
             End::Map(error) => {
                 self.lost(&error).await?;
@@ -90,6 +97,7 @@ impl Session {
         let mut next_update = tokio::time::Instant::now();
         let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
+        let first_map = start + self.timing.watchdog;
         let mut updates = tokio::time::interval_at(start + self.timing.update, self.timing.update);
         let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -124,7 +132,10 @@ impl Session {
                     };
                     drop(frame);
                     let Some(update) = update else {
-                        self.tell(ControlEvent::Alive).await?;
+                        // Without a map, a sign of life is none: what is in force is an earlier stream's.
+                        if received {
+                            self.tell(ControlEvent::Alive).await?;
+                        }
                         continue;
                     };
                     if !received {
@@ -136,6 +147,7 @@ impl Session {
                     }
                     self.publish(update).await?;
                 }
+                () = tokio::time::sleep_until(first_map), if !received => return Ok(End::NoMap),
                 () = update_time => {
                     due = false;
                     next_update = tokio::time::Instant::now() + MIN_UPDATE_INTERVAL;
