@@ -305,3 +305,33 @@ async fn a_stream_of_keep_alives_without_a_map_is_none() {
     assert_eq!((alive, reasons), (false, vec!["the stream gave no map within 600ms".to_owned()]));
     within(maps.closed()).await;
 }
+
+#[tokio::test]
+async fn an_update_that_is_answered_429_is_sent_later_and_the_stream_goes_on() {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[peer(2)]));
+    node.next_map().await;
+    server.script(|script| {
+        script.update = Box::new(|_| Reply { retry_after: Some(2), ..Reply::status(429) });
+    });
+    node.host.send_modify(|host| host.home = Some(RegionId(1)));
+    eventually(|| server.updates().len() == 2).await;
+    let said = Instant::now();
+    maps.map(&json!({ "PeersChanged": [peer(3)] }));
+    let map = node
+        .until(|event| match event {
+            ControlEvent::Netmap { map, .. } => Some(map),
+            ControlEvent::Disconnected { reason } => panic!("{reason}"),
+            _ => None,
+        })
+        .await;
+    assert_eq!(map.peers.len(), 2);
+    // What changes meanwhile is told then.
+    node.host.send_modify(|host| host.home = Some(RegionId(2)));
+    eventually(|| server.updates().len() == 3).await;
+    assert!(said.elapsed() >= Duration::from_millis(1900), "{:?}", said.elapsed());
+    assert_eq!(server.updates()[2]["Hostinfo"]["NetInfo"]["PreferredDERP"], 2);
+    assert_eq!(server.seen("POST /ts2021").len(), 1);
+}

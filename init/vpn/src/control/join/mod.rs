@@ -52,6 +52,8 @@ const GOOD_STREAM: Duration = Duration::from_secs(60);
 /// What a 429 without a time means, and the most that it can mean.
 const DEFAULT_RETRY: Duration = Duration::from_secs(60);
 const MAX_RETRY: Duration = Duration::from_secs(3600);
+/// Of a 429's time, the part that is added at random: those who were turned away together do not come back together.
+const RETRY_JITTER: f64 = 0.25;
 /// How many refused keys are remembered; at one a minute, the last four hours'. The oldest are forgotten.
 pub const MAX_REFUSED: usize = 256;
 
@@ -125,6 +127,8 @@ pub struct Joiner {
     /// What the last back-off set `not_before` to.
     backed_off: Option<Instant>,
     jitter: u64,
+    /// The 429s in a row: with each, the shortest pause doubles.
+    limited: u32,
     /// Whether a server has ever known us, so that asking without a key makes sense.
     known: bool,
     /// The server says that our node key has ended.
@@ -171,6 +175,7 @@ impl Joiner {
             backoff: MIN_BACKOFF * 2,
             backed_off: None,
             jitter: seed | 1,
+            limited: 0,
             known,
             expired: false,
             served_expired: false,
@@ -304,6 +309,7 @@ impl Joiner {
             Event::MapReceived => {
                 self.maps = true;
                 self.known = true;
+                self.limited = 0;
                 self.asked_after_404 = false;
                 self.admitted_by = None;
                 // A node key that has ended is served, but not overcome.
@@ -328,8 +334,9 @@ impl Joiner {
             Event::RateLimited(after) => {
                 self.in_flight = None;
                 self.maps = false;
-                let after = after.unwrap_or(DEFAULT_RETRY).clamp(MIN_BACKOFF, MAX_RETRY);
-                self.not_before = Some(now + after);
+                let after = limited_pause(after, self.limited);
+                self.limited = self.limited.saturating_add(1);
+                self.not_before = Some(now + after + after.mul_f64(RETRY_JITTER * self.random()));
             }
             Event::Transport { sent } => self.transport_failed(sent, now),
             Event::StreamEnded(lived) => {
@@ -403,6 +410,7 @@ impl Joiner {
             return;
         };
         self.not_before = None;
+        self.limited = 0;
         let (kind, text) = match answer {
             Answer::Authorized => {
                 self.refusal = None;
@@ -547,6 +555,12 @@ impl Joiner {
     fn usable_key(&self) -> Option<&AuthKey> {
         self.offered.as_ref().filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
     }
+}
+
+/// How long a 429 means, after so many others in a row. A server that is busy may say "at once": that is believed once.
+pub(super) fn limited_pause(after: Option<Duration>, before: u32) -> Duration {
+    let shortest = (MIN_BACKOFF * 2u32.pow(before.min(6))).min(DEFAULT_RETRY);
+    after.unwrap_or(DEFAULT_RETRY).clamp(shortest, MAX_RETRY)
 }
 
 /// When the next request of a kind may be sent.

@@ -82,3 +82,39 @@ fn a_node_key_that_ends_later_is_no_word_on_the_key_that_let_it_in() {
     joiner.on(Event::StreamEnded(Duration::from_secs(60)), now);
     assert!(matches!(joiner.poll(now), Command::RotateNodeKey { after: 0 }));
 }
+
+#[test]
+fn one_429_after_another_comes_later_and_later_and_never_for_two_at_once() {
+    let pauses = |seed: u64| {
+        let mut now = Instant::now();
+        let mut joiner = Joiner::new(true, 1, Vec::new(), seed);
+        let mut pauses = Vec::new();
+        next(&mut joiner, &mut now);
+        now += MIN_INTERVAL;
+        for _ in 0..8 {
+            joiner.on(Event::RateLimited(Some(Duration::ZERO)), now);
+            let before = now;
+            assert!(matches!(next(&mut joiner, &mut now), Command::Register { .. }));
+            pauses.push(now - before);
+            // What is asked once a minute anyway says nothing of a pause.
+            now += MIN_INTERVAL;
+        }
+        // An answer ends it.
+        joiner.on(Event::Answered(Answer::Authorized), now);
+        assert!(matches!(joiner.poll(now), Command::Stream));
+        joiner.on(Event::RateLimited(Some(Duration::ZERO)), now);
+        let before = now;
+        next(&mut joiner, &mut now);
+        pauses.push(now - before);
+        pauses
+    };
+    let (one, other) = (pauses(0x0123_4567_89ab_cdef), pauses(0xfedc_ba98_7654_3210));
+    for (n, least) in [1, 2, 4, 8, 16, 32, 60, 60, 1].into_iter().enumerate() {
+        let least = Duration::from_secs(least);
+        for pauses in [&one, &other] {
+            let pause = *pauses.get(n).unwrap();
+            assert!((least..least * 5 / 4).contains(&pause), "{n}: {pause:?}");
+        }
+    }
+    assert!(one.iter().zip(&other).all(|(one, other)| one != other));
+}

@@ -12,7 +12,7 @@ use super::{
     Closed, ControlEvent, EXPIRY_INTERVAL, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update,
 };
 use crate::control::client::{Connection, RequestError, StreamError};
-use crate::control::join::Event;
+use crate::control::join::{Event, limited_pause};
 use crate::control::map::{MapError, Update};
 use crate::control::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
@@ -94,6 +94,8 @@ impl Session {
         let mut received = false;
         let mut pending: Option<Pending<'_>> = None;
         let mut due = false;
+        // The updates in a row that were answered 429.
+        let mut limited = 0;
         let mut next_update = tokio::time::Instant::now();
         let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
@@ -156,8 +158,19 @@ impl Session {
                 }
                 result = updated => {
                     pending = None;
-                    if let Err(error) = result {
-                        return Ok(End::Update(error));
+                    match result {
+                        Ok(()) => limited = 0,
+                        // It says when it wants to hear of us; the stream is good.
+                        Err(RequestError::Status { status, retry_after, .. })
+                            if status == hyper::StatusCode::TOO_MANY_REQUESTS =>
+                        {
+                            let pause = limited_pause(retry_after, limited);
+                            limited = limited.saturating_add(1);
+                            tracing::debug!(?pause, "an update of ours was answered 429");
+                            next_update = tokio::time::Instant::now() + pause;
+                            due = true;
+                        }
+                        Err(error) => return Ok(End::Update(error)),
                     }
                 }
                 changed = self.host.changed() => {
