@@ -1,5 +1,10 @@
 //! Client and session against a scripted coordination server.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on may panic"
+)]
 
 #[path = "../control_server/mod.rs"]
 mod control_server;

@@ -167,6 +167,12 @@ impl MapState {
         }
     }
 
+    /// Another node key of ours was admitted. What is in force stays, also the map of the one before; but what ends that one says
+    /// nothing of this.
+    pub const fn set_own(&mut self, own: Public<Node>) {
+        self.own = own;
+    }
+
     /// A stream begins, asked for under this node key. What is in force stays until its first message with `Node`.
     pub fn begin_stream(&mut self, own: Public<Node>) {
         self.own = own;
@@ -270,7 +276,8 @@ impl MapState {
         let time = Some(self.clock.map_or(wall, |clock| clock.now(now)));
         let has_ended = |node: &TailnetNode| !node.expired && convert::has_ended(node.key_expiry, time);
         let before = Arc::clone(self.current.as_ref()?);
-        let node = has_ended(&before.node).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
+        let ours = before.node.key == self.own;
+        let node = (ours && has_ended(&before.node)).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
         if self.started {
             self.peers.expire(time);
             return self.publish(node, false);

@@ -1,4 +1,4 @@
-//! What a server can do with maps that it should not.
+//! What a server can do with maps that it should not, and what time does to them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
 
 use std::time::Duration;
@@ -51,4 +51,47 @@ fn one_filter_that_does_not_read_denies_and_a_revocation_beside_it_is_told() {
     let mut only = begun(now, &[node(2)]);
     let only = apply(&mut only, now, &json!({ "PacketFilters": { "b": rules(&[1]) } })).unwrap();
     assert_eq!(update.map.filter, only.map.filter, "what was revoked meanwhile stays revoked");
+}
+
+fn wall(text: &str) -> OffsetDateTime {
+    convert::time(text).unwrap()
+}
+
+#[test]
+fn the_end_of_an_earlier_node_key_says_nothing_of_the_one_that_was_admitted() {
+    let now = Instant::now();
+    for admitted in [false, true] {
+        let mut own = node(1);
+        own["KeyExpiry"] = "2029-01-01T00:00:00Z".into();
+        let mut ended = node(2);
+        ended["KeyExpiry"] = "2029-01-01T00:00:00Z".into();
+        let mut state = begun(now, &[]);
+        let kept = apply(&mut state, now, &json!({ "Node": own, "PeersChanged": [ended] })).unwrap().map;
+        let mut state = MapState::new(state.settings, public(1), Some(kept));
+        if admitted {
+            state.set_own(public(9));
+        }
+        let update = state.expire(now, wall("2030-01-01T00:00:00Z")).unwrap();
+        assert_eq!((update.changes.node, update.map.node.expired), (!admitted, !admitted));
+        assert_eq!(update.changes.changed, [public(2)], "a peer's end is its own");
+    }
+}
+
+#[test]
+fn a_later_end_revives_a_peer_also_where_no_server_has_said_the_time() {
+    let now = Instant::now();
+    let patch = |expiry: &str| json!({ "PeersChangedPatch": [{ "NodeID": 2, "KeyExpiry": expiry }] });
+    let mut ending = node(2);
+    ending["KeyExpiry"] = "2029-01-01T00:00:00Z".into();
+    let mut state = begun(now, &[ending]);
+    state.expire(now, wall("2029-06-01T00:00:00Z")).unwrap();
+    let expired = |state: &MapState| state.current().unwrap().peers[&NodeId(2)].expired;
+    assert!(expired(&state));
+    apply(&mut state, now, &patch("2029-01-01T00:00:00Z"));
+    assert!(expired(&state), "the same end is no new one");
+    let update = apply(&mut state, now, &patch("2030-01-01T00:00:00Z")).unwrap();
+    assert_eq!(update.changes.changed, [public(2)]);
+    let peer = &update.map.peers[&NodeId(2)];
+    assert!(!peer.expired && peer.allowed == ["100.64.0.2/32".parse().unwrap()]);
+    assert!(state.expire(now, wall("2030-06-01T00:00:00Z")).is_some(), "and that one is an end as well");
 }

@@ -406,6 +406,7 @@ impl Session {
         if answer == Answer::Authorized {
             self.keys.swap(0, key);
             self.keys.truncate(1);
+            self.map.set_own(node);
             self.tell(ControlEvent::Admitted { node }).await?;
         }
         Ok(Event::Answered(answer))
