@@ -321,9 +321,12 @@ async fn a_server_error_does_not_refuse_the_key() {
 #[tokio::test]
 async fn no_key_that_a_server_repeats_is_in_a_reason() {
     let key = "hskey-auth-0123456789ab-secret";
-    for answer in
-        [json!({ "NodeKeyExpired": key }), json!({ "AuthURL": [key] }), json!({ "Error": { key: 1 } }), json!(key)]
-    {
+    for answer in [
+        json!({ "NodeKeyExpired": key }),
+        json!({ "AuthURL": [key] }),
+        json!({ "Error": { key: 1 } }),
+        json!(key),
+    ] {
         let server = ControlServer::start().await;
         let text = answer.clone();
         server.script(|script| script.register = Box::new(move |_| Reply::json(&text)));

@@ -230,7 +230,9 @@ impl Client {
         };
         match timeout(REQUEST_TIMEOUT, head).await {
             Ok(Ok(status)) => tracing::debug!(%status, "answered a ping"),
-            Ok(Err(error)) => tracing::debug!(error = harmless(&error.to_string()), "a ping was not answered"),
+            Ok(Err(error)) => {
+                tracing::debug!(error = harmless(&error.to_string()), "a ping was not answered")
+            }
             Err(_) => tracing::debug!("a ping was not answered in time"),
         }
     }

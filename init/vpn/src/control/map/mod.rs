@@ -277,7 +277,8 @@ impl MapState {
         let has_ended = |node: &TailnetNode| !node.expired && convert::has_ended(node.key_expiry, time);
         let before = Arc::clone(self.current.as_ref()?);
         let ours = before.node.key == self.own;
-        let node = (ours && has_ended(&before.node)).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
+        let node = (ours && has_ended(&before.node))
+            .then(|| TailnetNode { expired: true, ..(*before.node).clone() });
         if self.started {
             self.peers.expire(time);
             return self.publish(node, false);
@@ -348,9 +349,9 @@ impl MapState {
         let mut changes = Changes {
             node: before.is_none_or(|before| before.node != node),
             // By what they compile to, not by the texts that are kept: those of a filter that denies are not.
-            filter: before.is_none_or(|before| {
-                !Arc::ptr_eq(&before.filter, &filter) && *before.filter != *filter
-            }) || self.published.is_some_and(|policy| policy != self.policy.state()),
+            filter: before
+                .is_none_or(|before| !Arc::ptr_eq(&before.filter, &filter) && *before.filter != *filter)
+                || self.published.is_some_and(|policy| policy != self.policy.state()),
             derp: before
                 .is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),
             dns: before.is_none_or(|before| !Arc::ptr_eq(&before.dns, &self.dns) && before.dns != self.dns),
