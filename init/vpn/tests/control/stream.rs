@@ -335,3 +335,39 @@ async fn an_update_that_is_answered_429_is_sent_later_and_the_stream_goes_on() {
     assert_eq!(server.updates()[2]["Hostinfo"]["NetInfo"]["PreferredDERP"], 2);
     assert_eq!(server.seen("POST /ts2021").len(), 1);
 }
+
+#[tokio::test]
+async fn what_hangs_in_one_network_is_tried_anew_in_the_next() {
+    for stage in ["upgrade", "register", "update", "stream"] {
+        let server = ControlServer::start().await;
+        server.script(|script| match stage {
+            "upgrade" => script.upgrade = Upgrade::Silent,
+            "register" => script.register = Box::new(|_| Reply::never()),
+            "update" => script.update = Box::new(|_| Reply::never()),
+            _ => script.stream = Box::new(|_| Some(Reply::never())),
+        });
+        let mut setup = Setup::new(&server);
+        setup.known = true;
+        let mut node = setup.start();
+        let path = match stage {
+            "upgrade" => "POST /ts2021",
+            "register" => "/machine/register",
+            _ => "/machine/map",
+        };
+        let number = if stage == "stream" { 2 } else { 1 };
+        eventually(|| server.seen(path).len() == number).await;
+        server.script(|script| {
+            script.upgrade = Upgrade::Tunnel;
+            script.register = Box::new(|_| Reply::authorized());
+            script.update = Box::new(|_| Reply::empty());
+            script.stream = Box::new(|_| None);
+        });
+        node.host.send_modify(|host| host.network += 1);
+        assert_eq!(node.disconnected().await, "our network changed", "{stage}");
+        // A question that may have been lost is asked again at once.
+        server.next_stream().await;
+        let register = server.seen("/machine/register");
+        assert!(register.iter().all(|request| request.get("Auth").is_none()), "{stage}");
+        assert_eq!(register.len(), if stage == "register" { 2 } else { 1 }, "{stage}");
+    }
+}

@@ -207,9 +207,11 @@ impl Joiner {
         &self.refused
     }
 
-    /// The network under us is another: what failed in the old one need not be waited for. What the server said stands.
+    /// The network under us is another: what failed in the old one need not be waited for, nor what was asked there without a key,
+    /// which costs nothing. What the server said stands.
     pub fn network_changed(&mut self) {
         self.backoff = MIN_BACKOFF * 2;
+        self.last_without = None;
         if self.not_before == self.backed_off {
             self.not_before = None;
         }

@@ -118,3 +118,21 @@ fn one_429_after_another_comes_later_and_later_and_never_for_two_at_once() {
     }
     assert!(one.iter().zip(&other).all(|(one, other)| one != other));
 }
+
+#[test]
+fn another_network_lets_a_question_be_asked_again_and_no_key_be_sent_again() {
+    let (mut joiner, now) = offered("a");
+    assert!(matches!(joiner.poll(now), Command::Register { auth: None, .. }));
+    joiner.on(Event::Transport { sent: true }, now);
+    assert!(matches!(joiner.poll(now), Command::Wait(Some(_))));
+    joiner.network_changed();
+    assert!(matches!(joiner.poll(now), Command::Register { auth: None, .. }));
+    joiner.on(Event::Answered(Answer::NotKnown), now);
+    assert!(matches!(joiner.poll(now), Command::Register { auth: Some(_), .. }));
+    joiner.on(Event::Transport { sent: true }, now);
+    joiner.network_changed();
+    assert!(matches!(joiner.poll(now), Command::Register { auth: None, .. }), "was it taken?");
+    joiner.on(Event::Answered(Answer::NotKnown), now);
+    let Command::Wait(Some(until)) = joiner.poll(now) else { panic!("a key again within the minute") };
+    assert_eq!(until - now, MIN_INTERVAL);
+}

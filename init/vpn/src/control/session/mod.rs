@@ -2,6 +2,7 @@
 
 mod stream;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 const KEPT_CONNECTION: Duration = Duration::from_secs(15);
 /// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
 const CLOSES_TO_BELIEVE: u32 = 2;
+
+/// Why a connection was given up that nobody else ended.
+const MOVED: &str = "our network changed";
 
 /// What does not change while we run.
 #[derive(Clone, Debug)]
@@ -317,15 +321,19 @@ impl Session {
         let pin = self.client.settings().pin;
         let server = match pin.or(self.server) {
             Some(server) => server,
-            None => match self.client.server_key().await {
-                Ok(server) => *self.server.insert(server),
-                Err(error) => {
+            None => match self.unless_moved(self.client.server_key()).await? {
+                Some(Ok(server)) => *self.server.insert(server),
+                Some(Err(error)) => {
                     self.lost(&error).await?;
                     return Ok(Err(no_key(&error)));
                 }
+                None => return self.moved(false).await.map(Err),
             },
         };
-        match self.client.connect(&self.machine, &server).await {
+        let Some(connected) = self.unless_moved(self.client.connect(&self.machine, &server)).await? else {
+            return self.moved(false).await.map(Err);
+        };
+        match connected {
             Ok(connection) => {
                 self.closes = 0;
                 self.tell(ControlEvent::Connected { server }).await?;
@@ -334,7 +342,7 @@ impl Session {
             Err(error) => {
                 self.lost(&error).await?;
                 Ok(Err(match error {
-                    ConnectError::ClosedAfterUpgrade => self.why_closed(server).await,
+                    ConnectError::ClosedAfterUpgrade => self.why_closed(server).await?,
                     ConnectError::RateLimited(after) => Event::RateLimited(after),
                     _ => Event::Transport { sent: false },
                 }))
@@ -343,9 +351,12 @@ impl Session {
     }
 
     /// The server closed after the upgrade without a byte: does it have another key, or does it refuse our version?
-    async fn why_closed(&mut self, server: Public<Machine>) -> Event {
+    async fn why_closed(&mut self, server: Public<Machine>) -> Result<Event, Closed> {
         let transport = Event::Transport { sent: false };
-        match self.client.shown_key().await {
+        let Some(shown) = self.unless_moved(self.client.shown_key()).await? else {
+            return Ok(transport);
+        };
+        Ok(match shown {
             Ok(shown) if shown == server => {
                 self.closes += 1;
                 if self.closes < CLOSES_TO_BELIEVE {
@@ -367,7 +378,23 @@ impl Session {
                 tracing::debug!(error = reason(&error), "the server does not show its key");
                 no_key(&error)
             }
+        })
+    }
+
+    /// What waits for the server, unless the network under us becomes another: `None`. What was sent into the old one is lost, and
+    /// would be waited for until its time is over.
+    async fn unless_moved<T>(&self, what: impl Future<Output = T>) -> Result<Option<T>, Closed> {
+        tokio::select! {
+            biased;
+            done = what => Ok(Some(done)),
+            changed = network_changed(self.host.clone(), self.network) => changed.map(|()| None),
         }
+    }
+
+    /// Tells that the network is another. `sent`: a request may have arrived.
+    async fn moved(&self, sent: bool) -> Result<Event, Closed> {
+        self.tell(ControlEvent::Disconnected { reason: MOVED.into() }).await?;
+        Ok(Event::Transport { sent })
     }
 
     async fn lost(&self, error: &(dyn std::error::Error + Sync)) -> Result<(), Closed> {
@@ -392,7 +419,9 @@ impl Session {
         };
         let hostinfo = hostinfo(&self.host.borrow());
         let request = RegisterRequest::new(node, after, auth.map(AuthKey::expose), &hostinfo);
-        let answer = connection.register(&request).await;
+        let Some(answer) = self.unless_moved(connection.register(&request)).await? else {
+            return self.moved(true).await;
+        };
         let answer = match answer {
             Ok(response) => Answer::from(response),
             Err(RequestError::Status { status, text, .. })

@@ -44,14 +44,17 @@ impl Session {
             return Ok(Event::Transport { sent: false });
         };
         let host = self.host.borrow_and_update().clone();
-        if let Err(error) = tell_host(&connection, node, host.clone()).await {
-            return self.request_failed(&error).await;
+        match self.unless_moved(tell_host(&connection, node, host.clone())).await? {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return self.request_failed(&error).await,
+            None => return self.moved(true).await,
         }
         let info = hostinfo(&host);
         let request = update(node, &host, &info).streaming();
-        let mut stream = match connection.stream(&request, self.timing.watchdog).await {
-            Ok(stream) => stream,
-            Err(error) => return self.request_failed(&error).await,
+        let mut stream = match self.unless_moved(connection.stream(&request, self.timing.watchdog)).await? {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return self.request_failed(&error).await,
+            None => return self.moved(true).await,
         };
         self.map.begin_stream(node);
         let began = Instant::now();
@@ -67,9 +70,7 @@ impl Session {
             End::Server => {
                 self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?
             }
-            End::Moved => {
-                self.tell(ControlEvent::Disconnected { reason: "our network changed".into() }).await?
-            }
+            End::Moved => drop(self.moved(true).await?),
             End::NoMap => {
                 let reason = format!("the stream gave no map within {:?}", self.timing.watchdog);
                 self.tell(ControlEvent::Disconnected { reason }).await?;
