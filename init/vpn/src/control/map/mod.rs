@@ -194,7 +194,7 @@ impl MapState {
     /// # Errors
     /// If the map cannot be ours. The stream must be closed then; what was in force stays.
     pub fn apply(&mut self, message: MapResponse, now: Instant) -> Result<Option<Update>, MapError> {
-        self.drops.begin_message();
+        self.drops.begin_message(now);
         if let Some(server) = message.control_time.as_deref().and_then(convert::time) {
             self.clock = Some(Clock { server, at: now });
         }
@@ -229,7 +229,8 @@ impl MapState {
                 self.dns = Arc::new(dns);
             }
         }
-        self.policy.apply(message.packet_filter, message.packet_filters, self.settings.require_policy);
+        let require_policy = self.settings.require_policy;
+        self.policy.apply(message.packet_filter, message.packet_filters, require_policy, &mut self.drops);
 
         let mut judge = peers::Judge {
             prefixes: &self.settings.prefixes,

@@ -95,3 +95,27 @@ fn a_later_end_revives_a_peer_also_where_no_server_has_said_the_time() {
     assert!(!peer.expired && peer.allowed == ["100.64.0.2/32".parse().unwrap()]);
     assert!(state.expire(now, wall("2030-06-01T00:00:00Z")).is_some(), "and that one is an end as well");
 }
+
+#[test]
+fn no_number_of_messages_floods_the_log() {
+    let start = Instant::now();
+    let mut state = begun(start, &[]);
+    state.begin_stream(public(1));
+    // Nothing needs a first map, or more than two bytes, to be told of.
+    for n in 0..5000 {
+        assert!(apply(&mut state, start + Duration::from_millis(n), &json!({})).is_none());
+    }
+    assert_eq!((state.drops().of(DropReason::BeforeFirst), state.drops.line()), (5000, None));
+    state.drops.begin_message(start + Duration::from_secs(15));
+    assert_eq!(state.drops.line(), Some(5000 - 8 + 1), "all but the first eight");
+    // Nor do filters, each of which is another.
+    let mut state = begun(start, &[]);
+    for n in 0..1000 {
+        let bad =
+            json!({ "PacketFilters": { "x": [{ "SrcIPs": [format!("nobody {n}")], "DstPorts": [] }] } });
+        apply(&mut state, start + Duration::from_millis(n), &bad);
+    }
+    assert_eq!((state.policy.state(), state.drops.line()), (PolicyState::Unreadable, None));
+    state.drops.begin_message(start + Duration::from_secs(15));
+    assert_eq!(state.drops.line(), Some(1000 - 8 + 1));
+}

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind, harmless};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
+use super::pace::LogPace;
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
 use crate::dial::Dial;
 use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
@@ -200,6 +201,7 @@ pub async fn run(
         closes: 0,
         said: None,
         last_refused: None,
+        log: LogPace::default(),
         host,
         auth,
         events,
@@ -226,6 +228,8 @@ struct Session {
     closes: u32,
     said: Option<(Phase, Option<Refusal>)>,
     last_refused: Option<[u8; 32]>,
+    /// Of refusals: a map can show our node key as one that has ended and one that has not in turn.
+    log: LogPace,
     host: watch::Receiver<HostState>,
     auth: watch::Receiver<Option<AuthKey>>,
     events: mpsc::Sender<ControlEvent>,
@@ -271,8 +275,16 @@ impl Session {
         }
         let now = (self.joiner.phase(), self.joiner.refusal().cloned());
         if self.said.as_ref() != Some(&now) {
-            if let Some(refusal) = &now.1 {
-                tracing::warn!(kind = refusal.kind.name(), text = refusal.text, "the server refuses us");
+            self.log.at(Instant::now());
+            if let Some(refusal) = &now.1
+                && let Some(unsaid) = self.log.line()
+            {
+                tracing::warn!(
+                    kind = refusal.kind.name(),
+                    text = refusal.text,
+                    unsaid,
+                    "the server refuses us"
+                );
             }
             self.tell(ControlEvent::Joining { phase: now.0, refusal: now.1.clone() }).await?;
             self.said = Some(now);
