@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use super::stream::MapStream;
 use super::upgrade::ConnectError;
 use super::{MAX_BODY, REQUEST_TIMEOUT, Wire, retry_after};
-use crate::control::wire::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::control::join::harmless;
+use crate::control::wire::{BadJson, MapRequest, RegisterRequest, RegisterResponse};
 use crate::noise::NoiseStream;
 use crate::noise::early::{self, Early};
 
@@ -59,7 +60,7 @@ pub enum RequestError {
     },
     /// The answer does not read.
     #[error("the answer does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] BadJson),
     /// The answer is too long.
     #[error("the answer is longer than {MAX_BODY} bytes")]
     TooLong,
@@ -90,7 +91,8 @@ impl Connection {
             .await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "the control connection ended");
+                let error = harmless(&error.to_string());
+                tracing::debug!(error, "the control connection ended");
             }
         });
         Ok(Self { sender, driver: driver.abort_handle(), authority, early, local })
@@ -119,7 +121,7 @@ impl Connection {
         let exchange = async {
             let response = self.post("/machine/register", request).await?;
             let body = read(response.into_body()).await?;
-            Ok(serde_json::from_slice(&body)?)
+            Ok(serde_json::from_slice(&body).map_err(BadJson::from)?)
         };
         timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
     }
@@ -156,7 +158,7 @@ impl Connection {
     async fn post(&self, path: &str, request: &impl Serialize) -> Result<Response<Incoming>, RequestError> {
         let request = Request::post(format!("https://{}{path}", self.authority))
             .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(serde_json::to_vec(request)?)))?;
+            .body(Full::new(Bytes::from(serde_json::to_vec(request).map_err(BadJson::from)?)))?;
         let mut sender = self.sender.clone();
         sender.ready().await?;
         let response = sender.send_request(request).await?;
