@@ -78,7 +78,7 @@ struct Clocks {
     owed: AtomicU64,
     /// When the session that we send by was made.
     made: AtomicU64,
-    /// When the peer was heard last by a session that it began.
+    /// When the peer was first heard by the last session that it began.
     confirmed: AtomicU64,
 }
 
@@ -148,12 +148,14 @@ impl Tunnel {
     /// made there (wireguard-go `device/noise-protocol.go`, `BeginSymmetricSession`), which we may be sending by already.
     pub fn initiate_elsewhere(&self, now: u64) -> Option<[u8; INITIATION]> {
         let mut handshake = lock(&self.handshake);
-        let Handshake { pending: [newest, _], begun, cookie, .. } = &mut *handshake;
+        let Handshake { pending: [newest, _], begun, retry, cookie, .. } = &mut *handshake;
         let young = newest.as_mut().filter(|newest| now.saturating_sub(newest.begun) < REPEATED_FOR);
         match young {
             Some(newest) if *begun != 0 => {
                 // A cookie may have come meanwhile.
                 cookie.sign(now, newest.index, &mut newest.message)?;
+                // If the peer has it, and only its answer was lost, the next one is not to wait for long.
+                *retry = (*retry).min(now + REPEATED_FOR);
                 Some(newest.message)
             }
             _ => self.begin(now, &mut handshake),
@@ -209,21 +211,24 @@ impl Tunnel {
     }
 
     fn finish(&self, now: u64, from: SocketAddr, message: &[u8], slot: &mut [u8]) -> Result<Opened, Refused> {
+        let message = <&[u8; RESPONSE]>::try_from(message).map_err(|_| Refused::Malformed)?;
+        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = *message;
+        let index = u32::from_le_bytes([a, b, c, d]);
+        let mut handshake = lock(&self.handshake);
+        let ours = |one: &Pending| one.index == index && now.saturating_sub(one.begun) < REKEY_ATTEMPT_TIME;
+        let at = handshake.pending.iter().position(|one| one.as_ref().is_some_and(ours));
+        let at = at.ok_or(Refused::NoSession)?;
+        // An answer to nothing of ours is no load.
         match self.identity.limiter.judge(now, from, message) {
             Judged::Good => {}
             Judged::Forged => return Err(Refused::Forged),
+            Judged::TooMany => return Err(Refused::UnderLoad),
             Judged::Cookie(reply) => {
                 let place = slot.first_chunk_mut().ok_or(Refused::Malformed)?;
                 *place = reply;
                 return Ok(Opened::Cookie(reply.len()));
             }
         }
-        let message = <&[u8; RESPONSE]>::try_from(message).map_err(|_| Refused::Malformed)?;
-        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = *message;
-        let index = u32::from_le_bytes([a, b, c, d]);
-        let mut handshake = lock(&self.handshake);
-        let at = handshake.pending.iter().position(|one| one.as_ref().is_some_and(|one| one.index == index));
-        let at = at.ok_or(Refused::NoSession)?;
         let initiated = handshake.pending.get(at).and_then(Option::as_ref).ok_or(Refused::NoSession)?;
         let keys = initiated.state.finish(&self.identity.secret, message).ok_or(Refused::Forged)?;
         let (receiver, sender) = halves(&keys, index, now, true).ok_or(Refused::Malformed)?;
@@ -291,11 +296,15 @@ impl Tunnel {
         let (sender, alive) = self.expire(now);
         let (begins, idle) = {
             let mut handshake = lock(&self.handshake);
-            // The peer's own handshake came about meanwhile: there is nothing left to try for. A late answer is still taken.
+            // The peer's own handshake came about meanwhile: there is nothing left to try for. An answer that is under way is still
+            // taken, for the peer sends by its session then; one that somebody kept back is not.
             let confirmed = self.clocks.confirmed.load(Ordering::Relaxed);
             let newest = handshake.pending.first().and_then(Option::as_ref).map_or(0, |newest| newest.begun);
-            if handshake.begun != 0 && confirmed > newest {
+            if confirmed > newest {
                 handshake.begun = 0;
+                if now.saturating_sub(confirmed) >= REKEY_TIMEOUT {
+                    handshake.pending = [None, None];
+                }
             }
             let mut gave_up = false;
             if handshake.begun != 0 && now.saturating_sub(handshake.begun) >= REKEY_ATTEMPT_TIME {
@@ -326,6 +335,12 @@ impl Tunnel {
             return Tick::Send(length);
         }
         if idle && !alive { Tick::Ended } else { Tick::Nothing }
+    }
+
+    /// Whether nothing is left of it: neither a session nor an attempt at one.
+    pub fn is_over(&self, now: u64) -> bool {
+        let (_, alive) = self.expire(now);
+        !alive && lock(&self.handshake).begun == 0
     }
 
     /// Drops what is too old; tells what seals, and whether anything is left.
