@@ -306,7 +306,7 @@ impl Plane {
         let table = self.shared.table.load();
         let active: Vec<_> = self.shared.active().clone();
         for peer in active {
-            self.shared.forget(&peer);
+            peer.drop_tunnel(|_| true, || self.shared.active().retain(|active| !Arc::ptr_eq(active, &peer)));
             self.shared.initiate(&table, &peer, false);
         }
     }
