@@ -251,6 +251,7 @@ fn without_udp_the_relay_that_connects_first_is_home() {
     assert_eq!(home(&out), Some(Some(RegionId(3))));
     check.relay_connected(now, RegionId(1), Duration::from_millis(190), &mut out);
     assert_eq!(check.report().home, Some(RegionId(3)), "not clearly nearer");
+    check.set_active(now, true);
     let out = round(&mut check, &mut now, |_| None, seen);
     assert!(out.contains(&Action::TryRelays { regions: vec![RegionId(2)] }), "the others took us: {out:?}");
     assert_eq!(check.report().home, Some(RegionId(3)));

@@ -89,7 +89,7 @@ fn parent(outcome: Result<(), Refused>) -> Requests {
         let mut bytes = [0; LONGEST];
         while let Some(length) = theirs.recv(&mut bytes).ok().filter(|length| *length > 0) {
             if let Ok(Message::SetNetwork(asked)) = Message::decode(&bytes[..length]) {
-                theirs.send(&Answer { sequence: asked.sequence, outcome }.encode()).unwrap();
+                let _gone = theirs.send(&Answer { sequence: asked.sequence, outcome }.encode());
             }
         }
     });
