@@ -62,6 +62,8 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
             std::process::exit(1);
         }
     }));
+    // What still asks the parent is not waited for.
+    runtime.shutdown_background();
     Err(error.into())
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use casemate_measure::document::Problem;
 use casemate_measure::document::json::Value;
 use casemate_measure::section::DnsLabel;
+use casemate_vpn::parent::network::{NAMES_V4, NAMES_V6};
 use casemate_vpn::parent::{AuthKey, Dns, LoginServer};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -65,6 +66,8 @@ pub struct Config {
     pub status_socket: PathBuf,
     /// Names.
     pub dns: Dns,
+    /// Whether this machine's own programs ask the node for names.
+    pub resolv_conf: bool,
     /// Roots in PEM.
     pub roots: Option<String>,
     /// Relays in plain HTTP.
@@ -154,8 +157,8 @@ impl Parsed {
     fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let mut top = Fields::of("", Some(Value::read(bytes)?))?;
         let (login_server, authkey_file) = login_server(top.object("login_server")?)?;
-        let dns = match top.take("dns") {
-            None => Dns { listen: true, ..Dns::default() },
+        let (dns, resolv_conf) = match top.take("dns") {
+            None => (Dns { listen: true, ..Dns::default() }, false),
             value => dns(Fields::of("dns", value)?)?,
         };
         let config = Config {
@@ -183,6 +186,7 @@ impl Parsed {
                 .path("status_socket")?
                 .unwrap_or_else(|| super::command::DEFAULT_SOCKET.into()),
             dns,
+            resolv_conf,
             roots: None,
             debug_use_derp_http: top.boolean("debug_use_derp_http", false)?,
         };
@@ -226,19 +230,30 @@ fn login_server(mut fields: Fields) -> Result<(LoginServer, Option<PathBuf>), Pr
     Ok((LoginServer { url, noise_key, authkey, plain_http }, file))
 }
 
-fn dns(mut fields: Fields) -> Result<Dns, Problem> {
+fn dns(mut fields: Fields) -> Result<(Dns, bool), Problem> {
     let dns = Dns {
         listen: fields.boolean("listen", true)?,
         resolvers: fields
-            .each("resolvers", "IP:PORT", |text| {
-                text.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+            .each("resolvers", "IP:PORT, not of this node", |text| {
+                let not_us = |ip: IpAddr| ip != IpAddr::V4(NAMES_V4) && ip != IpAddr::V6(NAMES_V6);
+                let address = text.parse().ok();
+                address
+                    .filter(|address: &SocketAddr| address.port() != 0 && not_us(address.ip().to_canonical()))
             })?
             .unwrap_or_default(),
         internal_only: fields.boolean("internal_only", false)?,
         allowlist: fields.each("allowlist", "a DNS name", dns_name)?.unwrap_or_default(),
     };
+    let resolv_conf = fields.boolean("resolv_conf", false)?;
+    if resolv_conf && !dns.listen {
+        return Err(Problem::invalid(
+            &fields.at("resolv_conf"),
+            "false, since dns.listen is: nobody would answer",
+            "true",
+        ));
+    }
     fields.nothing_else()?;
-    Ok(dns)
+    Ok((dns, resolv_conf))
 }
 
 fn prefixes(top: &mut Fields) -> Result<Vec<IpNet>, Problem> {

@@ -1,12 +1,10 @@
 //! The privileged parent: what it makes, and how it serves the node that it starts.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -20,15 +18,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket,
-    socketpair, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 
-use super::Config;
 use super::kept::Kept;
+use super::resolv::{self, Back, ResolvConf};
+use super::sockets::{StatusSocket, ask_and_leave, bind_names, bind_peers, open_tun};
+use super::{Config, say};
 use crate::handover::{HEARTBEAT, READY};
 use crate::log::Budget;
 use crate::net::tailnet::{self, Tailnet};
@@ -42,6 +39,8 @@ const DNS_PORT: u16 = 53;
 const KEY_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked whether there is something to save that nobody spoke of: the word may have found no room.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Between two saves: how often a disk is written is not the node's to say.
+const SAVE_PACE: Duration = Duration::from_secs(1);
 /// Messages of the node in a second: a beat, a report and what it asks for, with room.
 const MESSAGES: usize = 64;
 
@@ -61,7 +60,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")?;
     refuse_neighbours(config)?;
     let made = Made::make(config)?;
-    let serving = Serving::new(config, &made)?;
+    // Once there are sockets where names are asked for.
+    let (resolv, resolvers) = resolv_conf(config)?;
+    let serving = Serving::new(config, &made, resolv, resolvers)?;
     say(format_args!(
         "{} is up, MTU {}, {} queues; UDP port {}; questions at {}",
         config.interface,
@@ -74,14 +75,6 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
     }
     serving.serve(&signals)
-}
-
-/// Bytes of each buffer of the sockets that peers send to, as tailscale's (`wgengine/magicsock/magicsock.go`, `socketBufferSize`).
-const PEERS_BUFFER: usize = 7 << 20;
-
-/// A line of the parent's own; the node's lines are its own.
-fn say(words: std::fmt::Arguments<'_>) {
-    drop(writeln!(io::stderr(), "casemate-init vpn: {words}"));
 }
 
 /// Whether another node of this kind lives here.
@@ -110,6 +103,25 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Takes `/etc/resolv.conf`, where that is wanted; else puts back what a run that was killed has left. Also whom it named.
+fn resolv_conf(config: &Config) -> anyhow::Result<(Option<ResolvConf>, Vec<SocketAddr>)> {
+    let path = Path::new(resolv::PATH);
+    if config.resolv_conf {
+        let needed = config.dns.resolvers.is_empty() && !config.dns.internal_only;
+        let (taken, resolvers) =
+            ResolvConf::take(path, &config.interface, needed).context("dns.resolv_conf")?;
+        let before = taken.before().display();
+        say(format_args!("{} is ours; what was there before is {before}", path.display()));
+        return Ok((Some(taken), resolvers));
+    }
+    match resolv::recover(path) {
+        Ok(Back::Done) => say(format_args!("{} is as it was before a run that was killed", path.display())),
+        Ok(Back::Nothing | Back::Taken | Back::Changed) => {}
+        Err(error) => say(format_args!("{}: {error}", path.display())),
+    }
+    Ok((None, Vec::new()))
 }
 
 /// What is removed at the end. The TUN goes with its last descriptor, and addresses and routes with it.
@@ -166,104 +178,6 @@ fn guard(config: &Config) -> anyhow::Result<Option<Lock>> {
     }
 }
 
-/// The one place that makes the TUN.
-fn open_tun(interface: &str, queues: usize) -> anyhow::Result<Vec<OwnedFd>> {
-    sys::open_tun(interface, queues).map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => anyhow::anyhow!("interface: {interface} exists already"),
-        Some(libc::ENOENT | libc::ENODEV) => {
-            anyhow::anyhow!("/dev/net/tun: {error}: a container needs --device /dev/net/tun")
-        }
-        Some(libc::EPERM) => {
-            anyhow::anyhow!("interface: {interface}: {error}: a container needs --cap-add NET_ADMIN")
-        }
-        _ => anyhow::Error::new(error).context(format!("interface: {interface}")),
-    })
-}
-
-/// Where peers send to, with buffers for a fast link, which only the privileged may have (`SO_RCVBUFFORCE`, socket(7)). IPv6 may be
-/// missing.
-fn bind_peers(port: u16) -> io::Result<Vec<UdpSocket>> {
-    let open = |address: SocketAddr| -> io::Result<UdpSocket> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
-        }
-        // Root of a user namespace is not privileged for it, and has what the system lets everybody have.
-        if setsockopt(&socket, sockopt::RcvBufForce, &PEERS_BUFFER).is_err() {
-            setsockopt(&socket, sockopt::RcvBuf, &PEERS_BUFFER)?;
-        }
-        if setsockopt(&socket, sockopt::SndBufForce, &PEERS_BUFFER).is_err() {
-            setsockopt(&socket, sockopt::SndBuf, &PEERS_BUFFER)?;
-        }
-        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
-        Ok(UdpSocket::from(socket))
-    };
-    let v4 = open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
-    let v6 = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.local_addr()?.port())));
-    Ok(std::iter::once(v4).chain(v6).collect())
-}
-
-/// UDP and TCP, both non-blocking. An IPv6 address just set may not be usable yet, so that is not asked.
-fn bind_names(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let open = |kind| -> io::Result<OwnedFd> {
-        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-        setsockopt(&socket, sockopt::ReuseAddr, &(kind == SockType::Stream))?;
-        // include/uapi/linux/in.h: of IPv6 sockets, too.
-        setsockopt(&socket, sockopt::IpFreebind, &true)?;
-        bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
-        Ok(socket)
-    };
-    let tcp = open(SockType::Stream)?;
-    nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(128)?)?;
-    Ok((UdpSocket::from(open(SockType::Datagram)?), TcpListener::from(tcp)))
-}
-
-/// The socket and its file.
-struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl StatusSocket {
-    fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // A socket that nobody answers at is left over from a parent that was killed.
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
-                fs::remove_file(path)?;
-            }
-            Ok(_) => return Err(io::Error::other("exists already")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let listener = UnixListener::bind(path)?;
-        let socket = Self { listener, path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        socket.listener.set_nonblocking(true)?;
-        Ok(socket)
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
-    }
-}
-
-/// Says something to the node where it answers questions, and does not wait for it: it may hang.
-fn ask_and_leave(path: &Path, request: &Request) -> io::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    File::from(socket).write_all(&line)
-}
-
 /// The node that runs.
 struct Child {
     pid: Pid,
@@ -297,14 +211,27 @@ struct Serving<'a> {
     authkey: Option<AuthKey>,
     /// When it is looked whether there is something to save.
     save_due: Instant,
+    /// When it was looked last.
+    saved: Option<Instant>,
     /// When the key's file is looked at again.
     key_due: Instant,
     /// What is wrong with that file, if it was said.
     key_trouble: Option<String>,
+    /// The machine's resolver configuration, while it is ours.
+    resolv: Option<ResolvConf>,
+    /// Whom it named before.
+    resolvers: Vec<SocketAddr>,
+    /// The domain that stands in it.
+    search: String,
 }
 
 impl<'a> Serving<'a> {
-    fn new(config: &'a Config, made: &'a Made) -> anyhow::Result<Self> {
+    fn new(
+        config: &'a Config,
+        made: &'a Made,
+        resolv: Option<ResolvConf>,
+        resolvers: Vec<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         let slots = Slots::new(made.state.try_clone().context("state")?).context("state")?;
         let kept = match &config.state {
             None => None,
@@ -329,8 +256,12 @@ impl<'a> Serving<'a> {
             report: None,
             authkey: config.login_server.authkey.clone(),
             save_due: now + LOOK_EVERY,
+            saved: None,
             key_due: now + KEY_EVERY,
             key_trouble: None,
+            resolv,
+            resolvers,
+            search: String::new(),
         })
     }
 
@@ -349,6 +280,7 @@ impl<'a> Serving<'a> {
             self.look_at_key(now);
             if now >= self.save_due {
                 self.save_due = now + LOOK_EVERY;
+                self.saved = Some(now);
                 self.save();
             }
             self.turn(signals, self.until(now))?;
@@ -359,7 +291,8 @@ impl<'a> Serving<'a> {
     fn until(&self, now: Instant) -> Duration {
         let due = self.due.map(|due| due.saturating_duration_since(now));
         let child = self.child.as_ref().map(|_| Duration::from_secs(1));
-        [due, child, Some(LOOK_EVERY)].into_iter().flatten().min().unwrap_or(LOOK_EVERY)
+        let save = self.save_due.saturating_duration_since(now);
+        [due, child, Some(save)].into_iter().flatten().min().unwrap_or(LOOK_EVERY)
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
@@ -407,6 +340,10 @@ impl<'a> Serving<'a> {
     /// What the node is told.
     fn told(&self) -> VpnHandover {
         let config = self.config;
+        let mut dns = config.dns.clone();
+        if dns.resolvers.is_empty() {
+            dns.resolvers.clone_from(&self.resolvers);
+        }
         VpnHandover {
             guest: false,
             node: Told {
@@ -420,7 +357,7 @@ impl<'a> Serving<'a> {
                 port: config.port,
                 mtu: config.mtu,
                 ipv6: self.made.tailnet.ipv6(),
-                dns: config.dns.clone(),
+                dns,
                 roots: config.roots.clone(),
                 keys: Keys::Random,
                 debug_use_derp_http: config.debug_use_derp_http,
@@ -504,10 +441,29 @@ impl<'a> Serving<'a> {
                 if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
                     say(format_args!("{}, {} peers", report.standing.word(), report.peers));
                 }
+                self.set_search(&report.domain);
                 self.report = Some(report);
             }
-            Ok(Message::Kept) => self.save(),
+            Ok(Message::Kept) => {
+                let now = Instant::now();
+                let due = self.saved.map_or(now, |saved| saved + SAVE_PACE);
+                self.save_due = self.save_due.min(due);
+            }
             Err(error) => say(format_args!("from the node: {error}")),
+        }
+    }
+
+    /// Names of the network can be said without its domain.
+    fn set_search(&mut self, domain: &str) {
+        let Some(resolv) = self.resolv.as_mut().filter(|_| self.search != domain) else { return };
+        domain.clone_into(&mut self.search);
+        match resolv.set_search(domain) {
+            Ok(Back::Changed) => {
+                // It says so itself, and is no longer ours.
+                self.resolv = None;
+            }
+            Ok(_) => {}
+            Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
         }
     }
 
@@ -533,6 +489,8 @@ impl<'a> Serving<'a> {
         }
         self.stopping = Some(Instant::now());
         self.due = None;
+        // While there is still somebody who answers.
+        self.resolv = None;
         if let Some(child) = &self.child {
             kill(child.pid, Signal::SIGTERM).ok();
         }

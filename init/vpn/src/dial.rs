@@ -22,6 +22,9 @@ pub trait Dial: Send + Sync + 'static {
         ip: Option<IpAddr>,
         port: u16,
     ) -> BoxFuture<'a, io::Result<TcpStream>>;
+
+    /// The addresses of a host: itself, if it is one in text. Whoever asks sets a limit.
+    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
 }
 
 /// Dials by the system's resolver and ordinary sockets.
@@ -48,6 +51,21 @@ impl Dial for SystemDial {
             Ok(stream)
         })
     }
+
+    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            Ok(lookup_host((bare, 0)).await?.map(|found| found.ip()).collect())
+        })
+    }
+}
+
+/// Whether a connection's own address is one of this machine still. What cannot be found out, is.
+pub(crate) fn has_source(local: SocketAddr) -> bool {
+    let mut any_port = local;
+    any_port.set_port(0);
+    let bound = std::net::UdpSocket::bind(any_port);
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// Tries one target after the other, each a little after the one before, or when one has failed, and takes the first that succeeds

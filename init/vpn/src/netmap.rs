@@ -106,6 +106,12 @@ pub struct DerpNode {
     pub ipv4: Option<IpAddr>,
     /// Its IPv6 address, if given.
     pub ipv6: Option<IpAddr>,
+    /// It has no IPv4 address, also none by its name (`IPv4` is `none`, or no address).
+    #[serde(default)]
+    pub without_ipv4: bool,
+    /// It has no IPv6 address, also none by its name.
+    #[serde(default)]
+    pub without_ipv6: bool,
     /// Its HTTPS port (`DERPPort`, 443 if absent).
     pub derp_port: u16,
     /// Its STUN port (`STUNPort`, 3478 if absent); `None`: it has none (-1).

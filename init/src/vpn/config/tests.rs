@@ -30,7 +30,7 @@ fn the_least_has_the_defaults_of_the_readme() {
         ("casemate0", 41641, 1280, 65534)
     );
     assert_eq!(config.status_socket, Path::new("/run/casemate/vpn.sock"));
-    assert!(config.require_policy && config.dns.listen && !config.dns.internal_only);
+    assert!(config.require_policy && config.dns.listen && !config.dns.internal_only && !config.resolv_conf);
     assert!((1..=4).contains(&config.queues));
     assert!(config.state.is_none() && config.login_server.authkey.is_none() && !config.debug_use_derp_http);
 }
@@ -68,6 +68,8 @@ fn everything_that_may_be_said_is_taken() {
     assert_eq!((config.queues, config.mtu, config.uid), (2, 1420, 1234));
     assert_eq!(config.dns.resolvers, ["9.9.9.9:53".parse().unwrap()]);
     assert_eq!(config.derp_pins.len(), 1);
+    let asked = with(&[("/dns", json!({"resolv_conf": true}))]);
+    assert!(read(&asked).unwrap_or_else(|error| panic!("{error}")).config.resolv_conf);
     let nulls = with(&[
         ("/state", Json::Null),
         ("/queues", Json::Null),
@@ -132,6 +134,19 @@ fn anything_else_is_refused_by_its_name() {
         ("/uid", json!(0), "uid: expected a whole number from 1 to"),
         ("/dns", json!(null), "dns: expected an object, found null"),
         ("/dns", json!({"resolvers": ["9.9.9.9"]}), "dns.resolvers[0]: expected IP:PORT"),
+        (
+            "/dns",
+            json!({"resolvers": ["100.100.100.100:53"]}),
+            "dns.resolvers[0]: expected IP:PORT, not of this node",
+        ),
+        ("/dns", json!({"resolvers": ["[fd7a:115c:a1e0::53]:53"]}), "dns.resolvers[0]"),
+        ("/dns", json!({"resolvers": ["[::ffff:100.100.100.100]:53"]}), "dns.resolvers[0]"),
+        (
+            "/dns",
+            json!({"listen": false, "resolv_conf": true}),
+            "dns.resolv_conf: expected false, since dns.listen is",
+        ),
+        ("/dns", json!({"resolv_conf": "/etc"}), "dns.resolv_conf: expected true or false"),
         ("/dns", json!({"allowlist": [1]}), "dns.allowlist[0]: expected a DNS name, found 1"),
     ] {
         let config = with(&[(path, value)]);

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod join;
 pub mod map;
+mod pace;
 pub mod session;
 pub mod wire;
 

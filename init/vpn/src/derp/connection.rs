@@ -1,10 +1,12 @@
 //! One connection to one relay server: TCP, TLS, the HTTP upgrade, the greeting.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,8 +16,9 @@ use tokio_rustls::TlsConnector;
 
 use super::frame::{Decoder, Frame, FrameError, encode};
 use super::handshake::{self, HandshakeError, ServerInfo};
+use super::reach::{self, Limits};
 use super::trust::{Proof, Trust, TrustError};
-use crate::dial::{Dial, first_of};
+use crate::dial::Dial;
 use crate::key::{Node, Public, Secret};
 use crate::netmap::DerpNode;
 
@@ -93,60 +96,40 @@ pub async fn connect(
     dial: &dyn Dial,
     ours: &Secret<Node>,
 ) -> Result<Connection, ConnectError> {
-    match timeout(CONNECT_TIMEOUT, connect_inner(node, trust, dial, ours)).await {
+    let proof = trust.proof(node)?;
+    let tls = match proof {
+        Proof::Plain => None,
+        _ => Some(trust.tls(&proof)?),
+    };
+    let tcp = reach::dial(node, dial, Limits::REAL)
+        .await
+        .map_err(|source| ConnectError::Io { host: node.host.clone(), source })?;
+    match timeout(CONNECT_TIMEOUT, speak(node, tls, tcp, ours)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Timeout(node.host.clone())),
     }
 }
 
-async fn connect_inner(
+/// TLS, if there is to be any, and the greeting.
+async fn speak(
     node: &DerpNode,
-    trust: &Trust,
-    dial: &dyn Dial,
+    tls: Option<Arc<ClientConfig>>,
+    tcp: TcpStream,
     ours: &Secret<Node>,
 ) -> Result<Connection, ConnectError> {
-    let proof = trust.proof(node)?;
-    let failed = |source| ConnectError::Io { host: node.host.clone(), source };
-    let tls = match proof {
-        Proof::Plain => None,
-        _ => Some(trust.tls(&proof)?),
-    };
-    let tcp = dial_any(node, dial).await.map_err(failed)?;
     let local = tcp.local_addr().ok();
     let stream: Box<dyn Stream> = match tls {
         None => Box::new(tcp),
         Some(config) => {
             let name =
                 ServerName::try_from(node.host.clone()).map_err(|_| TrustError::Name(node.host.clone()))?;
-            let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(failed)?;
-            Box::new(stream)
+            let connected = TlsConnector::from(config).connect(name, tcp).await;
+            let failed = |source| ConnectError::Io { host: node.host.clone(), source };
+            Box::new(connected.map_err(failed)?)
         }
     };
     let connection = greet(stream, &node.host, ours).await?;
     Ok(Connection { local, ..connection })
-}
-
-/// The addresses that the map gives, the second a little after the first; without any, what the name leads to. A look-up has the time
-/// that the dialer gives it: only [`CONNECT_TIMEOUT`] is above it.
-async fn dial_any(node: &DerpNode, dial: &dyn Dial) -> io::Result<TcpStream> {
-    let given: Vec<IpAddr> = [node.ipv4, node.ipv6].into_iter().flatten().collect();
-    if given.is_empty() {
-        return dial.dial(&node.host, None, node.derp_port).await;
-    }
-    first_of(given, |ip| async move {
-        timeout(DIAL_TIMEOUT, dial.dial(&node.host, Some(ip), node.derp_port))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    })
-    .await
-}
-
-/// Whether a connection's own address is one of this machine still. What cannot be found out, is.
-pub(super) fn has_source(local: SocketAddr) -> bool {
-    let mut any_port = local;
-    any_port.set_port(0);
-    let bound = std::net::UdpSocket::bind(any_port);
-    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// The HTTP upgrade and the greeting on a stream to a server.
@@ -183,6 +166,7 @@ pub async fn greet(
         match next_frame(&mut stream, &mut decoder).await {
             Ok(Frame::ServerInfo(sealed)) => {
                 let info = handshake::read_server_info(ours, &server, &sealed)?;
+                decoder.greeted();
                 return Ok(Connection { stream, decoder, server, info, local: None });
             }
             Ok(Frame::KeepAlive | Frame::Health(_) | Frame::Unknown(_)) => {}
@@ -257,10 +241,8 @@ pub async fn next_frame<R: AsyncRead + Unpin>(
     }
 }
 
-/// From the first SYN to the server's info (ours; Go allows 10 s for the same).
+/// From the TCP connection to the server's info (ours; Go allows 10 s with the dialling).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one address of a server that the map gives.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD: usize = 16 << 10;
 const READ_CHUNK: usize = 16 << 10;

@@ -7,8 +7,10 @@ use crate::key::{KEY_LEN, Node, Public};
 
 /// The most that a relayed packet may be (`MaxPacketSize`).
 pub const MAX_PACKET: usize = 64 << 10;
-/// The most that any other frame may be (`MaxInfoLen`).
+/// The most that any other frame of a greeting may be (`MaxInfoLen`).
 pub const MAX_INFO: usize = 1 << 20;
+/// And after it, of the types that we read (ours: the longest is a text for people).
+pub const MAX_OTHER: usize = 4 << 10;
 /// What a server's first frame begins with.
 pub const MAGIC: &[u8; 8] = b"DERP\xf0\x9f\x94\x91";
 /// The type and the length before a payload.
@@ -109,9 +111,15 @@ pub struct Decoder {
     buffer: BytesMut,
     /// What is still to be thrown away of a frame that concerns nobody, and the frame's type.
     skip: usize,
+    greeted: bool,
 }
 
 impl Decoder {
+    /// The greeting is over: what is longer than what follows it is refused before it is held.
+    pub const fn greeted(&mut self) {
+        self.greeted = true;
+    }
+
     /// Where what was read is appended.
     pub const fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
@@ -131,7 +139,7 @@ impl Decoder {
         let Some(&[kind, a, b, c, d]) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         // A length that does not fit is too long by any measure.
         let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if len > max_len(kind) {
+        if len > self.max_len(kind) {
             return Err(FrameError::TooLong { kind, len });
         }
         if !is_known(kind) {
@@ -145,6 +153,15 @@ impl Decoder {
         self.buffer.advance(HEADER_LEN);
         let payload = self.buffer.split_to(len).freeze();
         parse(kind, payload).map(Some)
+    }
+
+    const fn max_len(&self, kind: u8) -> usize {
+        match kind {
+            SEND_PACKET | RECV_PACKET => KEY_LEN + MAX_PACKET,
+            // One that we do not know is skipped, not held.
+            _ if self.greeted && is_known(kind) => MAX_OTHER,
+            _ => MAX_INFO,
+        }
     }
 }
 
@@ -189,13 +206,6 @@ fn put(out: &mut BytesMut, kind: u8, parts: &[&[u8]]) {
     out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
     for part in parts {
         out.put_slice(part);
-    }
-}
-
-const fn max_len(kind: u8) -> usize {
-    match kind {
-        SEND_PACKET | RECV_PACKET => KEY_LEN + MAX_PACKET,
-        _ => MAX_INFO,
     }
 }
 

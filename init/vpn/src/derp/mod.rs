@@ -6,6 +6,7 @@ pub mod connection;
 pub mod frame;
 pub mod handshake;
 mod pool;
+mod reach;
 mod region;
 pub mod server;
 mod trust;

@@ -136,6 +136,20 @@ pub(super) struct Shared {
     pub(super) dropped_in: AtomicU64,
     /// When its relay last sent a frame.
     pub(super) last_frame: Mutex<Option<Instant>>,
+    /// When a word of its relay was last written to the log.
+    pub(super) logged: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Whether a word of the relay goes to the log: one in a while does, over all connections to its region.
+    pub(super) fn may_log(&self, now: Instant) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED_EVERY);
+        if due {
+            *logged = Some(now);
+        }
+        due
+    }
 }
 
 #[derive(Debug)]
@@ -333,5 +347,21 @@ const QUEUE_BATCHES: usize = 64;
 const QUEUE_BYTES: usize = 512 << 10;
 /// Events that wait to be taken; packets beyond them are dropped.
 const EVENTS: usize = 256;
+/// Between two words of a region's relays in the log.
+const LOGGED_EVERY: Duration = Duration::from_secs(30);
 /// Regions that are tried at a time: a map of hundreds is no reason for hundreds of sockets.
 const PROBES: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_talks_without_end_is_heard_now_and_then() {
+        let (shared, start) = (Shared::default(), Instant::now());
+        let at = |second| start + Duration::from_secs(second);
+        let logged: Vec<u64> = (0..100).filter(|second| shared.may_log(at(*second))).collect();
+        assert_eq!(logged, [0, 30, 60, 90]);
+        assert!(!shared.may_log(start), "a clock that goes back is none");
+    }
+}

@@ -11,11 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
-use super::connection::{ConnectError, Connection, ReadError, Stream, connect, has_source, next_frame};
+use super::connection::{ConnectError, Connection, ReadError, Stream, connect, next_frame};
 use super::frame::{Decoder, Frame, encode, encode_send};
 use super::pool::{Event, Network, Outgoing, Packet, PoolConfig, Shared, Wanted};
+use crate::dial::has_source;
 use crate::key::fill_random;
-use crate::netmap::RegionId;
+use crate::netmap::{DerpNode, RegionId};
 
 pub(super) struct Task {
     pub(super) region: RegionId,
@@ -45,11 +46,14 @@ pub(super) struct Timing {
     pub(super) idle: Duration,
     /// How often that is looked at.
     pub(super) idle_check: Duration,
+    /// How long a connection that was only tried stands: for so long home may become it.
+    pub(super) tried: Duration,
 }
 
 impl Timing {
     /// A relay sends a keep-alive every 60 to 65 s (`derp.KeepAlive`): two missed, it is dead. Idle: tailscale
-    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check; the answer: `maybeCloseDERPsOnRebind`. The back-off is ours.
+    /// `wgengine/magicsock`, `derpInactiveCleanupTime` and its check; the answer: `maybeCloseDERPsOnRebind`. The back-off is
+    /// ours, and what is tried: each of hundreds of regions holds one of a few places for that long.
     pub(super) const REAL: Self = Self {
         steady: Duration::from_secs(30),
         min_back_off: Duration::from_secs(1),
@@ -58,6 +62,7 @@ impl Timing {
         answer: Duration::from_secs(3),
         idle: Duration::from_secs(60),
         idle_check: Duration::from_secs(15),
+        tried: Duration::from_secs(2),
     };
 
     /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
@@ -97,16 +102,15 @@ impl Task {
                 }
                 continue;
             }
-            let Some(place) = self.place(&mut first).await else { return };
+            let Some(mut place) = self.place(&mut first).await else { return };
             let network = self.wanted.borrow().network;
             let started = Instant::now();
             let Some(connected) = self.connect_unless_moved(network).await else { continue };
-            drop(place);
             let wait = match connected {
-                Ok(connection) => {
+                Ok((connection, nodes)) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, first.take(), took, network).await;
+                    let end = self.hold(connection, &nodes, (first.take(), &mut place), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -143,6 +147,7 @@ impl Task {
                     Some(self.timing.back_off(failures))
                 }
             };
+            drop(place);
             if let Some(wait) = wait
                 && !self.pause(wait).await
             {
@@ -171,7 +176,10 @@ impl Task {
     }
 
     /// `None`: the network changed meanwhile.
-    async fn connect_unless_moved(&mut self, network: Network) -> Option<Result<Connection, ConnectError>> {
+    async fn connect_unless_moved(
+        &mut self,
+        network: Network,
+    ) -> Option<Result<(Connection, Vec<DerpNode>), ConnectError>> {
         let mut wanted = self.wanted.clone();
         let moved = async {
             // A pool that is gone ends this task.
@@ -185,13 +193,13 @@ impl Task {
         }
     }
 
-    async fn connect(&mut self) -> Result<Connection, ConnectError> {
-        let map = Arc::clone(&self.wanted.borrow_and_update().map);
-        let nodes = map.regions.get(&self.region).map_or(&[][..], |region| &region.nodes);
+    /// A connection, and the servers that the map gave the region when it was begun.
+    async fn connect(&mut self) -> Result<(Connection, Vec<DerpNode>), ConnectError> {
+        let nodes = self.nodes();
         let mut last = ConnectError::NoServer;
         for node in nodes.iter().filter(|node| !node.stun_only) {
             match connect(node, &self.config.trust, &*self.config.dial, &self.config.ours).await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => return Ok((connection, nodes)),
                 Err(error) => last = error,
             }
         }
@@ -217,7 +225,8 @@ impl Task {
     async fn hold(
         &mut self,
         connection: Connection,
-        first: Option<Outgoing>,
+        nodes: &[DerpNode],
+        first: (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         took: Duration,
         network: Network,
     ) -> End {
@@ -238,7 +247,7 @@ impl Task {
             timing: self.timing,
         };
         let read = reader.run();
-        let write = self.write(write, first, pings, (network, local));
+        let write = self.write(write, nodes, first, pings, (network, local));
         let end = tokio::select! {
             end = read => end,
             end = write => end,
@@ -251,12 +260,16 @@ impl Task {
     async fn write(
         &mut self,
         mut stream: WriteHalf<Box<dyn Stream>>,
-        first: Option<Outgoing>,
+        nodes: &[DerpNode],
+        (first, place): (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         mut pings: mpsc::Receiver<[u8; 8]>,
         (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
         let mut out = BytesMut::new();
-        let nodes = self.nodes();
+        // The map may have changed while we connected.
+        if self.nodes() != nodes {
+            return End::MapChanged;
+        }
         let mut home = self.is_home();
         if home {
             encode(&Frame::NotePreferred(true), &mut out);
@@ -265,7 +278,8 @@ impl Task {
             self.put(&batch, &mut out);
         }
         let mut last_sent = Instant::now();
-        let (idle, idle_check) = (self.timing.idle, self.timing.idle_check);
+        let mut used = false;
+        let Timing { idle, idle_check, tried, .. } = self.timing;
         // When the relay was asked whether it still hears us.
         let mut asked: Option<Instant> = None;
         loop {
@@ -292,6 +306,7 @@ impl Task {
             while out.len() < WRITE_BATCH
                 && let Ok(batch) = self.queue.try_recv()
             {
+                used |= !batch.bytes.is_empty();
                 self.put(&batch, &mut out);
             }
             if !out.is_empty() {
@@ -303,11 +318,17 @@ impl Task {
                     out = BytesMut::new();
                 }
             }
-            let idle_at = Instant::now() + idle_check;
+            // What is used, or is home, is no longer only tried.
+            if home || used {
+                *place = None;
+            }
+            let idle = if place.is_some() { tried } else { idle };
+            let idle_at = Instant::now() + idle_check.min(idle);
             let next = asked.map_or(idle_at, |at| idle_at.min(at + self.timing.answer));
             tokio::select! {
                 batch = self.queue.recv() => match batch {
                     Some(batch) => {
+                        used |= !batch.bytes.is_empty();
                         last_sent = Instant::now();
                         self.put(&batch, &mut out);
                     }
@@ -335,7 +356,7 @@ impl Task {
         }
     }
 
-    fn nodes(&mut self) -> Vec<crate::netmap::DerpNode> {
+    fn nodes(&mut self) -> Vec<DerpNode> {
         let wanted = self.wanted.borrow_and_update();
         wanted.map.regions.get(&self.region).map(|region| region.nodes.clone()).unwrap_or_default()
     }
@@ -403,7 +424,7 @@ impl Reader {
                         let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
                         comeback = Some(jitter(after));
                     }
-                    Frame::Health(text) if !text.is_empty() => {
+                    Frame::Health(text) if !text.is_empty() && self.shared.may_log(Instant::now()) => {
                         let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
                         info!(region = self.region.0, text, "the relay says that something is wrong");
                     }

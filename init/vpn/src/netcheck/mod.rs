@@ -77,6 +77,8 @@ impl Report {
 #[derive(Debug)]
 pub struct Netcheck {
     map: Arc<DerpMap>,
+    /// Whether that is a map's: before, nothing speaks against the home of an earlier run.
+    mapped: bool,
     names: HashMap<String, Vec<IpAddr>>,
     report: Report,
     report_at: Option<Instant>,
@@ -143,6 +145,7 @@ impl Netcheck {
     pub fn new() -> Self {
         Self {
             map: Arc::default(),
+            mapped: false,
             names: HashMap::new(),
             report: Report::default(),
             report_at: None,
@@ -167,7 +170,7 @@ impl Netcheck {
 
     /// The relays of the map. `home` of an earlier run may be given by [`Netcheck::restore_home`] before.
     pub fn set_map(&mut self, now: Instant, map: Arc<DerpMap>, out: &mut Vec<Action>) {
-        if self.map == map {
+        if std::mem::replace(&mut self.mapped, true) && self.map == map {
             return;
         }
         self.map = map;
@@ -397,8 +400,12 @@ impl Netcheck {
         }
         self.history.add(now, latency.clone());
         if blocked || round.probes.is_empty() {
-            let regions = self.eligible().map(|region| region.id).collect::<Vec<_>>();
-            if regions.len() > 1 {
+            // Each try is a connection: of those that took us, all are tried again with a full report.
+            let full = self.last_full == Some(round.started);
+            let several = self.eligible().nth(1).is_some();
+            let untried = self.eligible().filter(|region| full || !self.relays.contains_key(&region.id));
+            let regions = untried.map(|region| region.id).collect::<Vec<_>>();
+            if several && !regions.is_empty() {
                 out.push(Action::TryRelays { regions });
             }
             latency.clone_from(&self.relays);
@@ -426,6 +433,9 @@ impl Netcheck {
     }
 
     fn settle_home(&mut self, now: Instant, latency: &BTreeMap<RegionId, Duration>, out: &mut Vec<Action>) {
+        if !self.mapped {
+            return;
+        }
         let eligible = self.eligible().map(|region| (region.id, region.score_milli)).collect();
         let before = self.report.home;
         let home = choose_home(&HomeInputs {
@@ -456,9 +466,11 @@ impl Netcheck {
     fn servers<'a>(&'a self, region: &'a DerpRegion, v6: bool) -> impl Iterator<Item = SocketAddr> + 'a {
         region.nodes.iter().filter_map(move |node| {
             let port = node.stun_port?;
-            let given = if v6 { node.ipv6 } else { node.ipv4 };
+            let (given, without) =
+                if v6 { (node.ipv6, node.without_ipv6) } else { (node.ipv4, node.without_ipv4) };
             let ip = match given {
                 Some(ip) => ip,
+                None if without => return None,
                 None if node.ipv4.is_some() || node.ipv6.is_some() => return None,
                 None => match node.host.parse::<IpAddr>() {
                     Ok(ip) => Some(ip).filter(|ip| ip.is_ipv6() == v6)?,

@@ -6,6 +6,8 @@ fn region(id: u32, ip: &str) -> DerpRegion {
         host: format!("derp{id}.example"),
         ipv4: Some(ip.parse().unwrap()),
         ipv6: Some(format!("2001:db8::{id}").parse().unwrap()),
+        without_ipv4: false,
+        without_ipv6: false,
         derp_port: 443,
         stun_port: Some(3478),
         stun_only: false,
@@ -215,6 +217,27 @@ fn a_single_region_is_home_at_once() {
 }
 
 #[test]
+fn the_home_of_an_earlier_run_stays_until_a_map_speaks_against_it() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.restore_home(Some(RegionId(3)));
+    // The addresses are looked at before there is a map: a round without anybody to ask.
+    check.network_changed(now);
+    assert_eq!(home(&round(&mut check, &mut now, |_| None, seen)), None);
+    let mut out = Vec::new();
+    check.set_map(now, three(), &mut out);
+    assert_eq!((home(&out), check.report().home), (None, Some(RegionId(3))));
+    check.set_map(now, map(vec![region(1, "192.0.2.1"), region(2, "192.0.2.2")]), &mut out);
+    assert_eq!(home(&out), Some(None));
+    // A first map without relays is one, too.
+    let mut check = Netcheck::new();
+    check.restore_home(Some(RegionId(3)));
+    check.set_map(now, map(vec![]), &mut out);
+    assert_eq!(home(&out), Some(None));
+    assert_eq!(check.report().home, None);
+}
+
+#[test]
 fn without_udp_the_relay_that_connects_first_is_home() {
     let mut now = Instant::now();
     let mut check = Netcheck::new();
@@ -228,7 +251,9 @@ fn without_udp_the_relay_that_connects_first_is_home() {
     assert_eq!(home(&out), Some(Some(RegionId(3))));
     check.relay_connected(now, RegionId(1), Duration::from_millis(190), &mut out);
     assert_eq!(check.report().home, Some(RegionId(3)), "not clearly nearer");
-    round(&mut check, &mut now, |_| None, seen);
+    check.set_active(now, true);
+    let out = round(&mut check, &mut now, |_| None, seen);
+    assert!(out.contains(&Action::TryRelays { regions: vec![RegionId(2)] }), "the others took us: {out:?}");
     assert_eq!(check.report().home, Some(RegionId(3)));
 }
 

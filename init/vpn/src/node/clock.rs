@@ -7,27 +7,30 @@ use nix::time::{ClockId, clock_gettime};
 /// A sleep that no connection need have survived (a NAT forgets a TCP connection later, but what it sent is lost).
 const LONG: Duration = Duration::from_secs(10);
 
-/// What both clocks said when they were last looked at.
+/// How far the clocks were apart when a sleep was last told of.
 #[derive(Debug, Default)]
 pub(super) struct Sleep {
     asleep: Option<Duration>,
 }
 
 impl Sleep {
-    /// Looks at the system's clocks: whether the machine slept since the last look.
-    pub(super) fn look(&mut self) -> bool {
+    /// Looks at the system's clocks: how long the machine slept since it last did for long.
+    pub(super) fn look(&mut self) -> Option<Duration> {
         let now = |clock| clock_gettime(clock).map(Duration::from);
         match (now(ClockId::CLOCK_BOOTTIME), now(ClockId::CLOCK_MONOTONIC)) {
             (Ok(boot), Ok(monotonic)) => self.slept(boot, monotonic),
-            _ => false,
+            _ => None,
         }
     }
 
     /// `boot` counts sleep, `monotonic` does not.
-    fn slept(&mut self, boot: Duration, monotonic: Duration) -> bool {
+    fn slept(&mut self, boot: Duration, monotonic: Duration) -> Option<Duration> {
         let asleep = boot.saturating_sub(monotonic);
-        let before = self.asleep.replace(asleep);
-        before.is_some_and(|before| asleep.saturating_sub(before) > LONG)
+        let since = asleep.saturating_sub(*self.asleep.get_or_insert(asleep));
+        // Short ones add up: whoever counts the time is never behind by more.
+        let slept = Some(since).filter(|since| *since > LONG)?;
+        self.asleep = Some(asleep);
+        Some(slept)
     }
 }
 
@@ -36,15 +39,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_long_sleep_is_one() {
+    fn a_long_sleep_is_told_of_and_no_short_one_is_forgotten() {
         let seconds = Duration::from_secs;
         let mut sleep = Sleep::default();
         // What it slept before we ran is not ours.
-        assert!(!sleep.slept(seconds(5000), seconds(100)));
-        assert!(!sleep.slept(seconds(5030), seconds(130)), "awake for long");
-        assert!(!sleep.slept(seconds(5041), seconds(131)), "asleep for 10 s");
-        assert!(sleep.slept(seconds(5053), seconds(132)));
-        assert!(!sleep.slept(seconds(5054), seconds(133)), "told once");
-        assert!(!sleep.look() || !sleep.look());
+        assert_eq!(sleep.slept(seconds(5000), seconds(100)), None);
+        assert_eq!(sleep.slept(seconds(5030), seconds(130)), None, "awake for long");
+        assert_eq!(sleep.slept(seconds(5041), seconds(131)), None, "asleep for 10 s");
+        assert_eq!(sleep.slept(seconds(5042), seconds(132)), None, "and told of neither then nor later");
+        assert_eq!(
+            sleep.slept(seconds(5054), seconds(133)),
+            Some(seconds(21)),
+            "with what was too short before"
+        );
+        assert_eq!(sleep.slept(seconds(5055), seconds(134)), None, "told once");
+    }
+
+    #[test]
+    fn both_clocks_of_the_system_are_looked_at() {
+        let mut sleep = Sleep::default();
+        assert_eq!(sleep.look(), None, "what it slept before we ran is not ours");
+        let apart = sleep.asleep;
+        assert!(apart.is_some());
+        assert_eq!((sleep.look(), sleep.asleep), (None, apart), "awake since");
     }
 }

@@ -48,7 +48,7 @@ impl Node {
             ControlEvent::Admitted { node } => {
                 // What came for the key before takes effect before it goes.
                 if let Some((map, changes)) = self.maps.flush(now) {
-                    self.apply(now, map, &changes).await;
+                    self.apply(now, map, &changes);
                 }
                 let Some(admitted) = self.known_key(&node) else {
                     return Err(NodeError::Ended("the session's idea of our key"));
@@ -59,7 +59,7 @@ impl Node {
                     info!(%node, generation = admitted.generation, "admitted");
                     kept.server = self.server;
                     kept.promote(admitted);
-                    if let Err(error) = self.keeper.write(&self.parent) {
+                    if let Err(error) = self.keeper.write(now, &self.parent) {
                         // Both keys are kept already: a restart asks under each.
                         warn!(%error, "that we are admitted is not kept yet");
                         self.keeper.touch(now);
@@ -80,21 +80,7 @@ impl Node {
             ControlEvent::Netmap { map, changes, policy, drops } => {
                 self.heard = Some(now);
                 self.connected = true;
-                if self.policy != policy {
-                    match policy {
-                        PolicyState::Policy => {}
-                        PolicyState::AllowAll => {
-                            warn!("the network has no policy: every peer may send us everything")
-                        }
-                        PolicyState::AllowAllRefused => {
-                            warn!("the network has no policy, which is required: every peer is refused")
-                        }
-                        PolicyState::Unreadable => {
-                            warn!("the packet filter does not read: every peer is refused")
-                        }
-                    }
-                    self.policy = policy;
-                }
+                self.set_policy(policy);
                 self.map_drops = drops;
                 self.maps.push(map, changes);
             }
@@ -108,6 +94,23 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// What the filter in force is, which is said when it is another than before.
+    pub(super) fn set_policy(&mut self, policy: PolicyState) {
+        if std::mem::replace(&mut self.policy, policy) == policy {
+            return;
+        }
+        match policy {
+            PolicyState::Policy => {}
+            PolicyState::AllowAll => {
+                warn!("the network has no policy: every peer may send us everything");
+            }
+            PolicyState::AllowAllRefused => {
+                warn!("the network has no policy, which is required: every peer is refused");
+            }
+            PolicyState::Unreadable => warn!("the packet filter does not read: every peer is refused"),
+        }
     }
 
     /// One of our node keys.
@@ -132,7 +135,7 @@ impl Node {
 
     /// A new node key is kept beside the other before it is used: a key that the server knows and we do not is a lost node, and so is
     /// one whose successor the server refuses. If it cannot be, the reply is dropped, and what is in force stays.
-    pub(super) fn on_made_key(&mut self, made: MadeKey) {
+    pub(super) fn on_made_key(&mut self, now: Instant, made: MadeKey) {
         let key = match made.key {
             Ok(key) => key,
             Err(error) => return warn!(%error, "no new node key: the old one stays"),
@@ -140,7 +143,7 @@ impl Node {
         let (node, generation) = (key.secret.public(), key.generation);
         let secret = key.secret.clone();
         self.keeper.kept.next = Some(key);
-        if let Err(error) = self.keeper.write(&self.parent) {
+        if let Err(error) = self.keeper.write(now, &self.parent) {
             return warn!(%error, "a new node key cannot be kept: the old one stays");
         }
         info!(%node, generation, "a new node key");

@@ -74,7 +74,10 @@ impl Node {
     /// What the plane saw.
     pub(super) fn on_plane(&mut self, now: Instant, event: plane::Event) {
         match event {
-            plane::Event::Wanted(peer) => self.paths.wanted(now, &peer, &mut self.actions),
+            plane::Event::Wanted(peer) => {
+                self.paths.wanted(now, &peer, &mut self.actions);
+                self.set_route(&peer);
+            }
             plane::Event::Authentic(peer, source) => {
                 let via = match source {
                     plane::Source::Udp(from) => Via::Udp(from),

@@ -76,4 +76,8 @@ impl Dial for Dialer {
             Ok(stream)
         })
     }
+
+    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(Self::addresses(self, host))
+    }
 }

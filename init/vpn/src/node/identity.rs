@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::NodeError;
+use crate::control::map::PolicyState;
 use crate::filter::Filter;
 use crate::key::{KEY_LEN, Kind, Secret};
 use crate::parent::slots::Slots;
@@ -57,11 +58,14 @@ pub(super) const fn may_be_known(config: &Config, kept: &Kept) -> bool {
     kept.server.is_some() || matches!(config.keys, Keys::Agent { .. })
 }
 
-/// What was kept, if it reads and is of the same machine; else a new identity.
-pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin), NodeError> {
+/// What was kept, if it reads and is of the same machine, with what its map's filter is; else a new identity.
+pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, PolicyState, Origin), NodeError> {
     if let Some(bytes) = slots.read().map(Zeroizing::new) {
         match Kept::decode(&bytes, &config.prefixes) {
-            Ok(kept) => return Ok((judged(kept, config.require_policy), Origin::Kept)),
+            Ok(kept) => {
+                let (kept, policy) = judged(kept, config.require_policy);
+                return Ok((kept, policy, Origin::Kept));
+            }
             Err(error) => warn!(%error, "what was kept is not used"),
         }
     }
@@ -78,20 +82,21 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin
         map: None,
     };
     info!(node = %kept.node.secret.public(), "a new identity");
-    Ok((kept, Origin::New))
+    Ok((kept, PolicyState::default(), Origin::New))
 }
 
 /// What is required now may not have been when the map was kept.
-fn judged(mut kept: Kept, require_policy: bool) -> Kept {
-    if let Some(map) = &mut kept.map
-        && require_policy
-        && map.filter.allow_all()
-    {
-        warn!("the kept map lets everybody in, which is refused: everybody is");
-        map.filter = Arc::new(Filter::deny_all());
-        map.filters = Arc::default();
-    }
-    kept
+fn judged(mut kept: Kept, require_policy: bool) -> (Kept, PolicyState) {
+    let policy = match &mut kept.map {
+        Some(map) if map.filter.allow_all() && require_policy => {
+            map.filter = Arc::new(Filter::deny_all());
+            map.filters = Arc::default();
+            PolicyState::AllowAllRefused
+        }
+        Some(map) if map.filter.allow_all() => PolicyState::AllowAll,
+        _ => PolicyState::Policy,
+    };
+    (kept, policy)
 }
 
 /// The node key that follows another one. If it was made before and no server has taken it, it will do: it is the one that a later
@@ -206,7 +211,7 @@ mod tests {
         let agent = agent(&socket);
         let config = config(&Keys::Agent { socket, instance_id: "i".to_owned() });
         let load = async || {
-            let (kept, _) = load(&config, &Slots::new(slots::create().unwrap()).unwrap()).await.unwrap();
+            let (kept, ..) = load(&config, &Slots::new(slots::create().unwrap()).unwrap()).await.unwrap();
             let others = others(&config, &kept).await.unwrap();
             (kept, others)
         };
@@ -241,12 +246,12 @@ mod tests {
     async fn random_keys_are_looked_for_only_where_one_was_made_and_not_admitted() {
         let config = config(&Keys::Random);
         let slots = Slots::new(slots::create().unwrap()).unwrap();
-        let (mut kept, origin) = load(&config, &slots).await.unwrap();
+        let (mut kept, _, origin) = load(&config, &slots).await.unwrap();
         assert_eq!(origin, Origin::New);
         assert!(!may_be_known(&config, &kept) && others(&config, &kept).await.unwrap().is_empty());
         kept.next = Some(following(&config, &kept.node, None).await.unwrap());
         slots.write(&kept.encode().unwrap()).unwrap();
-        let (kept, origin) = load(&config, &slots).await.unwrap();
+        let (kept, _, origin) = load(&config, &slots).await.unwrap();
         let others = others(&config, &kept).await.unwrap();
         assert_eq!((origin, others.len(), others.first().unwrap().generation), (Origin::Kept, 1, 1));
     }

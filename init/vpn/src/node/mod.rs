@@ -13,6 +13,7 @@ mod datagrams;
 mod dial;
 mod identity;
 mod keep;
+mod look_ups;
 mod network;
 mod pace;
 mod ping;
@@ -21,7 +22,11 @@ mod reached;
 mod relays;
 mod report;
 mod settings;
+mod stamp;
 mod totals;
+
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -30,8 +35,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{debug, info, warn};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
@@ -57,10 +62,11 @@ use clock::Sleep;
 use coalesce::Coalescer;
 use control::MadeKey;
 use dial::Dialer;
-use keep::Keeper;
+use keep::{Keeper, Told};
+use look_ups::{LookUps, LookedUp};
 use pace::Pace;
 use reached::Reached;
-use relays::Relays;
+use relays::{RelayEvents, Relays};
 use settings::Settings;
 use totals::{Bytes, Totals};
 
@@ -70,12 +76,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(2);
 /// Between two changes of the relays that take effect: each may cost connections.
 const RELAYS: Duration = Duration::from_secs(10);
-/// Names that are looked up at a time.
-const LOOK_UPS: usize = 8;
-/// How far the kept time of the last handshake may be behind, in nanoseconds: ten seconds.
-const STAMPS: u64 = 10_000_000_000;
-/// How often the parent hears of us, although nothing changed.
-const REPORT: Duration = Duration::from_secs(10);
 
 /// Why the node ended.
 #[derive(Debug, Error)]
@@ -108,8 +108,20 @@ pub enum NodeError {
 ///
 /// # Errors
 /// What a restart may mend.
-pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
-    let Handover { config, state, requests, status, dns, tun, udp } = handover;
+pub async fn run(mut handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
+    let tun = std::mem::take(&mut handover.tun).into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
+    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
+    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
+    run_on(tun, features, handover, ready).await
+}
+
+async fn run_on(
+    tun: Vec<Tun>,
+    features: Features,
+    handover: Handover,
+    ready: impl FnOnce() + Send,
+) -> Result<Infallible, NodeError> {
+    let Handover { config, state, requests, status, dns, udp, tun: _ } = handover;
     let settings = Settings::new(&config)?;
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
@@ -118,30 +130,52 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         .ok_or_else(|| NodeError::Config("port: no UDP socket".to_owned()))?
         .local_address()?
         .port();
-    let tun = tun.into_iter().map(Tun::adopt).collect::<Result<Vec<_>, _>>()?;
-    let (kept, origin) = identity::load(&config, &slots).await?;
+    let dns = listeners(dns)?;
+    let opened = Opened { config, settings, slots, requests, status, dns, tun, features, udp, port };
+    let (node, ends, map) = start(opened, ready).await?;
+    node.drive(ends, map).await
+}
+
+/// What was handed over, opened.
+struct Opened {
+    config: Config,
+    settings: Settings,
+    slots: Slots,
+    requests: Requests,
+    status: Option<std::os::unix::net::UnixListener>,
+    dns: dns::Listeners,
+    tun: Vec<Tun>,
+    features: Features,
+    udp: Vec<Arc<Udp>>,
+    port: u16,
+}
+
+/// Starts everything beside the node's own task: what that drives, what it hears by, and the map that was kept.
+async fn start(
+    opened: Opened,
+    ready: impl FnOnce() + Send,
+) -> Result<(Node, Ends, Option<Arc<Netmap>>), NodeError> {
+    let Opened { config, settings, slots, requests, status, dns, tun, features, udp, port } = opened;
+    let (kept, policy, origin) = identity::load(&config, &slots).await?;
     let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
     let mut keeper = Keeper::new(slots, kept.clone());
     if origin == identity::Origin::New {
         // A server that admits a key which we then lose has lost us.
-        keeper.write(&parent)?;
+        keeper.write(Instant::now(), &parent)?;
     }
 
     let (channels, receivers) = plane::channels();
-    let first = tun.first().ok_or_else(|| NodeError::Config("descriptors: no TUN queue".to_owned()))?;
-    let features = probe(first.as_fd(), Features { tcp: true, udp: true })?;
     let key = kept.node.secret.clone();
-    let sockets = listeners(dns)?;
     // Everything is open. From the next line on, others are read.
     ready();
     let plane = Arc::new(Plane::start(plane::Config { tun, features, udp, key: key.clone(), channels })?);
-    plane.stamper().raise(kept.stamp.saturating_add(STAMPS));
+    plane.stamper().raise(stamp::used(kept.stamp));
     info!(port, ?features, node = %key.public(), "the plane runs");
 
     let zone = Published::new(Zone::empty(&settings.names));
     let dns_counters = Arc::new(dns::Counters::default());
-    tokio::spawn(dns::serve(sockets, Arc::clone(&zone), Arc::clone(&dns_counters)));
+    tokio::spawn(dns::serve(dns, Arc::clone(&zone), Arc::clone(&dns_counters)));
 
     let (asks, asked) = mpsc::channel(4);
     if let Some(listener) = status {
@@ -160,6 +194,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         home: kept.home,
         working_udp: true,
         network: 0,
+        slept: Duration::ZERO,
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
@@ -184,7 +219,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     let (resolved, names) = mpsc::channel(8);
     let (made, made_keys) = mpsc::channel(1);
     let (assigned, assignments) = mpsc::channel(1);
-    let node = Node {
+    let mut node = Node {
         pool: relays.pool(),
         relays,
         paths: Paths::new(PathConfig { own: key.public(), excluded: config.prefixes.clone() }),
@@ -225,9 +260,9 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         pings: Vec::new(),
         netchecks: Vec::new(),
         wishes: Vec::new(),
-        resolved,
-        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
+        look_ups: LookUps::new(resolved),
     };
+    node.set_policy(policy);
     node.pool.set_home(node.keeper.kept.home);
     let ends = Ends {
         heard,
@@ -240,17 +275,17 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         assignments,
         session,
     };
-    node.drive(ends, map).await
+    Ok((node, ends, map))
 }
 
 /// What the node hears by.
 struct Ends {
     heard: mpsc::Receiver<ControlEvent>,
-    relay_events: mpsc::Receiver<crate::derp::Event>,
+    relay_events: RelayEvents,
     events: mpsc::Receiver<plane::Event>,
     outside: mpsc::Receiver<plane::Outside>,
     asked: mpsc::Receiver<Ask>,
-    names: mpsc::Receiver<(String, Vec<IpAddr>)>,
+    names: mpsc::Receiver<LookedUp>,
     made_keys: mpsc::Receiver<MadeKey>,
     assignments: mpsc::Receiver<Result<(), RequestError>>,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
@@ -308,21 +343,19 @@ struct Node {
     pings: Vec<ping::Job>,
     netchecks: Vec<status::Asked>,
     wishes: Vec<netcheck::Action>,
-    /// Where looked-up names go.
-    resolved: mpsc::Sender<(String, Vec<IpAddr>)>,
-    look_ups: Arc<Semaphore>,
+    look_ups: LookUps,
 }
 
 impl Node {
     async fn drive(mut self, mut ends: Ends, kept: Option<Arc<Netmap>>) -> Result<Infallible, NodeError> {
         self.sleep.look();
-        self.look_at_addresses(Instant::now(), false);
+        self.look_at_addresses(Instant::now(), None);
         if let Some(map) = kept {
             info!(peers = map.peers.len(), "the last map is in force until a new one comes");
-            self.adopt(Instant::now(), map).await;
+            self.adopt(Instant::now(), map);
         }
-        let (mut look, mut addresses, mut report) = (Instant::now(), Instant::now(), Instant::now());
-        let mut reported = None;
+        let (mut look, mut addresses) = (Instant::now(), Instant::now());
+        let mut told = Told::default();
         loop {
             let now = Instant::now();
             let due = [
@@ -352,10 +385,13 @@ impl Node {
                 }
                 Some(ask) = ends.asked.recv() => self.on_ask(Instant::now(), ask),
                 Some((host, addresses)) = ends.names.recv() => {
-                    self.netcheck.resolved(host, addresses);
-                    self.netcheck.request(Instant::now());
+                    self.look_ups.ended(&host);
+                    if !addresses.is_empty() {
+                        self.netcheck.resolved(host, addresses);
+                        self.netcheck.request(Instant::now());
+                    }
                 }
-                Some(made) = ends.made_keys.recv() => self.on_made_key(made),
+                Some(made) = ends.made_keys.recv() => self.on_made_key(Instant::now(), made),
                 Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {
@@ -367,7 +403,7 @@ impl Node {
             }
             let now = Instant::now();
             if let Some((map, changes)) = self.maps.take(now) {
-                self.apply(now, map, &changes).await;
+                self.apply(now, map, &changes);
             }
             self.paths.tick(now, &mut self.actions);
             self.act(now);
@@ -384,24 +420,18 @@ impl Node {
                 self.keep_stamp(now);
                 self.look_at_traffic(now);
                 let slept = self.sleep.look();
-                if now >= addresses || slept {
+                if now >= addresses || slept.is_some() {
                     addresses = now + ADDRESSES;
                     self.look_at_addresses(now, slept);
                 }
-                let said = self.parent_report(now);
-                if now >= report || reported.as_ref() != Some(&said) {
-                    report = now + REPORT;
-                    self.tell_parent(&said);
-                    reported = Some(said);
-                }
+                told.tell(now, self.parent_report(now), &self.parent);
             }
         }
     }
 
     /// The time of the last handshake is kept, so that none of a next run is earlier.
     fn keep_stamp(&mut self, now: Instant) {
-        let last = self.plane.stamper().last();
-        if last > self.keeper.kept.stamp.saturating_add(STAMPS) {
+        if let Some(last) = stamp::to_keep(self.keeper.kept.stamp, self.plane.stamper().last()) {
             self.keeper.kept.stamp = last;
             self.keeper.touch(now);
         }
@@ -436,7 +466,7 @@ impl Node {
     }
 
     /// The machine's own addresses may have changed; if it slept, everything may have.
-    fn look_at_addresses(&mut self, now: Instant, slept: bool) {
+    fn look_at_addresses(&mut self, now: Instant, slept: Option<Duration>) {
         let found = match addresses::local(&self.config.interface, &self.config.prefixes) {
             Ok(found) => found,
             Err(error) => {
@@ -444,21 +474,28 @@ impl Node {
                 self.local.clone()
             }
         };
-        if found == self.local && !slept {
+        self.take_addresses(now, found, slept);
+    }
+
+    fn take_addresses(&mut self, now: Instant, found: Vec<IpAddr>, slept: Option<Duration>) {
+        if found == self.local && slept.is_none() {
             return;
         }
-        info!(addresses = ?found, slept, "this machine's network");
-        let lost = self.local.iter().any(|address| !found.contains(address));
+        info!(addresses = ?found, ?slept, "this machine's network");
         self.local = found;
         // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
         self.netcheck.network_changed(now);
         self.paths.network_changed(now, &mut self.actions);
-        self.pool.network_changed(slept);
-        if lost || slept {
-            // An address more takes nothing from the connection that stands.
-            self.host.send_modify(|host| host.network = host.network.wrapping_add(1));
-        }
+        self.pool.network_changed(slept.is_some());
+        self.host.send_modify(|host| {
+            host.network = host.network.wrapping_add(1);
+            host.slept += slept.unwrap_or_default();
+        });
         self.act(now);
+        if slept.is_some() {
+            // By the ways that are left now.
+            self.plane.slept();
+        }
     }
 
     /// Where we may be reached: told to the server, and to whoever is called.
@@ -506,7 +543,7 @@ impl Node {
             Request::Netcheck {} => {
                 return self.ask_outside(now, answer);
             }
-            Request::Offer { authkey } => match AuthKey::new(authkey.expose()) {
+            Request::Offer { authkey } => match settings::authkey(authkey.expose()) {
                 Some(key) => {
                     info!("another pre-auth key is offered");
                     self.auth.send_replace(Some(key));
@@ -517,15 +554,6 @@ impl Node {
         };
         // The first line always has room.
         drop(answer.try_send(line));
-    }
-
-    fn tell_parent(&self, report: &crate::parent::message::Report) {
-        match self.parent.report(report) {
-            Ok(()) => {}
-            // It is said again soon.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => debug!("the parent is busy"),
-            Err(error) => warn!(%error, "the parent does not hear us"),
-        }
     }
 }
 
@@ -556,3 +584,6 @@ fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result
     }
     Ok(listeners)
 }
+
+#[cfg(test)]
+mod tests;

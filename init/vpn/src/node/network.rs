@@ -12,12 +12,12 @@ use crate::control::map::Changes;
 use crate::key::{Node as NodeKind, Public};
 use crate::netmap::{Netmap, NodeId, TailnetNode};
 use crate::parent::RequestError;
-use crate::path::PeerConfig;
-use crate::plane::{Network, PeerSpec};
+use crate::path::{Action, Paths, PeerConfig};
+use crate::plane::{Network, PeerSpec, Plane};
 
 impl Node {
     /// Takes a map as a whole: at the start, from what was kept.
-    pub(super) async fn adopt(&mut self, now: Instant, map: Arc<Netmap>) {
+    pub(super) fn adopt(&mut self, now: Instant, map: Arc<Netmap>) {
         let changes = Changes {
             node: true,
             removed: Vec::new(),
@@ -26,12 +26,12 @@ impl Node {
             derp: true,
             dns: true,
         };
-        self.apply(now, map, &changes).await;
+        self.apply(now, map, &changes);
     }
 
     /// Takes what changed. The plane first, so that paths find their peers there; our own addresses in it are those that the parent has
     /// set, so that nobody reaches us at one that we do not have.
-    pub(super) async fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
+    pub(super) fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
         let before = self.map.replace(Arc::clone(&map));
         let can_have = |address: &&IpNet| self.config.ipv6 || matches!(address, IpNet::V4(_));
         self.assignment.want(&map.node.addresses.iter().filter(can_have).copied().collect::<Vec<_>>());
@@ -78,7 +78,10 @@ impl Node {
             }
             self.zone.publish(zone);
         }
-        self.keeper.kept.map = Some((*map).clone());
+        // While the key after the map's own is admitted already, it is not a map of who we are; a restart would not take it.
+        if map.node.key == self.keeper.kept.node.secret.public() {
+            self.keeper.kept.map = Some((*map).clone());
+        }
         self.keeper.touch(now);
         self.act(now);
     }
@@ -88,7 +91,14 @@ impl Node {
         // Where it was reached last, also before a restart: peers may not have told the coordinator of a roaming yet.
         endpoints.extend(self.keeper.kept.paths.get(&peer.key).filter(|last| !peer.endpoints.contains(last)));
         let config = PeerConfig { disco: peer.disco, home: peer.home, endpoints: &endpoints };
-        self.paths.set_peer(now, peer.key, config, &mut self.actions);
+        set_path(now, (&self.plane, &mut self.paths), peer.key, config, &mut self.actions);
+    }
+
+    /// Tells the plane how a peer is reached, whether that changed or not.
+    pub(super) fn set_route(&self, key: &Public<NodeKind>) {
+        if let Some(route) = self.paths.route(key) {
+            self.plane.set_route(key, route);
+        }
     }
 
     /// The relays of the map take effect, if they did not a moment ago.
@@ -147,6 +157,19 @@ fn rekeyed(before: &Netmap, map: &Netmap) -> Vec<(Public<NodeKind>, Public<NodeK
     map.peers.iter().filter_map(pair).collect()
 }
 
+/// Tells the paths of a peer, and the plane its route in any case: a peer that was away from the plane, because its key had ended, has
+/// none there, and paths tell only what changes.
+fn set_path(
+    now: Instant,
+    (plane, paths): (&Plane, &mut Paths),
+    key: Public<NodeKind>,
+    config: PeerConfig<'_>,
+    out: &mut Vec<Action>,
+) {
+    paths.set_peer(now, key, config, out);
+    plane.set_route(&key, paths.route(&key).unwrap_or_default());
+}
+
 /// The map as the plane reads it, with the addresses that we have.
 fn network(map: &Netmap, addresses: &[IpNet]) -> Network {
     let spec =
@@ -156,5 +179,40 @@ fn network(map: &Netmap, addresses: &[IpNet]) -> Network {
         // An expired key opens no session.
         peers: map.peers.iter().filter(|(_, peer)| !peer.expired).map(spec).collect(),
         filter: Arc::clone(&map.filter),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+mod tests {
+    use super::super::tests::{kept, plane};
+    use super::*;
+    use crate::path::{PathConfig, Route};
+
+    #[tokio::test]
+    async fn a_peer_whose_key_lives_again_is_reached_again() {
+        let (plane, _os) = plane();
+        let kept = kept(1);
+        let map = kept.map.unwrap();
+        let peer = Arc::clone(map.peers.values().next().unwrap());
+        let mut paths = Paths::new(PathConfig { own: map.node.key, excluded: Vec::new() });
+        let mut actions = Vec::new();
+        let now = Instant::now();
+        let addresses = map.node.addresses.clone();
+        let mut publish = |expired| {
+            let changed = TailnetNode { expired, ..(*peer).clone() };
+            let peers = [(peer.id, Arc::new(changed))].into();
+            plane.set_network(&network(&Netmap { peers: Arc::new(peers), ..map.clone() }, &addresses));
+            let config = PeerConfig { disco: peer.disco, home: peer.home, endpoints: &[] };
+            set_path(now, (&plane, &mut paths), peer.key, config, &mut actions);
+        };
+        let route = || plane.peer(&peer.key).map(|peer| peer.route());
+        let relayed = Some(Route { direct: None, relay: Some(crate::netmap::RegionId(999)) });
+        publish(false);
+        assert_eq!(route(), relayed);
+        publish(true);
+        assert_eq!(route(), None, "an expired key opens no session");
+        publish(false);
+        assert_eq!(route(), relayed);
     }
 }

@@ -1,10 +1,9 @@
 //! What we look like from outside: the probes' wishes carried out.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Node;
 use crate::netcheck::Action;
@@ -41,16 +40,7 @@ impl Node {
                     self.plane.send_outside(to, &packet);
                 }
                 Action::Resolve { host } => {
-                    let (dialer, resolved) = (Arc::clone(&self.dialer), self.resolved.clone());
-                    let look_ups = Arc::clone(&self.look_ups);
-                    tokio::spawn(async move {
-                        // Nobody closes it; a map of many names is no reason for as many sockets.
-                        let _place = look_ups.acquire().await;
-                        match dialer.addresses(&host).await {
-                            Ok(addresses) => drop(resolved.send((host, addresses)).await),
-                            Err(error) => debug!(%error, "a STUN server's name"),
-                        }
-                    });
+                    self.look_ups.begin(host, &self.dialer);
                 }
                 Action::TryRelays { regions } => {
                     for region in regions {

@@ -54,6 +54,7 @@ impl Node {
             peers: number(map.map_or(0, |map| map.peers.len())),
             direct: number(direct),
             home: self.host.borrow().home.map_or(0, |home| home.0),
+            domain: self.zone.load().base_domain().unwrap_or_default().to_owned(),
             name: map.and_then(|map| map.node.name.split('.').next().map(str::to_owned)).unwrap_or_default(),
             tags: map.map(|map| map.node.tags.clone()).unwrap_or_default(),
         }
@@ -62,7 +63,7 @@ impl Node {
     /// The whole document.
     pub(super) fn status(&self, now: Instant) -> Status {
         let map = self.map.as_ref();
-        let pool = self.pool.status();
+        let pool = self.relays.status();
         let mut peers: Vec<PeerStatus> =
             map.iter().flat_map(|map| map.peers.values()).map(|peer| self.peer_status(now, peer)).collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -79,7 +80,7 @@ impl Node {
             }
         }
         for (reason, count) in self.map_drops.iter().filter(|&(_, count)| count > 0) {
-            drops.insert(format!("map-{}", reason.name()), count);
+            drops.insert(reason.name().replace('_', "-"), count);
         }
         let dns = self.dns_counters.counts();
         Status {

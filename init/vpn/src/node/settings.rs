@@ -38,7 +38,7 @@ impl Settings {
         let authkey =
             match &config.login_server.authkey {
                 None => None,
-                Some(key) => Some(AuthKey::new(key.expose()).ok_or_else(|| {
+                Some(key) => Some(authkey(key.expose()).ok_or_else(|| {
                     bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
                 })?),
             };
@@ -68,6 +68,11 @@ impl Settings {
             authkey,
         })
     }
+}
+
+/// The pre-auth key of a text; `None`: it is none, whoever gave it.
+pub(super) fn authkey(text: &str) -> Option<AuthKey> {
+    AuthKey::new(text).filter(|key| key.expose().bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 /// The roots in PEM, or the built-in ones.

@@ -27,8 +27,12 @@ pub const TAGS: usize = 8;
 /// The longest tag or name that a report carries (RFC 1035 section 2.3.4: a label has 63 bytes; `tag:` before it).
 pub const TEXT: usize = 67;
 
+/// The longest domain that a report carries (RFC 1035 section 2.3.4, in text).
+pub const DOMAIN: usize = 253;
+
 const ADDRESS_LEN: usize = 18;
 const TEXT_LEN: usize = TEXT + 1;
+const DOMAIN_LEN: usize = DOMAIN + 1;
 
 /// A message that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -114,6 +118,8 @@ pub struct Report {
     pub direct: u32,
     /// The home relay's region; 0: none.
     pub home: u32,
+    /// The network's own domain, as far as it is believed; empty: none.
+    pub domain: String,
     /// The first label of the name that the map gives us; empty before the first map.
     pub name: String,
     /// The tags that the map shows for us; more than [`TAGS`] are not said.
@@ -206,7 +212,7 @@ impl Answer {
 
 impl Report {
     /// Its size.
-    pub const LEN: usize = 4 + 32 + 3 * 4 + TEXT_LEN * (1 + TAGS);
+    pub const LEN: usize = 4 + 32 + 3 * 4 + DOMAIN_LEN + TEXT_LEN * (1 + TAGS);
     const KIND: u8 = b'V';
 
     /// The bytes. Texts that have no room, or are no plain ones, are left out.
@@ -220,9 +226,10 @@ impl Report {
         for number in [self.peers, self.direct, self.home] {
             writer.put(&number.to_le_bytes());
         }
-        writer.put_text(if is_text(&self.name) { &self.name } else { "" })?;
+        writer.put_text::<DOMAIN_LEN>(if is_domain(&self.domain) { &self.domain } else { "" })?;
+        writer.put_text::<TEXT_LEN>(if is_text(&self.name) { &self.name } else { "" })?;
         for tag in tags {
-            writer.put_text(tag)?;
+            writer.put_text::<TEXT_LEN>(tag)?;
         }
         writer.done()
     }
@@ -240,12 +247,16 @@ impl Report {
             *number = u32::from_le_bytes(reader.take()?);
         }
         let [peers, direct, home] = numbers;
-        let name = reader.take_text()?;
+        let domain = reader.take_text::<DOMAIN_LEN>(is_domain)?;
+        let name = reader.take_text::<TEXT_LEN>(is_text)?;
         if usize::from(tags) > TAGS {
             return Err(Malformed);
         }
         let tags = (0..tags)
-            .map(|_| reader.take_text().and_then(|tag| if tag.is_empty() { Err(Malformed) } else { Ok(tag) }))
+            .map(|_| match reader.take_text::<TEXT_LEN>(is_text) {
+                Ok(tag) if tag.is_empty() => Err(Malformed),
+                tag => tag,
+            })
             .collect::<Result<_, _>>()?;
         reader.nothing_else()?;
         let connected = match connected {
@@ -254,7 +265,7 @@ impl Report {
             _ => return Err(Malformed),
         };
         let standing = *Standing::ALL.get(usize::from(standing)).ok_or(Malformed)?;
-        Ok(Self { standing, connected, key, peers, direct, home, name, tags })
+        Ok(Self { standing, connected, key, peers, direct, home, domain, name, tags })
     }
 }
 
@@ -290,6 +301,13 @@ fn is_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= TEXT && text.bytes().all(plain)
 }
 
+/// Whether a domain is one that may be written anywhere: lower-case labels, and dots between them.
+pub fn is_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+    text.len() <= DOMAIN && text.split('.').all(label)
+}
+
 struct Writer<const LEN: usize> {
     bytes: [u8; LEN],
     at: usize,
@@ -312,8 +330,8 @@ impl<const LEN: usize> Writer<LEN> {
         self.at = end;
     }
 
-    fn put_text(&mut self, text: &str) -> Option<()> {
-        let mut field = [0; TEXT_LEN];
+    fn put_text<const N: usize>(&mut self, text: &str) -> Option<()> {
+        let mut field = [0; N];
         let (length, rest) = field.split_first_mut()?;
         *length = u8::try_from(text.len()).ok()?;
         rest.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
@@ -343,12 +361,12 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn take_text(&mut self) -> Result<String, Malformed> {
-        let field: [u8; TEXT_LEN] = self.take()?;
+    fn take_text<const N: usize>(&mut self, is_good: fn(&str) -> bool) -> Result<String, Malformed> {
+        let field: [u8; N] = self.take()?;
         let (length, rest) = field.split_first().ok_or(Malformed)?;
         let (text, padding) = rest.split_at_checked(usize::from(*length)).ok_or(Malformed)?;
         let text = std::str::from_utf8(text).map_err(|_| Malformed)?;
-        let good = (text.is_empty() || is_text(text)) && padding.iter().all(|b| *b == 0);
+        let good = (text.is_empty() || is_good(text)) && padding.iter().all(|b| *b == 0);
         good.then(|| text.to_owned()).ok_or(Malformed)
     }
 

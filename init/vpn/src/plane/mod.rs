@@ -300,6 +300,17 @@ impl Plane {
         }
     }
 
+    /// The machine slept, which our clock did not count: sessions are older than they seem, and peers have given theirs up. All end,
+    /// and those that were in use are begun anew.
+    pub fn slept(&self) {
+        let table = self.shared.table.load();
+        let active: Vec<_> = self.shared.active().clone();
+        for peer in active {
+            peer.drop_tunnel(|_| true, || self.shared.active().retain(|active| !Arc::ptr_eq(active, &peer)));
+            self.shared.initiate(&table, &peer, false);
+        }
+    }
+
     /// Sends a datagram of the paths' own: STUN or disco. `false` if the kernel does not take it.
     pub fn send_outside(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         self.shared.socket(to).is_some_and(|udp| udp.send(to, bytes, bytes.len()) == 0)

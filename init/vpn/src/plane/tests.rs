@@ -504,6 +504,26 @@ fn our_times_go_on_where_they_were_kept_also_under_another_key() {
 }
 
 #[test]
+fn after_a_sleep_sessions_are_begun_anew() {
+    let rig = rig(&[2, 3], ALL);
+    let mut other = Other::new(2, rig.at);
+    rig.plane.set_route(&key(2), Route { direct: Some(other.at()), relay: None });
+    let before = udp_packet(1, 2, 1, b"before");
+    rig.os_sends(&before);
+    assert_eq!(other.gets(), before);
+    let begins = |rig: &Rig| rig.plane.stamper().last();
+    let (peer, begun) = (rig.plane.peer(&key(2)).unwrap(), begins(&rig));
+    assert!(rig.plane.has_session(&peer));
+    rig.plane.slept();
+    // Without a packet of ours, and with the one peer that was talked to.
+    assert!(!rig.plane.has_session(&peer) && begins(&rig) > begun);
+    assert!(rig.plane.peer(&key(3)).unwrap().tunnel().is_none());
+    let after = udp_packet(1, 2, 1, b"after");
+    rig.os_sends(&after);
+    assert_eq!(other.gets(), after);
+}
+
+#[test]
 fn one_thread_receives_from_both_families() {
     let sockets = vec![udp(false).unwrap(), udp(true).unwrap()];
     let to =

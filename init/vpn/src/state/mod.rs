@@ -4,6 +4,7 @@
 //! PID 1 keeps the bytes, in memory only; what it gives back is read as hostile input. A record that does not read, or that names
 //! addresses outside the tailnet's prefixes, counts as none: then the node joins anew.
 
+mod node;
 mod record;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::filter::Filter;
 use crate::key::{Disco, Machine, Node, Public, Secret};
 use crate::netmap::{Netmap, RegionId};
+use record::Part;
 
 /// The node key, and the how-manieth it is: where keys are derived, the number decides the key.
 #[derive(Clone, Debug)]
@@ -61,6 +63,21 @@ pub struct Kept {
     pub map: Option<Netmap>,
 }
 
+/// The bytes of what is kept. They hold private keys: they are wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The record.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Whether the map is in it, if there is one.
+    pub whole: bool,
+}
+
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a record of {} bytes", self.bytes.len())
+    }
+}
+
 impl Kept {
     /// The server has admitted this key of ours: it is who the node is now. A map of another key is no map of ours any more.
     pub fn promote(&mut self, key: NodeKey) {
@@ -75,7 +92,22 @@ impl Kept {
     /// # Errors
     /// If it cannot be written as JSON; no value of these types cannot.
     pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, StateError> {
-        record::encode(self)
+        match record::encode(self, Part::Whole, usize::MAX)? {
+            Some(bytes) => Ok(bytes),
+            None => Err(StateError::TooLarge),
+        }
+    }
+
+    /// Its bytes, at most so many: what does not fit loses the map, and the ways to its peers with it.
+    ///
+    /// # Errors
+    /// If not even the identity fits.
+    pub fn encode_within(&self, most: usize) -> Result<Encoded, StateError> {
+        if let Some(bytes) = record::encode(self, Part::Whole, most)? {
+            return Ok(Encoded { bytes, whole: true });
+        }
+        let bytes = record::encode(self, Part::WithoutMap, most)?.ok_or(StateError::TooLarge)?;
+        Ok(Encoded { bytes, whole: false })
     }
 
     /// From bytes that somebody else kept. A map that we would not have taken from the server is left out.
@@ -123,6 +155,9 @@ pub enum StateError {
         /// What we write.
         expected: u32,
     },
+    /// It has no room.
+    #[error("the state is larger than what can be kept")]
+    TooLarge,
     /// A key that is none.
     #[error("the kept state's {0} is not a key")]
     Key(&'static str),

@@ -99,13 +99,23 @@ fn what_no_record_of_ours_would_say_is_no_record() {
 fn a_map_that_we_would_not_have_taken_is_left_out_and_the_identity_stays() {
     let good: Value = serde_json::from_slice(&kept().encode().unwrap()).unwrap();
     let cases = [
-        ("/map/node/key", json!(Secret::<Node>::generate().unwrap().public())),
-        ("/map/peers/0/allowed/0", json!("0.0.0.0/0")),
-        ("/map/node/addresses/0", json!("192.0.2.1/32")),
+        // Another node's.
+        ("/map/node/k", good["map"]["peers"][0]["k"].clone()),
+        ("/map/peers/0/w", json!(["0.0.0.0/0"])),
+        ("/map/node/a/0", json!("192.0.2.1/32")),
+        // None that this program reads.
+        ("/map/node/k", json!("AAAA")),
+        ("/map/peers", json!({})),
+        ("/map", json!({ "node": {}, "peers": [] })),
+        ("/map", json!(7)),
     ];
     for (at, value) in cases {
         let mut other = good.clone();
-        *other.pointer_mut(at).unwrap() = value;
+        let (parent, key) = at.rsplit_once('/').unwrap();
+        match other.pointer_mut(parent).unwrap() {
+            Value::Object(fields) => drop(fields.insert(key.to_owned(), value)),
+            list => list[key.parse::<usize>().unwrap()] = value,
+        }
         let found = Kept::decode(other.to_string().as_bytes(), &prefixes()).unwrap();
         assert!(found.map.is_none(), "{at}");
         assert_eq!(Value::from(hex::encode(*found.machine.bytes())), good["machine"], "{at}");
@@ -129,4 +139,37 @@ fn the_next_key_and_the_old_one_stand_side_by_side_until_one_is_admitted() {
     let mut record: Value = serde_json::from_slice(&kept.encode().unwrap()).unwrap();
     record.as_object_mut().unwrap().remove("next").unwrap();
     assert!(Kept::decode(record.to_string().as_bytes(), &prefixes()).unwrap().next.is_none());
+}
+
+#[test]
+fn what_is_left_out_of_a_nodes_record_is_as_it_was() {
+    let mut odd = kept();
+    let map = odd.map.as_mut().unwrap();
+    let mut peer = (*map.peers[&NodeId(2)]).clone();
+    peer.disco = Some(Secret::generate().unwrap().public());
+    peer.allowed.push("100.64.9.0/24".parse().unwrap());
+    peer.key_expiry = Some(time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap());
+    peer.expired = true;
+    (peer.online, peer.home) = (None, None);
+    let mut bare = node(3, Secret::<Node>::generate().unwrap().public(), "100.64.0.3/32");
+    (bare.name, bare.tags, bare.endpoints) = (String::new(), Vec::new(), Vec::new());
+    (bare.addresses, bare.online) = (Vec::new(), Some(false));
+    map.peers = Arc::new([(NodeId(2), Arc::new(peer)), (NodeId(3), Arc::new(bare))].into());
+    let back = Kept::decode(&odd.encode().unwrap(), &prefixes()).unwrap();
+    assert_eq!(back.map.unwrap().peers, odd.map.unwrap().peers);
+}
+
+#[test]
+fn without_room_for_the_map_the_identity_is_kept_and_without_room_for_that_nothing() {
+    let kept = kept();
+    let all = kept.encode().unwrap();
+    let within = kept.encode_within(all.len()).unwrap();
+    assert!(within.whole && within.bytes == all);
+    let least = kept.encode_within(all.len() - 1).unwrap();
+    assert!(!least.whole && least.bytes.len() < all.len());
+    let back = Kept::decode(&least.bytes, &prefixes()).unwrap();
+    assert!(back.map.is_none() && back.paths.is_empty());
+    assert_eq!((back.stamp, back.refused.len()), (kept.stamp, 1));
+    assert!(matches!(kept.encode_within(least.bytes.len() - 1), Err(StateError::TooLarge)));
+    assert_eq!(format!("{least:?}"), format!("a record of {} bytes", least.bytes.len()));
 }

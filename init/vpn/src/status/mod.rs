@@ -50,7 +50,8 @@ pub enum Request {
 /// The document.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// `starting`, `connecting`, `running`, `key-needed`, `refused`, `pin-mismatch`, `version-refused`.
+    /// `starting`, `joining`, `running`, `refused`, `key-needed`, `pin-mismatch` or `no-policy`
+    /// ([`crate::parent::message::Standing::word`]).
     pub state: String,
     /// What the server said when it last refused us.
     pub refusal: Option<Refusal>,

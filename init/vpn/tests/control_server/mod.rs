@@ -42,7 +42,12 @@ pub(crate) enum Upgrade {
     Status(u16),
     /// 429, and after how many seconds.
     Limited(u64),
+    /// Nothing, ever.
+    Silent,
 }
+
+/// No status: there is no answer.
+const NEVER: u16 = 0;
 
 /// An answer of the protocol's.
 #[derive(Clone, Debug)]
@@ -58,6 +63,10 @@ impl Reply {
     }
     pub(crate) fn status(status: u16) -> Self {
         Self { status, retry_after: None, body: b"as scripted".to_vec() }
+    }
+    /// No answer, ever.
+    pub(crate) fn never() -> Self {
+        Self { status: NEVER, retry_after: None, body: Vec::new() }
     }
     pub(crate) fn empty() -> Self {
         Self { status: 200, retry_after: None, body: Vec::new() }
@@ -287,6 +296,9 @@ impl State {
             drop(io.write_all(answer.as_bytes()).await);
             return;
         }
+        if matches!(upgrade, Upgrade::Silent) {
+            return std::future::pending().await;
+        }
         if let Upgrade::Status(status) = upgrade {
             let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
             drop(io.write_all(answer.as_bytes()).await);
@@ -359,6 +371,7 @@ impl State {
             }
         };
         Ok(match reply {
+            Some(reply) if reply.status == NEVER => std::future::pending().await,
             Some(reply) => {
                 let mut response = Response::builder().status(StatusCode::from_u16(reply.status).unwrap());
                 if let Some(after) = reply.retry_after {

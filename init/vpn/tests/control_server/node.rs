@@ -96,6 +96,7 @@ impl Setup {
             home: None,
             working_udp: true,
             network: 0,
+            slept: Duration::ZERO,
         });
         let (auth, auth_receiver) = watch::channel(self.key.and_then(AuthKey::new));
         let (sender, events) = mpsc::channel(16);

@@ -1,5 +1,6 @@
 //! HTTP/2 inside the tunnel: register, updates, the map stream, side by side on one connection.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use tokio::time::timeout;
 use super::stream::MapStream;
 use super::upgrade::ConnectError;
 use super::{MAX_BODY, REQUEST_TIMEOUT, Wire, retry_after};
-use crate::control::wire::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::control::join::harmless;
+use crate::control::wire::{BadJson, MapRequest, RegisterRequest, RegisterResponse};
 use crate::noise::NoiseStream;
 use crate::noise::early::{self, Early};
 
@@ -36,6 +38,7 @@ pub struct Connection {
     driver: AbortHandle,
     authority: String,
     early: Option<Early>,
+    local: Option<SocketAddr>,
 }
 
 /// Why a request has no answer.
@@ -57,7 +60,7 @@ pub enum RequestError {
     },
     /// The answer does not read.
     #[error("the answer does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] BadJson),
     /// The answer is too long.
     #[error("the answer is longer than {MAX_BODY} bytes")]
     TooLong,
@@ -73,7 +76,11 @@ pub enum RequestError {
 }
 
 impl Connection {
-    pub(super) async fn start(mut noise: NoiseStream<Wire>, authority: String) -> Result<Self, ConnectError> {
+    pub(super) async fn start(
+        mut noise: NoiseStream<Wire>,
+        authority: String,
+        local: Option<SocketAddr>,
+    ) -> Result<Self, ConnectError> {
         let early = early::read(&mut noise).await?;
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -84,15 +91,21 @@ impl Connection {
             .await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "the control connection ended");
+                let error = harmless(&error.to_string());
+                tracing::debug!(error, "the control connection ended");
             }
         });
-        Ok(Self { sender, driver: driver.abort_handle(), authority, early })
+        Ok(Self { sender, driver: driver.abort_handle(), authority, early, local })
     }
 
     /// What the server said before HTTP/2.
     pub const fn early(&self) -> Option<&Early> {
         self.early.as_ref()
+    }
+
+    /// From which address of ours it was made; `None`: not known.
+    pub const fn local(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Whether it can take no more requests.
@@ -108,7 +121,7 @@ impl Connection {
         let exchange = async {
             let response = self.post("/machine/register", request).await?;
             let body = read(response.into_body()).await?;
-            Ok(serde_json::from_slice(&body)?)
+            Ok(serde_json::from_slice(&body).map_err(BadJson::from)?)
         };
         timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| RequestError::Timeout)?
     }
@@ -145,7 +158,7 @@ impl Connection {
     async fn post(&self, path: &str, request: &impl Serialize) -> Result<Response<Incoming>, RequestError> {
         let request = Request::post(format!("https://{}{path}", self.authority))
             .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(serde_json::to_vec(request)?)))?;
+            .body(Full::new(Bytes::from(serde_json::to_vec(request).map_err(BadJson::from)?)))?;
         let mut sender = self.sender.clone();
         sender.ready().await?;
         let response = sender.send_request(request).await?;

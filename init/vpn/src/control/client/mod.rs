@@ -10,6 +10,7 @@ mod upgrade;
 mod url;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub use url::{ServerUrl, UrlError};
 
 use self::tls::Tls;
 use super::CAPABILITY_VERSION;
+use super::join::harmless;
 use super::wire::{PingRequest, ServerKeys};
 use crate::dial::Dial;
 use crate::key::{Machine, Public, Secret};
@@ -177,7 +179,7 @@ impl Client {
     async fn key_with(&self, certificates: Certificates) -> Result<Public<Machine>, KeyError> {
         let path = format!("/key?v={CAPABILITY_VERSION}");
         let get = async {
-            let wire = self.open(certificates).await?;
+            let (wire, _) = self.open(certificates).await?;
             let answer = http1(wire, Method::GET, &path, &self.settings.url.authority()).await?;
             match answer.status {
                 StatusCode::OK => {}
@@ -207,9 +209,9 @@ impl Client {
         server: &Public<Machine>,
     ) -> Result<Connection, ConnectError> {
         let connect = async {
-            let wire = self.open(self.certificates()).await?;
+            let (wire, local) = self.open(self.certificates()).await?;
             let noise = upgrade::upgrade(wire, &self.settings.url.authority(), machine, server).await?;
-            Connection::start(noise, self.settings.url.authority()).await
+            Connection::start(noise, self.settings.url.authority(), local).await
         };
         timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| OpenError::Timeout)?
     }
@@ -223,13 +225,15 @@ impl Client {
             return;
         };
         let head = async {
-            let wire = self.open(self.certificates()).await?;
+            let (wire, _) = self.open(self.certificates()).await?;
             let answer = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
             Ok::<_, KeyError>(answer.status)
         };
         match timeout(REQUEST_TIMEOUT, head).await {
             Ok(Ok(status)) => tracing::debug!(%status, "answered a ping"),
-            Ok(Err(error)) => tracing::debug!(%error, "a ping was not answered"),
+            Ok(Err(error)) => {
+                tracing::debug!(error = harmless(&error.to_string()), "a ping was not answered")
+            }
             Err(_) => tracing::debug!("a ping was not answered in time"),
         }
     }
@@ -238,7 +242,8 @@ impl Client {
         if self.settings.pin.is_some() { Certificates::Logged } else { Certificates::Verified }
     }
 
-    async fn open(&self, certificates: Certificates) -> Result<Wire, OpenError> {
+    /// A byte stream, and from which address of ours, if that is known.
+    async fn open(&self, certificates: Certificates) -> Result<(Wire, Option<SocketAddr>), OpenError> {
         let url = &self.settings.url;
         if !url.https && !self.settings.plain_http && !url.is_loopback() {
             return Err(OpenError::PlainHttp(url.host.clone()));
@@ -249,13 +254,14 @@ impl Client {
                 port: url.port,
                 source,
             })?;
+            let local = tcp.local_addr().ok();
             if !url.https {
                 // A name that says loopback must mean it.
                 let loopback = tcp.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
                 if !self.settings.plain_http && !loopback {
                     return Err(OpenError::PlainHttp(url.host.clone()));
                 }
-                return Ok(Box::new(tcp) as Wire);
+                return Ok((Box::new(tcp) as Wire, local));
             }
             let error = |source| OpenError::Tls { host: url.host.clone(), source };
             let name = ServerName::try_from(url.host.clone()).map_err(|bad| error(io::Error::other(bad)))?;
@@ -264,7 +270,7 @@ impl Client {
                 Certificates::Logged => &self.tls.logged,
             };
             let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(error)?;
-            Ok(Box::new(stream) as Wire)
+            Ok((Box::new(stream) as Wire, local))
         };
         timeout(CONNECT_TIMEOUT, open).await.map_err(|_| OpenError::Timeout)?
     }

@@ -3,20 +3,26 @@
 //! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
 //!   not sent again. Then we wait for another key.
 //! - Not more than one request with a key a minute, and not more than one without.
+//! - So does a map that shows the node key that the key was taken for as one that has ended: the next would be no better.
 //! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is. The new node key
 //!   stands beside the old one until a server has taken it; if it is refused, the old one goes on.
 //! - An unknown node (404 on the map) asks once without a key, then as above.
 //! - A restart asks without a key, under each node key that may be known, one after another. Nothing ever logs out.
 //! - An HTTP status is no word on the key: 400 refuses our version, with any other we wait.
 
+mod event;
 mod refusal;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_limits;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use event::{Command, Event, Phase};
+pub(crate) use refusal::harmless;
 pub use refusal::{AuthKey, Refusal, RefusalKind};
 
 use super::wire::RegisterResponse;
@@ -46,6 +52,8 @@ const GOOD_STREAM: Duration = Duration::from_secs(60);
 /// What a 429 without a time means, and the most that it can mean.
 const DEFAULT_RETRY: Duration = Duration::from_secs(60);
 const MAX_RETRY: Duration = Duration::from_secs(3600);
+/// Of a 429's time, the part that is added at random: those who were turned away together do not come back together.
+const RETRY_JITTER: f64 = 0.25;
 /// How many refused keys are remembered; at one a minute, the last four hours'. The oldest are forgotten.
 pub const MAX_REFUSED: usize = 256;
 
@@ -81,75 +89,6 @@ impl From<RegisterResponse> for Answer {
             Self::NotAuthorized
         }
     }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The register request was answered.
-    Answered(Answer),
-    /// The new node key is made and stored.
-    Rotated {
-        /// Its number among ours.
-        key: usize,
-    },
-    /// It could not be made.
-    RotationFailed,
-    /// The first map of a stream came.
-    MapReceived,
-    /// A map request was answered 404.
-    MapNotFound,
-    /// A request was answered 429.
-    RateLimited(Option<Duration>),
-    /// The transport failed; `sent`: the request may have arrived.
-    Transport {
-        /// Whether the request was sent.
-        sent: bool,
-    },
-    /// The stream ended after this long.
-    StreamEnded(Duration),
-    /// The server would not talk: it refuses our version, or is not the pinned one; with its words, where it gave any.
-    Unwilling(RefusalKind, String),
-    /// The map says whether our own key has ended.
-    OwnKeyExpired(bool),
-    /// The key to join with, as it is now.
-    Offered(Option<AuthKey>),
-}
-
-/// What to do now. All but [`Command::Wait`] are answered by an [`Event`] before the next is given.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Send a register request.
-    Register {
-        /// With this pre-auth key, or without.
-        auth: Option<AuthKey>,
-        /// For this node key of ours: 0 is the one that was admitted last.
-        key: usize,
-        /// In place of this one.
-        after: Option<usize>,
-    },
-    /// Make and store a new node key, beside the others.
-    RotateNodeKey {
-        /// The one that has ended.
-        after: usize,
-    },
-    /// Update the server, then open the stream of maps.
-    Stream,
-    /// Nothing until then, or until something happens.
-    Wait(Option<Instant>),
-}
-
-/// Where we are, for status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// On the way.
-    Joining,
-    /// Maps come.
-    Joined,
-    /// A pre-auth key is needed.
-    KeyNeeded,
-    /// The server is left alone for long.
-    Unwilling,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +127,8 @@ pub struct Joiner {
     /// What the last back-off set `not_before` to.
     backed_off: Option<Instant>,
     jitter: u64,
+    /// The 429s in a row: with each, the shortest pause doubles.
+    limited: u32,
     /// Whether a server has ever known us, so that asking without a key makes sense.
     known: bool,
     /// The server says that our node key has ended.
@@ -234,6 +175,7 @@ impl Joiner {
             backoff: MIN_BACKOFF * 2,
             backed_off: None,
             jitter: seed | 1,
+            limited: 0,
             known,
             expired: false,
             served_expired: false,
@@ -265,9 +207,11 @@ impl Joiner {
         &self.refused
     }
 
-    /// The network under us is another: what failed in the old one need not be waited for. What the server said stands.
+    /// The network under us is another: what failed in the old one need not be waited for, nor what was asked there without a key,
+    /// which costs nothing. What the server said stands.
     pub fn network_changed(&mut self) {
         self.backoff = MIN_BACKOFF * 2;
+        self.last_without = None;
         if self.not_before == self.backed_off {
             self.not_before = None;
         }
@@ -291,9 +235,11 @@ impl Joiner {
         self.in_flight == Some(InFlight::Stream) && self.can_rotate(now)
     }
 
-    /// Whether there is what it takes to go from a node key that has ended to a new one.
+    /// Whether there is what it takes to go from a node key that has ended to a new one, and it may be sent now: until then, the
+    /// stream of the old one is worth more than a wait.
     fn can_rotate(&self, now: Instant) -> bool {
-        self.expired && self.usable_key().is_some() && self.rotate_after.is_none_or(|after| after <= now)
+        let earliest = self.rotate_after.max(self.not_before).max(interval(self.last_with_key));
+        self.expired && self.usable_key().is_some() && earliest.is_none_or(|earliest| earliest <= now)
     }
 
     /// What to do now.
@@ -311,7 +257,6 @@ impl Joiner {
                 return Command::Wait(self.ask_again.filter(|_| self.known));
             }
         }
-        let interval = |last: Option<Instant>| last.map(|last| last + MIN_INTERVAL);
         let allowed = match self.goal {
             Goal::Ask if self.at_once => self.not_before,
             Goal::Ask => self.not_before.max(interval(self.last_without)),
@@ -357,9 +302,16 @@ impl Joiner {
         match event {
             Event::Offered(key) => self.offer(key),
             Event::OwnKeyExpired(expired) => self.own_key(expired),
+            Event::FirstMapExpired => {
+                // The key let us in under a node key that is served as one that has ended: another node key would be too.
+                if let Some(digest) = self.admitted_by.take() {
+                    self.refuse(digest, String::new());
+                }
+            }
             Event::MapReceived => {
                 self.maps = true;
                 self.known = true;
+                self.limited = 0;
                 self.asked_after_404 = false;
                 self.admitted_by = None;
                 // A node key that has ended is served, but not overcome.
@@ -384,8 +336,9 @@ impl Joiner {
             Event::RateLimited(after) => {
                 self.in_flight = None;
                 self.maps = false;
-                let after = after.unwrap_or(DEFAULT_RETRY).clamp(MIN_BACKOFF, MAX_RETRY);
-                self.not_before = Some(now + after);
+                let after = limited_pause(after, self.limited);
+                self.limited = self.limited.saturating_add(1);
+                self.not_before = Some(now + after + after.mul_f64(RETRY_JITTER * self.random()));
             }
             Event::Transport { sent } => self.transport_failed(sent, now),
             Event::StreamEnded(lived) => {
@@ -459,6 +412,7 @@ impl Joiner {
             return;
         };
         self.not_before = None;
+        self.limited = 0;
         let (kind, text) = match answer {
             Answer::Authorized => {
                 self.refusal = None;
@@ -603,4 +557,15 @@ impl Joiner {
     fn usable_key(&self) -> Option<&AuthKey> {
         self.offered.as_ref().filter(|key| !self.refused.iter().any(|refused| refused.digest == key.digest()))
     }
+}
+
+/// How long a 429 means, after so many others in a row. A server that is busy may say "at once": that is believed once.
+pub(super) fn limited_pause(after: Option<Duration>, before: u32) -> Duration {
+    let shortest = (MIN_BACKOFF * 2u32.pow(before.min(6))).min(DEFAULT_RETRY);
+    after.unwrap_or(DEFAULT_RETRY).clamp(shortest, MAX_RETRY)
+}
+
+/// When the next request of a kind may be sent.
+fn interval(last: Option<Instant>) -> Option<Instant> {
+    last.map(|last| last + MIN_INTERVAL)
 }

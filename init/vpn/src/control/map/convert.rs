@@ -187,12 +187,18 @@ fn derp_node(wire: &WireDerpNode) -> Option<DerpNode> {
     if wire.host_name.len() > MAX_NAME || cert_name.as_ref().is_some_and(|name| name.len() > MAX_NAME) {
         return None;
     }
+    let ipv4 = wire.ipv4.parse().ok().filter(IpAddr::is_ipv4);
+    let ipv6 = wire.ipv6.parse().ok().filter(IpAddr::is_ipv6);
     Some(DerpNode {
         name: cut(&wire.name),
         // Names are compared with those of pins, which are written like this.
         host: wire.host_name.trim_end_matches('.').to_ascii_lowercase(),
-        ipv4: wire.ipv4.parse().ok().filter(IpAddr::is_ipv4),
-        ipv6: wire.ipv6.parse().ok().filter(IpAddr::is_ipv6),
+        // Empty: its name says. Anything else that is no address, such as "none": there is none (tailscale
+        // `derp/derphttp/derphttp_client.go`, `shouldDialProto`).
+        without_ipv4: ipv4.is_none() && !wire.ipv4.is_empty(),
+        without_ipv6: ipv6.is_none() && !wire.ipv6.is_empty(),
+        ipv4,
+        ipv6,
         derp_port,
         stun_port,
         stun_only: wire.stun_only,

@@ -1,9 +1,10 @@
 //! What of the maps was not accepted: counted, and logged as far as a log bears it.
 
 use std::fmt::Display;
+use std::time::Instant;
 
-/// How many refusals of one message are logged; the rest are counted.
-const LOGGED_PER_MESSAGE: u32 = 8;
+use crate::control::join::harmless;
+use crate::control::pace::LogPace;
 
 /// Why something of a map was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,12 +84,20 @@ impl DropReason {
     }
 }
 
-/// The counters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The counters. Two are equal that counted the same.
+#[derive(Clone, Debug, Default)]
 pub struct MapDrops {
     counts: [u64; DropReason::ALL.len()],
-    logged: u32,
+    log: LogPace,
 }
+
+impl PartialEq for MapDrops {
+    fn eq(&self, other: &Self) -> bool {
+        self.counts == other.counts
+    }
+}
+
+impl Eq for MapDrops {}
 
 impl MapDrops {
     /// How often, by reason.
@@ -101,8 +110,13 @@ impl MapDrops {
         self.counts.get(reason as usize).copied().unwrap_or_default()
     }
 
-    pub(super) const fn begin_message(&mut self) {
-        self.logged = 0;
+    pub(super) fn begin_message(&mut self, now: Instant) {
+        self.log.at(now);
+    }
+
+    /// Whether there may be a log line, and how many there were not since the last.
+    pub(super) const fn line(&mut self) -> Option<u64> {
+        self.log.line()
     }
 
     /// So many elements of a list that do not read, logged as one.
@@ -120,10 +134,9 @@ impl MapDrops {
         if let Some(count) = self.counts.get_mut(reason as usize) {
             *count += 1;
         }
-        self.logged += 1;
-        if self.logged <= LOGGED_PER_MESSAGE {
-            let what = what.to_string().escape_debug().to_string();
-            tracing::warn!(reason = reason.name(), what, "not accepted from the map");
+        if let Some(unsaid) = self.line() {
+            let what = harmless(&what.to_string());
+            tracing::warn!(reason = reason.name(), what, unsaid, "not accepted from the map");
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) fn is_names(net: &IpNet) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hostile;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,7 +34,8 @@ pub use policy::PolicyState;
 
 use self::peers::Peers;
 use self::policy::Policy;
-use super::wire::MapResponse;
+use super::join::harmless;
+use super::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
 use crate::netmap::{DerpMap, DnsConfig, Netmap, NodeId, TailnetNode};
 use crate::parent::message::ADDRESSES;
@@ -118,7 +121,7 @@ pub struct Update {
 pub enum MapError {
     /// Not the JSON of a message.
     #[error("a map message does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] BadJson),
     /// The map is another node's.
     #[error("the map is for the node key {0}, which is not ours")]
     AnotherNode(String),
@@ -164,10 +167,23 @@ impl MapState {
         }
     }
 
+    /// Another node key of ours was admitted. What is in force stays, also the map of the one before; but what ends that one says
+    /// nothing of this.
+    pub const fn set_own(&mut self, own: Public<Node>) {
+        self.own = own;
+    }
+
     /// A stream begins, asked for under this node key. What is in force stays until its first message with `Node`.
     pub fn begin_stream(&mut self, own: Public<Node>) {
         self.own = own;
         self.started = false;
+    }
+
+    /// The machine slept for so long, which our clock did not count: the server's went on.
+    pub fn slept(&mut self, asleep: std::time::Duration) {
+        if let (Some(clock), Ok(asleep)) = (&mut self.clock, time::Duration::try_from(asleep)) {
+            clock.server = clock.server.checked_add(asleep).unwrap_or(clock.server);
+        }
     }
 
     /// The map in force.
@@ -185,7 +201,7 @@ impl MapState {
     /// # Errors
     /// If the map cannot be ours. The stream must be closed then; what was in force stays.
     pub fn apply(&mut self, message: MapResponse, now: Instant) -> Result<Option<Update>, MapError> {
-        self.drops.begin_message();
+        self.drops.begin_message(now);
         if let Some(server) = message.control_time.as_deref().and_then(convert::time) {
             self.clock = Some(Clock { server, at: now });
         }
@@ -220,7 +236,8 @@ impl MapState {
                 self.dns = Arc::new(dns);
             }
         }
-        self.policy.apply(message.packet_filter, message.packet_filters, self.settings.require_policy);
+        let require_policy = self.settings.require_policy;
+        self.policy.apply(message.packet_filter, message.packet_filters, require_policy, &mut self.drops);
 
         let mut judge = peers::Judge {
             prefixes: &self.settings.prefixes,
@@ -267,7 +284,9 @@ impl MapState {
         let time = Some(self.clock.map_or(wall, |clock| clock.now(now)));
         let has_ended = |node: &TailnetNode| !node.expired && convert::has_ended(node.key_expiry, time);
         let before = Arc::clone(self.current.as_ref()?);
-        let node = has_ended(&before.node).then(|| TailnetNode { expired: true, ..(*before.node).clone() });
+        let ours = before.node.key == self.own;
+        let node = (ours && has_ended(&before.node))
+            .then(|| TailnetNode { expired: true, ..(*before.node).clone() });
         if self.started {
             self.peers.expire(time);
             return self.publish(node, false);
@@ -303,7 +322,7 @@ impl MapState {
         control_time: Option<OffsetDateTime>,
     ) -> Result<TailnetNode, MapError> {
         if wire.key.parse() != Ok(self.own) {
-            return Err(MapError::AnotherNode(wire.key.chars().take(80).collect()));
+            return Err(MapError::AnotherNode(harmless(&wire.key)));
         }
         let (mut node, addresses) = convert::node(wire, self.own, control_time, &mut self.drops);
         node.addresses = addresses
@@ -337,9 +356,10 @@ impl MapState {
         let (filter, filters) = self.policy.compiled();
         let mut changes = Changes {
             node: before.is_none_or(|before| before.node != node),
-            filter: before.is_none_or(|before| {
-                !Arc::ptr_eq(&before.filter, &filter) && !policy::same(&before.filters, &filters)
-            }) || self.published.is_some_and(|policy| policy != self.policy.state()),
+            // By what they compile to, not by the texts that are kept: those of a filter that denies are not.
+            filter: before
+                .is_none_or(|before| !Arc::ptr_eq(&before.filter, &filter) && *before.filter != *filter)
+                || self.published.is_some_and(|policy| policy != self.policy.state()),
             derp: before
                 .is_none_or(|before| !Arc::ptr_eq(&before.derp, &self.derp) && before.derp != self.derp),
             dns: before.is_none_or(|before| !Arc::ptr_eq(&before.dns, &self.dns) && before.dns != self.dns),

@@ -193,10 +193,14 @@ impl Peers {
         }
         if let Some(text) = patch.key_expiry.as_deref() {
             let expiry = convert::time(text);
+            let before = self.nodes.get(&id).and_then(|node| node.key_expiry);
             self.edit(id, |node| node.key_expiry = expiry);
+            // Where no server has said the time, a later end than before is its word that the key lives: our own clock, by which
+            // it may have ended, looks at it again soon.
+            let later = before.is_some_and(|before| expiry.is_some_and(|expiry| expiry > before));
             if convert::has_ended(expiry, judge.control_time) {
                 self.end(id);
-            } else if expiry.is_none() || judge.control_time.is_some() {
+            } else if expiry.is_none() || judge.control_time.is_some() || later {
                 self.revive(id, judge);
             }
         }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::drops::MapDrops;
+use crate::control::join::harmless;
 use crate::control::wire::Table;
 use crate::filter::{Compiled, Filter};
 use crate::netmap::NamedFilters;
@@ -54,9 +56,10 @@ impl Policy {
         base: Option<Box<RawValue>>,
         named: Option<Box<RawValue>>,
         require_policy: bool,
+        drops: &mut MapDrops,
     ) {
         if let Some(base) = base {
-            self.set(BASE.to_owned(), Some(base));
+            self.set(BASE.to_owned(), Some(base), drops);
         }
         if let Some(named) = named {
             match serde_json::from_str::<Table<String, Option<Box<RawValue>>, MAX_NAMES>>(named.get()) {
@@ -70,7 +73,7 @@ impl Policy {
                     }
                     for (name, raw) in named {
                         if name != ALL || raw.is_some() {
-                            self.set(name, raw);
+                            self.set(name, raw, drops);
                         }
                     }
                     if self.unreadable {
@@ -86,11 +89,11 @@ impl Policy {
             }
         }
         if self.stale {
-            self.compile(require_policy);
+            self.compile(require_policy, drops);
         }
     }
 
-    fn set(&mut self, name: String, raw: Option<Box<RawValue>>) {
+    fn set(&mut self, name: String, raw: Option<Box<RawValue>>, drops: &mut MapDrops) {
         let same = match (&raw, self.named.get(&name)) {
             (Some(new), Some(old)) => new.get() == old.get(),
             (None, None) => true,
@@ -114,13 +117,18 @@ impl Policy {
             }
         }
         if named.iter().map(|(name, raw)| name.len() + raw.get().len()).sum::<usize>() > MAX_BYTES {
-            tracing::warn!("the map's filters are longer than {MAX_BYTES} bytes: everything is denied");
+            if let Some(unsaid) = drops.line() {
+                tracing::warn!(
+                    unsaid,
+                    "the map's filters are longer than {MAX_BYTES} bytes: everything is denied"
+                );
+            }
             named.clear();
             self.unreadable = true;
         }
     }
 
-    fn compile(&mut self, require_policy: bool) {
+    fn compile(&mut self, require_policy: bool, drops: &mut MapDrops) {
         self.stale = false;
         if self.unreadable {
             // Also what `PacketFilter` says since: it is one filter of a set that is not known.
@@ -133,22 +141,30 @@ impl Policy {
             // Not even the texts are kept: a restart must not compile them.
             self.filter = Arc::new(Filter::deny_all());
             self.state = PolicyState::AllowAllRefused;
-            tracing::error!("the server has no policy and lets everybody in: refused, everything is denied");
+            if let Some(unsaid) = drops.line() {
+                tracing::error!(
+                    unsaid,
+                    "the server has no policy and lets everybody in: everything is denied"
+                );
+            }
             return;
         }
         let compiled = compile(&self.named);
         for problem in &compiled.problems {
-            tracing::warn!(%problem, "the map's filter");
+            if let Some(unsaid) = drops.line() {
+                tracing::warn!(problem = harmless(&problem.to_string()), unsaid, "the map's filter");
+            }
         }
         let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
-        self.filter = Arc::new(compiled.filter);
+        // One filter that does not read denies, whatever the others allow: what they were meant to be together is not known.
+        self.filter = Arc::new(if unreadable { Filter::deny_all() } else { compiled.filter });
         self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
             (_, true) => PolicyState::AllowAll,
             _ => PolicyState::Policy,
         };
-        if allow_all {
-            tracing::warn!("the server has no policy: every peer may send us everything");
+        if allow_all && let Some(unsaid) = drops.line() {
+            tracing::warn!(unsaid, "the server has no policy: every peer may send us everything");
         }
     }
 
@@ -169,11 +185,6 @@ impl Policy {
 /// The one place where filters are compiled.
 fn compile(named: &NamedFilters) -> Compiled {
     Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw)))
-}
-
-/// Whether two sets of filters have the same texts.
-pub(super) fn same(a: &NamedFilters, b: &NamedFilters) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && a.get() == b.get())
 }
 
 /// Whether a filter lets everybody in everywhere, as that of a server without a policy does (`tailcfg.FilterAllowAll`): by what it

@@ -667,6 +667,8 @@ fn relays_are_read_with_their_defaults_and_a_bad_pin_is_no_relay() {
         (region.nodes[0].derp_port, region.nodes[0].stun_port, region.nodes[0].ipv4),
         (443, None, None)
     );
+    let without: Vec<_> = region.nodes.iter().map(|node| (node.without_ipv4, node.without_ipv6)).collect();
+    assert_eq!(without, [(true, false), (false, false), (false, false)], "not given is not denied");
     assert_eq!((region.nodes[1].pin, region.nodes[1].stun_port), (Some([0xab; 32]), Some(1)));
     assert_eq!((region.nodes[2].pin, region.nodes[2].cert_name.as_deref()), (None, Some("other.example")));
     assert_eq!(state.drops().of(DropReason::BadRelay), 2);

@@ -2,6 +2,7 @@
 
 mod stream;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +12,11 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
-use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
+use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind, harmless};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
+use super::pace::LogPace;
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
-use crate::dial::Dial;
+use crate::dial::{Dial, has_source};
 use crate::key::{Disco, Machine, NoRandom, Node, Public, Secret, fill_random};
 use crate::netmap::{Netmap, RegionId};
 use crate::state::Refused;
@@ -29,6 +31,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 const KEPT_CONNECTION: Duration = Duration::from_secs(15);
 /// A close after the upgrade may be a server that was just killed: only so many in a row are a refusal.
 const CLOSES_TO_BELIEVE: u32 = 2;
+
+/// Why a connection was given up that nobody else ended.
+const MOVED: &str = "our network changed";
 
 /// What does not change while we run.
 #[derive(Clone, Debug)]
@@ -46,7 +51,7 @@ pub struct SessionConfig {
 pub struct Timing {
     /// Between two updates although nothing changed.
     pub update: Duration,
-    /// After which a stream without a message is dead.
+    /// After which a stream without a message is dead, or one that has not begun with a map.
     pub watchdog: Duration,
 }
 
@@ -87,8 +92,11 @@ pub struct HostState {
     pub home: Option<RegionId>,
     /// Whether UDP gets out, as far as is known.
     pub working_udp: bool,
-    /// How often the network under us became another one: with each change the connection is made anew.
+    /// How often the network under us became another one. With each change what failed is tried anew; a connection ends only if our
+    /// address of it is gone.
     pub network: u64,
+    /// How long the machine slept since it runs us: with each change no connection stands any more. `network` changes too.
+    pub slept: Duration,
 }
 
 /// What happens.
@@ -144,7 +152,7 @@ pub enum ControlEvent {
         /// What changed from the one before.
         changes: Changes,
     },
-    /// A message came that changed nothing.
+    /// A message came, after a stream's first map, that changed nothing.
     Alive,
 }
 
@@ -179,7 +187,7 @@ pub async fn run(
     let mut seed = [0; 8];
     fill_random(&mut seed)?;
     let client = Arc::new(Client::new(config.client, dial)?);
-    let network = host.borrow().network;
+    let (network, slept) = network_of(&host);
     let map = MapState::new(config.map, identity.node.public(), identity.map);
     let mut keys = vec![identity.node];
     keys.extend(identity.others);
@@ -192,10 +200,12 @@ pub async fn run(
         timing: config.timing,
         connection: None,
         network,
+        slept,
         server: None,
         closes: 0,
         said: None,
         last_refused: None,
+        log: LogPace::default(),
         host,
         auth,
         events,
@@ -215,13 +225,16 @@ struct Session {
     map: MapState,
     timing: Timing,
     connection: Option<Connection>,
-    /// The network that the connection is of.
+    /// The network that we know of, and how long the machine had slept then.
     network: u64,
+    slept: Duration,
     /// The server's key as `/key` said it, where none is pinned.
     server: Option<Public<Machine>>,
     closes: u32,
     said: Option<(Phase, Option<Refusal>)>,
     last_refused: Option<[u8; 32]>,
+    /// Of refusals: a map can show our node key as one that has ended and one that has not in turn.
+    log: LogPace,
     host: watch::Receiver<HostState>,
     auth: watch::Receiver<Option<AuthKey>>,
     events: mpsc::Sender<ControlEvent>,
@@ -249,12 +262,22 @@ impl Session {
 
     /// What was lost with an earlier network, or failed in it, is tried in this one.
     fn look_at_network(&mut self) {
-        let network = self.host.borrow().network;
-        if network != self.network {
-            self.network = network;
-            self.connection = None;
-            self.joiner.network_changed();
+        let kept = self.connection.take();
+        let stands = self.stands(kept.as_ref().and_then(Connection::local));
+        self.connection = kept.filter(|_| stands);
+    }
+
+    /// Takes note of another network. Whether a connection from this address of ours may still stand.
+    fn stands(&mut self, local: Option<SocketAddr>) -> bool {
+        let (network, slept) = network_of(&self.host);
+        if (network, slept) == (self.network, self.slept) {
+            return true;
         }
+        let asleep = slept.saturating_sub(self.slept);
+        self.map.slept(asleep);
+        (self.network, self.slept) = (network, slept);
+        self.joiner.network_changed();
+        asleep.is_zero() && local.is_none_or(has_source)
     }
 
     /// Tells the state machine, and the listeners what they should know of it.
@@ -267,8 +290,16 @@ impl Session {
         }
         let now = (self.joiner.phase(), self.joiner.refusal().cloned());
         if self.said.as_ref() != Some(&now) {
-            if let Some(refusal) = &now.1 {
-                tracing::warn!(kind = refusal.kind.name(), text = refusal.text, "the server refuses us");
+            self.log.at(Instant::now());
+            if let Some(refusal) = &now.1
+                && let Some(unsaid) = self.log.line()
+            {
+                tracing::warn!(
+                    kind = refusal.kind.name(),
+                    text = refusal.text,
+                    unsaid,
+                    "the server refuses us"
+                );
             }
             self.tell(ControlEvent::Joining { phase: now.0, refusal: now.1.clone() }).await?;
             self.said = Some(now);
@@ -317,15 +348,19 @@ impl Session {
         let pin = self.client.settings().pin;
         let server = match pin.or(self.server) {
             Some(server) => server,
-            None => match self.client.server_key().await {
-                Ok(server) => *self.server.insert(server),
-                Err(error) => {
+            None => match self.unless_moved(self.client.server_key()).await? {
+                Some(Ok(server)) => *self.server.insert(server),
+                Some(Err(error)) => {
                     self.lost(&error).await?;
                     return Ok(Err(no_key(&error)));
                 }
+                None => return self.moved(false).await.map(Err),
             },
         };
-        match self.client.connect(&self.machine, &server).await {
+        let Some(connected) = self.unless_moved(self.client.connect(&self.machine, &server)).await? else {
+            return self.moved(false).await.map(Err);
+        };
+        match connected {
             Ok(connection) => {
                 self.closes = 0;
                 self.tell(ControlEvent::Connected { server }).await?;
@@ -334,7 +369,7 @@ impl Session {
             Err(error) => {
                 self.lost(&error).await?;
                 Ok(Err(match error {
-                    ConnectError::ClosedAfterUpgrade => self.why_closed(server).await,
+                    ConnectError::ClosedAfterUpgrade => self.why_closed(server).await?,
                     ConnectError::RateLimited(after) => Event::RateLimited(after),
                     _ => Event::Transport { sent: false },
                 }))
@@ -343,9 +378,12 @@ impl Session {
     }
 
     /// The server closed after the upgrade without a byte: does it have another key, or does it refuse our version?
-    async fn why_closed(&mut self, server: Public<Machine>) -> Event {
+    async fn why_closed(&mut self, server: Public<Machine>) -> Result<Event, Closed> {
         let transport = Event::Transport { sent: false };
-        match self.client.shown_key().await {
+        let Some(shown) = self.unless_moved(self.client.shown_key()).await? else {
+            return Ok(transport);
+        };
+        Ok(match shown {
             Ok(shown) if shown == server => {
                 self.closes += 1;
                 if self.closes < CLOSES_TO_BELIEVE {
@@ -364,10 +402,26 @@ impl Session {
                 transport
             }
             Err(error) => {
-                tracing::debug!(%error, "the server does not show its key");
+                tracing::debug!(error = reason(&error), "the server does not show its key");
                 no_key(&error)
             }
+        })
+    }
+
+    /// What waits for the server, unless the network under us becomes another: `None`. What was sent into the old one is lost, and
+    /// would be waited for until its time is over.
+    async fn unless_moved<T>(&self, what: impl Future<Output = T>) -> Result<Option<T>, Closed> {
+        tokio::select! {
+            biased;
+            done = what => Ok(Some(done)),
+            changed = network_changed(self.host.clone(), self.network) => changed.map(|()| None),
         }
+    }
+
+    /// Tells that the network is another. `sent`: a request may have arrived.
+    async fn moved(&self, sent: bool) -> Result<Event, Closed> {
+        self.tell(ControlEvent::Disconnected { reason: MOVED.into() }).await?;
+        Ok(Event::Transport { sent })
     }
 
     async fn lost(&self, error: &(dyn std::error::Error + Sync)) -> Result<(), Closed> {
@@ -392,7 +446,9 @@ impl Session {
         };
         let hostinfo = hostinfo(&self.host.borrow());
         let request = RegisterRequest::new(node, after, auth.map(AuthKey::expose), &hostinfo);
-        let answer = connection.register(&request).await;
+        let Some(answer) = self.unless_moved(connection.register(&request)).await? else {
+            return self.moved(true).await;
+        };
         let answer = match answer {
             Ok(response) => Answer::from(response),
             Err(RequestError::Status { status, text, .. })
@@ -406,6 +462,7 @@ impl Session {
         if answer == Answer::Authorized {
             self.keys.swap(0, key);
             self.keys.truncate(1);
+            self.map.set_own(node);
             self.tell(ControlEvent::Admitted { node }).await?;
         }
         Ok(Event::Answered(answer))
@@ -468,7 +525,7 @@ fn no_key(error: &KeyError) -> Event {
     }
 }
 
-/// An error with its causes, as far as it does not say them itself.
+/// An error with its causes, as far as it does not say them itself. A server's words may be in it: it is made harmless.
 fn reason(error: &(dyn std::error::Error + Sync)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -479,7 +536,12 @@ fn reason(error: &(dyn std::error::Error + Sync)) -> String {
         }
         cause = error.source();
     }
-    text
+    harmless(&text)
+}
+
+fn network_of(host: &watch::Receiver<HostState>) -> (u64, Duration) {
+    let host = host.borrow();
+    (host.network, host.slept)
 }
 
 /// Ends when the network is another than this one, or the sender is gone.

@@ -12,9 +12,9 @@ use super::{
     Closed, ControlEvent, EXPIRY_INTERVAL, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update,
 };
 use crate::control::client::{Connection, RequestError, StreamError};
-use crate::control::join::Event;
+use crate::control::join::{Event, limited_pause};
 use crate::control::map::{MapError, Update};
-use crate::control::wire::MapResponse;
+use crate::control::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
 
 type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), RequestError>> + Send + 'a>>;
@@ -29,6 +29,8 @@ enum End {
     Ours,
     /// Our network is another.
     Moved,
+    /// Signs of life, and no map.
+    NoMap,
 }
 
 impl Session {
@@ -42,14 +44,17 @@ impl Session {
             return Ok(Event::Transport { sent: false });
         };
         let host = self.host.borrow_and_update().clone();
-        if let Err(error) = tell_host(&connection, node, host.clone()).await {
-            return self.request_failed(&error).await;
+        match self.unless_moved(tell_host(&connection, node, host.clone())).await? {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return self.request_failed(&error).await,
+            None => return self.moved(true).await,
         }
         let info = hostinfo(&host);
         let request = update(node, &host, &info).streaming();
-        let mut stream = match connection.stream(&request, self.timing.watchdog).await {
-            Ok(stream) => stream,
-            Err(error) => return self.request_failed(&error).await,
+        let mut stream = match self.unless_moved(connection.stream(&request, self.timing.watchdog)).await? {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return self.request_failed(&error).await,
+            None => return self.moved(true).await,
         };
         self.map.begin_stream(node);
         let began = Instant::now();
@@ -65,8 +70,11 @@ impl Session {
             End::Server => {
                 self.tell(ControlEvent::Disconnected { reason: "the server ended the stream".into() }).await?
             }
-            End::Moved => {
-                self.tell(ControlEvent::Disconnected { reason: "our network changed".into() }).await?
+            End::Moved => drop(self.moved(true).await?),
+            End::NoMap => {
+                let reason = format!("the stream gave no map within {:?}", self.timing.watchdog);
+                self.tell(ControlEvent::Disconnected { reason }).await?;
+                return Ok(Event::StreamEnded(Duration::ZERO));
             }
             End::Stream(error) => self.lost(&error).await?,
             End::Map(error) => {
@@ -87,15 +95,19 @@ impl Session {
         let mut received = false;
         let mut pending: Option<Pending<'_>> = None;
         let mut due = false;
+        // The updates in a row that were answered 429.
+        let mut limited = 0;
         let mut next_update = tokio::time::Instant::now();
         let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
+        let first_map = start + self.timing.watchdog;
         let mut updates = tokio::time::interval_at(start + self.timing.update, self.timing.update);
         let mut expiries = tokio::time::interval_at(start + EXPIRY_INTERVAL, EXPIRY_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.host.borrow().network != self.network {
+            // One that stands is asked by the update that the change is told with.
+            if !self.stands(connection.local()) {
                 return Ok(End::Moved);
             }
             let may_update = due && pending.is_none();
@@ -124,15 +136,22 @@ impl Session {
                     };
                     drop(frame);
                     let Some(update) = update else {
-                        self.tell(ControlEvent::Alive).await?;
+                        // Without a map, a sign of life is none: what is in force is an earlier stream's.
+                        if received {
+                            self.tell(ControlEvent::Alive).await?;
+                        }
                         continue;
                     };
                     if !received {
                         received = true;
+                        if update.map.node.expired {
+                            self.on(Event::FirstMapExpired).await?;
+                        }
                         self.on(Event::MapReceived).await?;
                     }
                     self.publish(update).await?;
                 }
+                () = tokio::time::sleep_until(first_map), if !received => return Ok(End::NoMap),
                 () = update_time => {
                     due = false;
                     next_update = tokio::time::Instant::now() + MIN_UPDATE_INTERVAL;
@@ -141,8 +160,19 @@ impl Session {
                 }
                 result = updated => {
                     pending = None;
-                    if let Err(error) = result {
-                        return Ok(End::Update(error));
+                    match result {
+                        Ok(()) => limited = 0,
+                        // It says when it wants to hear of us; the stream is good.
+                        Err(RequestError::Status { status, retry_after, .. })
+                            if status == hyper::StatusCode::TOO_MANY_REQUESTS =>
+                        {
+                            let pause = limited_pause(retry_after, limited);
+                            limited = limited.saturating_add(1);
+                            tracing::debug!(?pause, "an update of ours was answered 429");
+                            next_update = tokio::time::Instant::now() + pause;
+                            due = true;
+                        }
+                        Err(error) => return Ok(End::Update(error)),
                     }
                 }
                 changed = self.host.changed() => {
@@ -170,7 +200,7 @@ impl Session {
         frame: &Bytes,
         ping: &mut Option<JoinHandle<()>>,
     ) -> Result<Option<Update>, MapError> {
-        let mut message: MapResponse = serde_json::from_slice(frame)?;
+        let mut message: MapResponse = serde_json::from_slice(frame).map_err(BadJson::from)?;
         if let Some(request) = message.ping_request.take() {
             // One at a time: a server cannot make us a crowd.
             if ping.as_ref().is_none_or(JoinHandle::is_finished) {

@@ -4,6 +4,7 @@
 //! is absence, texts are owned and judged where they are used ([`super::map`]). Lists have bounds here already ([`List`]): a message
 //! is at most [`super::client::MAX_FRAME`] bytes, and must not become many times that.
 
+mod bad;
 mod list;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub use bad::BadJson;
 pub use list::{List, Table};
 
 use super::CAPABILITY_VERSION;

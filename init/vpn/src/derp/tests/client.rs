@@ -18,12 +18,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::connection::{ConnectError, connect, has_source};
+use super::super::connection::{ConnectError, connect};
 use super::super::frame::{Frame, GoneReason};
 use super::super::region::Timing;
 use super::super::server::Server;
 use super::super::*;
-use crate::dial::SystemDial;
+use crate::dial::{SystemDial, has_source};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::{DerpMap, DerpNode, DerpRegion, RegionId};
 
@@ -38,6 +38,7 @@ const QUICK: Timing = Timing {
     answer: Duration::from_secs(3),
     idle: Duration::from_millis(300),
     idle_check: Duration::from_millis(50),
+    tried: Duration::from_millis(200),
 };
 
 struct Relay {
@@ -90,6 +91,8 @@ impl Relay {
             host: HOST.to_owned(),
             ipv4: Some(self.address.ip()),
             ipv6: None,
+            without_ipv4: false,
+            without_ipv6: true,
             derp_port: self.address.port(),
             stun_port: None,
             stun_only: false,
@@ -495,6 +498,56 @@ async fn after_a_sleep_no_connection_is_believed() {
     assert_eq!(lost(&mut events).await.unwrap(), "our network changed");
     assert_eq!(connected(&mut events).await, REGION);
     until("it is home", || relay.server.clients() == [(secret(1).public(), true)]).await;
+}
+
+#[tokio::test]
+async fn a_region_that_is_only_tried_holds_its_place_until_it_is_left() {
+    let mut relays = Vec::new();
+    for _ in 0..10 {
+        relays.push(Relay::start(None, None).await);
+    }
+    let all: Vec<_> = (1..).map(RegionId).zip(relays.iter().map(Relay::node)).collect();
+    let (a, mut events) = pool(1);
+    a.set_map(map(&all));
+    let (_, regions) = all.split_last().unwrap();
+    for (region, _) in regions {
+        assert_eq!(a.probe(*region), SendOutcome::Queued);
+    }
+    // All are tried, and never more than a few at once; what is used needs no place.
+    assert_eq!(a.send(RegionId(10), secret(2).public(), Bytes::from_static(b"x"), 0), SendOutcome::Queued);
+    let (mut open, mut most, mut tried) = (0_u32, 0, HashSet::new());
+    while tried.len() < 9 || open > 0 {
+        match next(&mut events).await {
+            Event::Connected { region: RegionId(10), .. }
+            | Event::Disconnected { region: RegionId(10), .. } => {}
+            Event::Connected { region, .. } => {
+                open += 1;
+                most = most.max(open);
+                tried.insert(region);
+            }
+            Event::Disconnected { .. } => open -= 1,
+            _ => {}
+        }
+    }
+    assert!((1..=4).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn a_map_that_changes_while_a_relay_is_connected_to_is_not_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = Relay::start(None, None).await;
+    let second = Relay::start(None, None).await;
+    let slow = DerpNode { derp_port: listener.local_addr().unwrap().port(), ..first.node() };
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, slow)]));
+    a.set_home(Some(REGION));
+    // We are connecting, and the greeting takes its time.
+    let (stream, _) = listener.accept().await.unwrap();
+    a.set_map(map(&[(REGION, second.node())]));
+    let serving = tokio::spawn(Arc::clone(&first.server).serve(Box::new(stream)));
+    until("the new map's relay", || second.server.clients() == [(secret(1).public(), true)]).await;
+    drop(timeout(Duration::from_secs(20), serving).await.expect("the old relay is left"));
+    while connected(&mut events).await != REGION {}
 }
 
 #[test]

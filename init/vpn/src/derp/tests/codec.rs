@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::frame::{Decoder, Frame, FrameError, GoneReason, MAX_INFO, MAX_PACKET, encode};
+use super::super::frame::{Decoder, Frame, FrameError, GoneReason, MAX_INFO, MAX_OTHER, MAX_PACKET, encode};
 use super::super::handshake::{
     HandshakeError, ServerInfo, client_info, read_client_info, read_server_info, server_info,
 };
@@ -110,6 +110,25 @@ fn lengths_are_bounded_before_anything_is_kept() {
     let mut magic = head(1, 40);
     magic.extend([7; 40]);
     assert_eq!(read(&magic), Err(FrameError::Magic));
+}
+
+#[test]
+fn after_the_greeting_only_packets_are_long() {
+    let after = |kind: u8, len: usize| {
+        let mut decoder = Decoder::default();
+        decoder.greeted();
+        decoder.buffer().extend_from_slice(&[kind]);
+        decoder.buffer().extend_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+        decoder.next_frame()
+    };
+    assert_eq!(after(5, MAX_PACKET + 32), Ok(None));
+    for kind in [1, 2, 3, 6, 8, 0x12, 0x13, 0x14, 0x15] {
+        assert_eq!(after(kind, MAX_OTHER), Ok(None), "{kind}");
+        let len = MAX_OTHER + 1;
+        assert_eq!(after(kind, len), Err(FrameError::TooLong { kind, len }));
+    }
+    // What we do not know is not held, however long it is.
+    assert_eq!(after(0x77, MAX_INFO), Ok(Some(Frame::Unknown(0x77))));
 }
 
 #[test]

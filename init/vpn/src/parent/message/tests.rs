@@ -16,6 +16,7 @@ fn report() -> Report {
         peers: 300,
         direct: 12,
         home: 999,
+        domain: "t.internal".to_owned(),
         name: "node-1".to_owned(),
         tags: vec!["tag:internal-only".to_owned(), "tag:b".to_owned()],
     }
@@ -57,6 +58,20 @@ fn what_has_no_room_or_is_not_plain_is_left_out_of_a_report() {
     };
     let read = Report::decode(&odd.encode().unwrap()).unwrap();
     assert_eq!((read.name.as_str(), read.tags), ("", vec!["tag:ok".to_owned()]));
+    for domain in
+        ["", "a\nnameserver 192.0.2.1", "a..b", ".a", "a.", "A.b", "a b", &"a".repeat(64), &"ab.".repeat(85)]
+    {
+        let odd = Report { domain: domain.to_owned(), ..report() };
+        assert_eq!(Report::decode(&odd.encode().unwrap()).unwrap().domain, "", "{domain}");
+    }
+    let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+    let long = Report { domain: longest.clone(), ..report() };
+    assert_eq!(Report::decode(&long.encode().unwrap()).unwrap().domain, longest);
+    // What a node that was taken over may send.
+    let mut bytes = report().encode().unwrap();
+    let at = bytes.windows(3).position(|three| three == b"t.i").unwrap();
+    bytes[at + 1] = b'\n';
+    assert_eq!(Report::decode(&bytes), Err(Malformed));
     let many = Report { tags: vec!["tag:a".to_owned(); TAGS + 3], ..report() };
     assert_eq!(Report::decode(&many.encode().unwrap()).unwrap().tags.len(), TAGS);
 }
