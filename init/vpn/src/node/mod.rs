@@ -5,9 +5,9 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
-mod coalesce;
 mod assignment;
 mod clock;
+mod coalesce;
 mod control;
 mod datagrams;
 mod dial;
@@ -52,10 +52,10 @@ use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
-use coalesce::Coalescer;
-use control::MadeKey;
 use assignment::Assignment;
 use clock::Sleep;
+use coalesce::Coalescer;
+use control::MadeKey;
 use dial::Dialer;
 use keep::Keeper;
 use pace::Pace;
