@@ -129,11 +129,11 @@ fn knows(node: &Ours, name: &str) {
 }
 
 struct Rig {
-    _net: Net,
     server: Scripted,
     node: Host,
     liar: (Host, Resolver),
     measured: (Host, Resolver),
+    _net: Net,
 }
 
 fn rig() -> Rig {
@@ -151,7 +151,7 @@ fn rig() -> Rig {
         let reply = ask(&node, host.v4.into(), Over::Udp, "way.example", RecordType::A);
         assert_eq!(addresses(&reply), [says]);
     }
-    Rig { _net: net, server, node, liar, measured }
+    Rig { server, node, liar, measured, _net: net }
 }
 
 /// What a resolver was asked by the node: not by the rig.

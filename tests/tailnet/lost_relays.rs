@@ -5,6 +5,7 @@ use std::time::Duration;
 use casemate_vpn::derp::connection::CONNECT_TIMEOUT;
 
 use crate::built::Release;
+use crate::flow::{Flow, Protocol};
 use crate::headscale::{FILE_REGION, Headscale, Options, PORT, Relay, SECOND_REGION};
 use crate::net::{Host, Net, Segment};
 use crate::ours::Ours;
@@ -31,7 +32,9 @@ fn ours(peer: &Peer) -> &Ours {
 /// Nothing comes to a relay any more, and nothing says so: as with a machine that lost its power.
 fn goes_dark(relay: &Host) {
     relay.rules(&format!(
-        "table inet dark {{ chain input {{ type filter hook input priority 0; tcp dport {PORT} drop; }} }}"
+        r#"table inet dark {{
+            chain input {{ type filter hook input priority 0; tcp dport {PORT} drop; }}
+        }}"#
     ));
 }
 
@@ -54,6 +57,9 @@ fn another_relay_is_home_when_it_dies() {
     a.host().pings_soon(s(30), &to);
     assert_eq!(a.path_to(&to), Some(Path::Relayed));
 
+    let flows = [(&a, &b), (&b, &a)]
+        .map(|(from, to)| Flow::begin(Protocol::Udp, from.host(), to.host(), &to.addresses()[0], 0));
+
     // Where b is at home it is called: that relay dies.
     let dead = b.home().unwrap();
     let lives = *regions.iter().find(|region| **region != dead).unwrap();
@@ -65,6 +71,11 @@ fn another_relay_is_home_when_it_dies() {
     b.host().pings_soon(s(15), &a.addresses()[1]);
     until(ANOTHER, "another home of the other's", || (a.home() == Some(lives)).then_some(()));
     assert!(a.host().pings(&to) && b.host().pings(&a.addresses()[0]));
+    flows.iter().for_each(Flow::forget);
+    std::thread::sleep(s(3));
+    for flow in &flows {
+        flow.assert_went_on(s(1));
+    }
     for peer in [&a, &b] {
         // The server, which does not know of it, was there all the time.
         assert!(ours(peer).connected());
