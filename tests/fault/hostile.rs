@@ -5,14 +5,13 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use casemate_qemu::pcap::{TCP, UDP};
-use casemate_vpn::control::join::MAX_BACKOFF;
 use casemate_vpn::key::{Disco, Machine as MachineKey, Node, Public, Secret};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::control_server::{ControlServer, Maps};
 use crate::frames::{To, judge, sent};
-use crate::guest::{Guest, Login, OUTSIDE, Wanted};
+use crate::guest::{Guest, Login, OUTSIDE, Wanted, image};
 use crate::headscale::{DOMAIN, PORT, TAG};
 use crate::listener::Listener;
 use crate::machine::qemu;
@@ -45,6 +44,8 @@ const PEER: u16 = 4001;
 const STUN: u16 = 3478;
 /// Peers with a disco key, and without.
 const PEERS: [(u8, bool); 4] = [(11, true), (12, false), (13, true), (14, false)];
+/// What PID 1 says when a node is to have the network for an address.
+const REFUSED: &str = "vpn: its addresses are refused: an address that is a prefix";
 /// How long the machine goes on once it has sent to where it may: the probes of a path are over by then, which last 5 s (init/vpn's
 /// `path`), and the workload has asked for everybody once more.
 const LOOK: Duration = Duration::from_secs(15);
@@ -133,6 +134,8 @@ fn a_hostile_login_server_leads_nowhere() {
     if !qemu() {
         return;
     }
+    // Built before anybody is in a hurry.
+    image();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut net = Net::new(Segment::Private);
     let host = net.host("hostile");
@@ -198,19 +201,20 @@ fn a_hostile_login_server_leads_nowhere() {
     std::thread::sleep(LOOK);
     guest.says("did not reach the outside");
 
-    // Addresses that are not the network's: some of them, and all.
-    let foreign = ["192.0.2.1/32", "169.254.169.254/32", "100.64.0.0/10"];
-    let some: Vec<_> = foreign.into_iter().chain(["100.64.0.2/32"]).collect();
-    maps.map(&map(&maps, &some, gateway, host.v4));
-    std::thread::sleep(MAX_BACKOFF.min(LOOK));
-    let addresses = guest.status().unwrap()["vpn"]["addresses"].clone();
-    println!("XXX {addresses}");
+    // Addresses that are not the network's are none; the whole network is no address, says PID 1; and without any there is no map.
+    let foreign = ["192.0.2.1/32", "169.254.169.254/32"];
+    maps.map(&map(&maps, &[foreign[0], foreign[1], "100.64.0.2/32"], gateway, host.v4));
+    guest.machine.wait_status("one address of three", |status| joined(status, "100.64.0.2"));
+    maps.map(&map(&maps, &["100.64.0.3/32", "100.64.0.0/10"], gateway, host.v4));
+    guest.machine.wait("a refusal", || {
+        guest.machine.console().iter().any(|line| line.contains(REFUSED)).then_some(())
+    });
     maps.map(&map(&maps, &foreign, gateway, host.v4));
-    std::thread::sleep(LOOK);
-    println!("XXX {}", guest.status().unwrap());
-
+    let _again = runtime.block_on(hostile.next_stream());
     wait_alive(&guest.machine);
-    let refused = Guest::counted(&guest.status().unwrap(), "process:vpn");
+    let status = guest.status().unwrap();
+    assert!(joined(&status, "100.64.0.2"), "{status}");
+    let refused = Guest::counted(&status, "process:vpn");
     let Guest { machine, wire, .. } = guest;
     let ended = machine.power_off();
     check(STRANGER, &ended);

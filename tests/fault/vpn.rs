@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::built::Release;
 use crate::frames::{judge, of_a_node};
-use crate::guest::{GO_PORT, Guest, Login, OUTSIDE, PORT, Wanted, noise_key, policy};
+use crate::guest::{GO_PORT, Guest, Login, OUTSIDE, PORT, Wanted, image, noise_key, policy};
 use crate::headscale::{Headscale, Options, Relay};
 use crate::judge::{self, Faults, Said};
 use crate::listener::Listener;
@@ -94,6 +94,8 @@ fn a_node_outlives_its_vpn_process_and_its_login_server() {
     if !qemu() {
         return;
     }
+    // Built before anybody is in a hurry.
+    image();
     let begin = Instant::now();
     let note = |what: &str| eprintln!("{:>4} s: {what}", begin.elapsed().as_secs());
     let mut net = Net::new(Segment::Private);
