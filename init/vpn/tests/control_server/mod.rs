@@ -169,8 +169,12 @@ impl ControlServer {
 
     /// Starts one on a socket of the test's.
     pub(crate) fn on(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
+        Self::start_on(listener, Secret::generate().unwrap(), tls)
+    }
+
+    /// Where a test listens, with a key of its own.
+    pub(crate) fn start_on(listener: TcpListener, key: Secret<Machine>, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().unwrap();
-        let key = Secret::generate().unwrap();
         let (sender, streams) = mpsc::unbounded_channel();
         let state = Arc::new(State {
             key: key.clone(),
