@@ -30,6 +30,7 @@ mod nats;
 mod outages;
 mod pairs;
 mod policy;
+mod registration;
 mod relays;
 mod wires;
 

@@ -4,5 +4,6 @@ pub mod command;
 mod config;
 mod kept;
 mod parent;
+mod questions;
 
 pub use config::{Config, ConfigError};

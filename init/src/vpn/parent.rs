@@ -1,12 +1,10 @@
 //! The privileged parent: what it makes, and how it serves the node that it starts.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,20 +13,21 @@ use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
 use casemate_vpn::parent::network::{self, NAMES_V4, NAMES_V6, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
 use casemate_vpn::parent::{AuthKey, Config as Told, Descriptors, Keys, LoginServer};
+use casemate_vpn::registration::Registration;
 use casemate_vpn::status::Request;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket,
-    socketpair, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 
 use super::Config;
 use super::kept::Kept;
+use super::questions::{StatusSocket, ask_and_leave};
 use crate::handover::{HEARTBEAT, READY};
 use crate::log::Budget;
 use crate::net::tailnet::{self, Tailnet};
@@ -82,6 +81,12 @@ const PEERS_BUFFER: usize = 7 << 20;
 /// A line of the parent's own; the node's lines are its own.
 fn say(words: std::fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "casemate-init vpn: {words}"));
+}
+
+/// Where the node registers, in memory of its own: a document is long.
+fn registration(registration: &Registration) -> anyhow::Result<OwnedFd> {
+    let text = serde_json::to_vec(registration).context("registration")?;
+    sys::memfd("registration", &text).context("registration")
 }
 
 /// Whether another node of this kind lives here.
@@ -209,50 +214,6 @@ fn bind_names(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Ok((UdpSocket::from(open(SockType::Datagram)?), TcpListener::from(tcp)))
 }
 
-/// The socket and its file.
-struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl StatusSocket {
-    fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // A socket that nobody answers at is left over from a parent that was killed.
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
-                fs::remove_file(path)?;
-            }
-            Ok(_) => return Err(io::Error::other("exists already")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let listener = UnixListener::bind(path)?;
-        let socket = Self { listener, path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        socket.listener.set_nonblocking(true)?;
-        Ok(socket)
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
-    }
-}
-
-/// Says something to the node where it answers questions, and does not wait for it: it may hang.
-fn ask_and_leave(path: &Path, request: &Request) -> io::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    File::from(socket).write_all(&line)
-}
-
 /// The node that runs.
 struct Child {
     pid: Pid,
@@ -368,6 +329,8 @@ impl<'a> Serving<'a> {
             descriptors.extend([udp.as_fd(), tcp.as_fd()]);
         }
         descriptors.extend(self.made.tun.iter().map(OwnedFd::as_fd));
+        let registration = self.config.registration.as_ref().map(registration).transpose()?;
+        descriptors.extend(registration.as_ref().map(OwnedFd::as_fd));
         let stderr = io::stderr();
         let pid = sys::spawn(&Spawn {
             binary: self.binary.as_fd(),
@@ -418,6 +381,7 @@ impl<'a> Serving<'a> {
                     udp: self.made.udp.len(),
                     dns: self.made.dns.iter().map(|(address, ..)| *address).collect(),
                     queues: self.made.tun.len(),
+                    registration: config.registration.is_some(),
                 },
             },
         }

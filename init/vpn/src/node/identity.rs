@@ -71,6 +71,7 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Origin
         next: None,
         disco: Secret::generate()?,
         server: None,
+        login: None,
         refused: Vec::new(),
         stamp: 0,
         home: None,

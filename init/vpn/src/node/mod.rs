@@ -5,9 +5,9 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
-mod coalesce;
 mod assignment;
 mod clock;
+mod coalesce;
 mod control;
 mod datagrams;
 mod dial;
@@ -18,6 +18,7 @@ mod pace;
 mod ping;
 mod probes;
 mod reached;
+mod register;
 mod relays;
 mod report;
 mod settings;
@@ -52,14 +53,15 @@ use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
-use coalesce::Coalescer;
-use control::MadeKey;
 use assignment::Assignment;
 use clock::Sleep;
+use coalesce::Coalescer;
+use control::MadeKey;
 use dial::Dialer;
 use keep::Keeper;
 use pace::Pace;
 use reached::Reached;
+use register::Registering;
 use relays::Relays;
 use settings::Settings;
 use totals::{Bytes, Totals};
@@ -109,8 +111,8 @@ pub enum NodeError {
 /// # Errors
 /// What a restart may mend.
 pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infallible, NodeError> {
-    let Handover { config, state, requests, status, dns, tun, udp } = handover;
-    let settings = Settings::new(&config)?;
+    let Handover { config, state, requests, status, dns, tun, udp, registration } = handover;
+    let settings = Arc::new(Settings::new(&config, registration.is_some())?);
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
     let port = udp
@@ -163,8 +165,21 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
-    let session = session::run(
-        settings.session.clone(),
+    let known = register::server(&settings, registration.as_ref(), &kept);
+    let phase = if known.is_some() { Phase::Joining } else { Phase::KeyNeeded };
+    let (server, servers) = watch::channel(known);
+    let (registering, answers) = match &registration {
+        None => (None, mpsc::channel(1).1),
+        Some(registration) => {
+            let dial = Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>;
+            let (registering, answers) =
+                Registering::start(registration, &config, &settings, &kept, server, dial)?;
+            (Some(registering), answers)
+        }
+    };
+    let session = register::session(
+        Arc::clone(&settings),
+        servers,
         Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>,
         Identity {
             machine: kept.machine.clone(),
@@ -211,7 +226,8 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         totals: Totals::default(),
         local: Vec::new(),
         sleep: Sleep::default(),
-        phase: Phase::Joining,
+        phase,
+        registering,
         refusal: None,
         policy: PolicyState::default(),
         connected: false,
@@ -238,6 +254,7 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         names,
         made_keys,
         assignments,
+        answers,
         session,
     };
     node.drive(ends, map).await
@@ -253,6 +270,7 @@ struct Ends {
     names: mpsc::Receiver<(String, Vec<IpAddr>)>,
     made_keys: mpsc::Receiver<MadeKey>,
     assignments: mpsc::Receiver<Result<(), RequestError>>,
+    answers: register::Answers,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
 }
 
@@ -292,6 +310,8 @@ struct Node {
     local: Vec<IpAddr>,
     sleep: Sleep,
     phase: Phase,
+    /// Where keys to join with come from, if not from the configuration.
+    registering: Option<Registering>,
     refusal: Option<Refusal>,
     policy: PolicyState,
     /// Whether maps come: a server that refuses us talks to us as well.
@@ -356,6 +376,7 @@ impl Node {
                     self.netcheck.request(Instant::now());
                 }
                 Some(made) = ends.made_keys.recv() => self.on_made_key(made),
+                Some(answer) = ends.answers.recv() => self.on_registered(Instant::now(), answer),
                 Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {

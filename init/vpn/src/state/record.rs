@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{Kept, NodeKey, Refused, StateError, compile};
 use crate::key::{KEY_LEN, Kind, Machine, Node, Public, Secret};
 use crate::netmap::{DerpMap, DnsConfig, NamedFilters, Netmap, RegionId, TailnetNode};
+use crate::registration::Login;
 
 /// The version of the record that this program writes.
 const VERSION: u32 = 1;
@@ -25,6 +26,9 @@ struct Record {
     next: Option<NextRecord>,
     disco: Zeroizing<String>,
     server: Option<Public<Machine>>,
+    /// Absent in the records of programs that knew none.
+    #[serde(default)]
+    login: Option<Login>,
     refused: Vec<RefusedRecord>,
     #[serde(default)]
     stamp: u64,
@@ -67,6 +71,7 @@ pub(super) fn encode(kept: &Kept) -> Result<Zeroizing<Vec<u8>>, StateError> {
             .map(|next| NextRecord { generation: next.generation, node: secret_text(&next.secret) }),
         disco: secret_text(&kept.disco),
         server: kept.server,
+        login: kept.login.clone(),
         refused: kept
             .refused
             .iter()
@@ -110,6 +115,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Kept, StateError> {
         },
         disco: secret(&record.disco, "disco key")?,
         server: record.server,
+        login: record.login,
         refused: record
             .refused
             .into_iter()

@@ -17,6 +17,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub(crate) use refusal::harmless;
 pub use refusal::{AuthKey, Refusal, RefusalKind};
 
 use super::wire::RegisterResponse;

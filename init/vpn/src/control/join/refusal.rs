@@ -91,7 +91,7 @@ impl Refusal {
 }
 
 /// A server's text without control characters, cut, and without anything that looks like a key.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let words: Vec<&str> = text
         .split_whitespace()
         .take(MAX_TEXT)
