@@ -384,11 +384,6 @@ impl Fields {
         self.take(name).filter(|value| *value != Value::Null)
     }
 
-    fn object(&mut self, name: &str) -> Result<Self, Problem> {
-        let value = self.take(name);
-        Self::of(&self.at(name), value)
-    }
-
     fn invalid(&self, name: &str, expected: &str, found: Option<&Value>) -> Problem {
         let found = found.map_or_else(|| "nothing".to_owned(), Value::describe);
         Problem::invalid(&self.at(name), expected, found)

@@ -14,7 +14,9 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Answer, AnswerError, MAX_ANSWER, Outcome, Pace, Registration, Rules, SetupError};
-use crate::control::client::{Client, ClientSettings, OpenError, REQUEST_TIMEOUT, ServerUrl, Wire, retry_after};
+use crate::control::client::{
+    Client, ClientSettings, OpenError, REQUEST_TIMEOUT, ServerUrl, Wire, retry_after,
+};
 use crate::control::join::harmless;
 use crate::dial::Dial;
 
