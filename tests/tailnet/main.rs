@@ -37,6 +37,7 @@ mod nats;
 mod outages;
 mod pairs;
 mod policy;
+mod registration;
 mod relays;
 mod roaming;
 mod rotation;

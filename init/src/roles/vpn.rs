@@ -1,5 +1,7 @@
 //! The VPN process.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -126,7 +128,13 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
     for _ in 0..what.queues {
         tun.push(next("TUN queue")?);
     }
-    Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun })
+    let registration = if what.registration {
+        let file = File::from(next("registration")?);
+        Some(serde_json::from_reader(BufReader::new(file)).context("registration")?)
+    } else {
+        None
+    };
+    Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun, registration })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
 use casemate_vpn::parent::network::{self, NAMES_V4, NAMES_V6, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
 use casemate_vpn::parent::{AuthKey, Config as Told, Descriptors, Keys, LoginServer};
+use casemate_vpn::registration::Registration;
 use casemate_vpn::status::Request;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -75,6 +76,12 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
     }
     serving.serve(&signals)
+}
+
+/// Where the node registers, in memory of its own: a document is long.
+fn registration(registration: &Registration) -> anyhow::Result<OwnedFd> {
+    let text = serde_json::to_vec(registration).context("registration")?;
+    sys::memfd("registration", &text).context("registration")
 }
 
 /// Whether another node of this kind lives here.
@@ -312,6 +319,8 @@ impl<'a> Serving<'a> {
             descriptors.extend([udp.as_fd(), tcp.as_fd()]);
         }
         descriptors.extend(self.made.tun.iter().map(OwnedFd::as_fd));
+        let registration = self.config.registration.as_ref().map(registration).transpose()?;
+        descriptors.extend(registration.as_ref().map(OwnedFd::as_fd));
         let stderr = io::stderr();
         let pid = sys::spawn(&Spawn {
             binary: self.binary.as_fd(),
@@ -366,6 +375,7 @@ impl<'a> Serving<'a> {
                     udp: self.made.udp.len(),
                     dns: self.made.dns.iter().map(|(address, ..)| *address).collect(),
                     queues: self.made.tun.len(),
+                    registration: config.registration.is_some(),
                 },
             },
         }

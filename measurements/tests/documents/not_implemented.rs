@@ -32,12 +32,12 @@ fn keys_of_the_section() {
         (
             "/casemate/vpn",
             json!({}),
-            "casemate.vpn.login_server null, the default, with mode \"tunnel\" (implemented: an object; there is no registration at a VPC server)",
+            "casemate.vpn.login_server null, the default, with mode \"tunnel\" (implemented: an object; there is no VPC server to register at yet)",
         ),
         (
             "/casemate/vpn",
             json!({"server_app_id": APP}),
-            "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\")",
+            "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\"; there is no VPC server to register at yet)",
         ),
         (
             "/casemate/vpn",
