@@ -223,7 +223,7 @@ fn login_server(mut fields: Fields) -> Result<(LoginServer, Option<PathBuf>), Pr
         Some(_) => return Err(Problem::invalid(&fields.at("authkey"), AUTHKEY, "something else")),
     }
     fields.nothing_else()?;
-    Ok((LoginServer { url, noise_key, authkey, plain_http }, file))
+    Ok((LoginServer { url, noise_key, authkey, plain_http, locked: false }, file))
 }
 
 fn dns(mut fields: Fields) -> Result<Dns, Problem> {
@@ -236,6 +236,7 @@ fn dns(mut fields: Fields) -> Result<Dns, Problem> {
             .unwrap_or_default(),
         internal_only: fields.boolean("internal_only", false)?,
         allowlist: fields.each("allowlist", "a DNS name", dns_name)?.unwrap_or_default(),
+        authenticated: Vec::new(),
     };
     fields.nothing_else()?;
     Ok(dns)

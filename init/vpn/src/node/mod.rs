@@ -5,9 +5,9 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
-mod coalesce;
 mod assignment;
 mod clock;
+mod coalesce;
 mod control;
 mod datagrams;
 mod dial;
@@ -52,11 +52,11 @@ use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
-use coalesce::Coalescer;
-use control::MadeKey;
 use assignment::Assignment;
 use clock::Sleep;
-use dial::Dialer;
+use coalesce::Coalescer;
+use control::MadeKey;
+use dial::{Dialer, Locked};
 use keep::Keeper;
 use pace::Pace;
 use reached::Reached;
@@ -149,7 +149,9 @@ pub async fn run(handover: Handover, ready: impl FnOnce() + Send) -> Result<Infa
         tokio::spawn(status::serve(tokio::net::UnixListener::from_std(listener)?, asks.clone()));
     }
 
-    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone()));
+    let (host, locked) = (settings.session.client.url.host.clone(), config.login_server.locked);
+    let locked = locked.then(|| Locked { host, parent: Arc::clone(&parent) });
+    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone(), settings.authenticated.clone(), locked));
     let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, &key)?;
     let boxes = Boxes::new(kept.disco.clone());
     let map = kept.map.clone().map(Arc::new);

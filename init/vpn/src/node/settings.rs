@@ -13,7 +13,7 @@ use crate::control::join::AuthKey;
 use crate::control::map::MapSettings;
 use crate::control::session::{SessionConfig, Timing};
 use crate::derp::Trust;
-use crate::dns::Policy;
+use crate::dns::{Authenticated, Policy};
 use crate::parent::Config;
 
 /// Everything that does not change while we run.
@@ -22,6 +22,8 @@ pub(super) struct Settings {
     pub(super) trust: Trust,
     pub(super) names: Arc<Policy>,
     pub(super) authkey: Option<AuthKey>,
+    /// Who says where servers are.
+    pub(super) authenticated: Option<Authenticated>,
 }
 
 impl Settings {
@@ -42,7 +44,17 @@ impl Settings {
                     bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
                 })?),
             };
+        let resolvers = &config.dns.authenticated;
+        let authenticated = match resolvers.is_empty() {
+            true => None,
+            false => Some(
+                Authenticated::new(resolvers, &roots)
+                    .map_err(|error| NodeError::Config(format!("dns.authenticated: {error}")))?
+                    .ok_or_else(|| bad("dns.authenticated", "names that a certificate can carry"))?,
+            ),
+        };
         Ok(Self {
+            authenticated,
             session: SessionConfig {
                 client: ClientSettings {
                     url: config
