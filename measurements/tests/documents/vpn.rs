@@ -68,6 +68,14 @@ fn a_servers_name_needs_somebody_to_ask() {
         // An address needs nobody, and may have one: relays have names, too.
         parse(&changed(&[("/casemate/vpn", vpn("https://192.0.2.1")), ("/casemate/dns", dns)])).unwrap();
     }
+    let inside = json!({ "resolvers": [
+        { "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" },
+        { "kind": "dot", "address": "100.64.0.53:853", "name": "dns.t.internal" },
+    ] });
+    assert_eq!(
+        refusal(&changed(&[("/casemate/vpn", vpn("https://hs.example")), ("/casemate/dns", inside)])),
+        "doc.json: casemate.dns.resolvers[1].address: expected an address outside casemate.vpn.prefixes, found one of the private network's"
+    );
     let local = json!({ "login_server": { "url": "http://localhost", "authkey": "k" } });
     let dns = json!({ "resolvers": [{ "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" }] });
     assert_eq!(

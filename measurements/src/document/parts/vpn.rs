@@ -6,9 +6,10 @@ use crate::document::Warning;
 use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
+use crate::document::shape::SECTION;
 use crate::section::{AuthKey, Dns, LoginServer, ServerAppId, Vpn, VpnMode};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Shared address space (RFC 6598), where tailnets live.
 const TAILNET_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -41,20 +42,29 @@ pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result
             return Err(node.at("derp_ports")?.problem("[443] (mode is direct)"));
         }
     }
+    let prefixes = prefixes(&node.at("prefixes")?)?;
+    if mode == VpnMode::Tunnel {
+        resolvers_are_outside(dns, &prefixes)?;
+    }
     let mut derp_pins = BTreeMap::new();
     for (host, pin) in node.at("derp_pins")?.entries()? {
         let host = forms::dns_name(host).ok_or_else(|| pin.problem("a key that is a DNS name"))?;
         derp_pins.insert(host, pin.form("64 hex digits", forms::digest)?);
     }
-    Ok(Vpn {
-        mode,
-        server_app_id,
-        login_server,
-        prefixes: prefixes(&node.at("prefixes")?)?,
-        derp_pins,
-        derp_ports,
-        require_policy,
-    })
+    Ok(Vpn { mode, server_app_id, login_server, prefixes, derp_pins, derp_ports, require_policy })
+}
+
+/// Who is asked where the network's own server is cannot be inside the network: no packet to its addresses leaves by the link.
+fn resolvers_are_outside(dns: &Dns, prefixes: &[IpNet]) -> Result<(), Problem> {
+    let inside = |address: &SocketAddr| prefixes.iter().any(|net| net.contains(&address.ip().to_canonical()));
+    match dns.resolvers.iter().position(|resolver| inside(&resolver.address)) {
+        None => Ok(()),
+        Some(number) => Err(Problem::invalid(
+            &format!("{SECTION}.dns.resolvers[{number}].address"),
+            "an address outside casemate.vpn.prefixes",
+            "one of the private network's",
+        )),
+    }
 }
 
 fn derp_ports(node: &Node<'_>) -> Result<Vec<u16>, Problem> {
