@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_odd_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..Report::LEN + 8), first in prop_oneof![Just(b'V'), Just(b'N'), Just(b'K')]) {
+    fn no_bytes_are_too_odd_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..Report::LEN + 8), first in prop_oneof![Just(b'V'), Just(b'N'), Just(b'L'), Just(b'K')]) {
         let mut bytes = bytes;
         if let Some(byte) = bytes.first_mut() { *byte = first; }
         drop(Message::decode(&bytes));
