@@ -67,7 +67,7 @@ fn an_allowlist_passes_what_it_lists_and_no_more() {
     ear.nothing_to(LISTED);
     ear.nothing_to(UNLISTED);
     assert_eq!((other_port.accepted(), other_host.accepted()), (0, 0));
-    bench.at_least("denied:web", 4);
+    assert!(bench.count("denied:web") >= 4);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn services_reach_neither_each_other_nor_us() {
         });
         ear.nothing_to(DB);
         assert_eq!((db.accepted(), us.accepted()), (0, 0));
-        bench.at_least("denied:web", 5);
+        assert!(bench.count("denied:web") >= 5);
     }
 }
 
@@ -160,7 +160,7 @@ fn services_leave_by_the_link_only() {
     bench.outside.ip("route replace 198.18.0.0/15 dev wan2");
     bench.outside.ip("neigh replace 198.18.1.2 lladdr 02:00:00:00:00:11 nud permanent dev wan2");
     bench.outside.run(|| raw(&ipv4(GATEWAY, WEB, 1, &icmp(8))));
-    bench.at_least("interface:unknown", 1);
+    assert!(bench.count("interface:unknown") >= 1);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn the_outside_opens_nothing_towards_services() {
         assert!(ask_in_vain((WEB, 8000)).is_err());
         raw(&ipv4(GATEWAY, WEB, 1, &icmp(8)));
     });
-    bench.at_least("link:forward", 2);
+    assert!(bench.count("link:forward") >= 2);
     // Nor with a source of the services' own range, which would look like a reply.
     bench.outside.run(|| raw(&ipv4(DB, WEB, 17, &datagram(1, 2, b"inside?"))));
     assert_eq!(bench.count("link:spoofed"), 1);
@@ -238,7 +238,7 @@ fn the_outside_opens_nothing_towards_services() {
     let _heard = ear.frames();
     bench.outside.run(|| udp((UNLISTED, 9000), seen));
     ear.nothing_to(WEB);
-    bench.at_least("link:inbound", 1);
+    assert!(bench.count("link:inbound") >= 1);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn anothers_translation_does_not_lead_astray() {
     let forbidden = echo(&bench.outside, 0, (UNLISTED, 443).into());
     let ear = listen(&bench.outside);
     bench.service(1).run(|| assert!(ask_in_vain((LISTED, 443)).is_err()));
-    bench.at_least("denied:web", 1);
+    assert!(bench.count("denied:web") >= 1);
     ear.nothing_to(UNLISTED);
     assert_eq!(forbidden.accepted(), 0);
 }

@@ -16,12 +16,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use casemate_egress::{Backend, Ifname, Lock, Mode, Policy, Service, Uids, ruleset};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Uid, gettid, setfsuid};
-use traffic::SOON;
 
 /// The gateway, and a host that no policy here allows unless it says so.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -218,15 +216,5 @@ impl Bench {
         let counters = self.lock.counters().unwrap();
         let found = counters.iter().find(|c| c.name == name);
         found.unwrap_or_else(|| panic!("no counter {name}, only {counters:?}")).packets
-    }
-
-    /// That a counter has seen so many packets, or sees them soon: what was sent has arrived when ARP is through and the kernel has got
-    /// round to it, which is not before the sender's call returns.
-    pub(crate) fn at_least(&mut self, name: &str, packets: u64) {
-        let end = Instant::now() + SOON;
-        while self.count(name) < packets {
-            assert!(Instant::now() < end, "{name}: expected {packets}, found {}", self.count(name));
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 }
