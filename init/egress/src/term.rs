@@ -21,6 +21,8 @@ pub(crate) enum Term {
     Source(IpNet),
     NotSource(Ipv4Addr),
     Destination(IpNet),
+    /// The destination is one of this machine's own addresses, on whatever link.
+    DestinationIsLocal,
     /// Source address in a set.
     SourceIn(Network, String),
     /// IPv4 destination address in a set.
@@ -107,6 +109,8 @@ const REPLY: u8 = 1;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED` and `NF_NAT_RANGE_PROTO_RANDOM_FULLY` (linux/netfilter/nf_nat.h).
 const NAT_PORTS: u32 = 0x2;
 const NAT_RANDOM: u32 = 0x10;
+/// `RTN_LOCAL` (linux/rtnetlink.h).
+const LOCAL: u32 = 2;
 /// TCP flags (RFC 9293 section 3.1): FIN, SYN, RST, ACK.
 const TCP_FLAGS: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
@@ -171,6 +175,10 @@ impl Compiler {
             Term::Network(network) => self.network(*network),
             Term::Source(net) => self.address(*net, CmpOp::Equal, 12, 8),
             Term::Destination(net) => self.address(*net, CmpOp::Equal, 16, 24),
+            Term::DestinationIsLocal => {
+                self.out.push(Expression::DestinationType { to: Register::R1 });
+                self.compare(CmpOp::Equal, &LOCAL.to_ne_bytes());
+            }
             Term::NotSource(address) => self.address(Ipv4Net::from(*address).into(), CmpOp::NotEqual, 12, 8),
             Term::SourceIn(Network::Ipv6, set) => self.lookup(Network::Ipv6, Base::Network, 8, 16, set),
             Term::SourceIn(network, set) => self.lookup(*network, Base::Network, 12, 4, set),

@@ -178,6 +178,7 @@ impl Display for Term {
             Self::SetCtMark(mark) => write!(f, "ct mark set {mark:#010x}"),
             Self::SetMark(mark) => write!(f, "meta mark set {mark:#010x}"),
             Self::Count(name) => write!(f, "counter name \"{name}\""),
+            Self::DestinationIsLocal => write!(f, "fib daddr type local"),
             Self::Masquerade(None) => write!(f, "masquerade"),
             Self::Masquerade(Some((low, high))) => write!(f, "masquerade to :{low}-{high} fully-random"),
         }

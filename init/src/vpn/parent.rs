@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_egress::{Lock, guard_ruleset};
+use casemate_egress::{Lock, LockError, guard_ruleset};
 use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
 use casemate_vpn::parent::network::{self, NAMES_V4, NAMES_V6, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
@@ -102,19 +102,26 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
     if let Some(link) = tailnet::who_has_names().context("addresses and routes of this machine")? {
         bail!("100.100.100.100 is {link}'s already: another node lives here, perhaps a tailscaled; stop it");
     }
+    if let Some((link, net)) =
+        tailnet::who_is_inside(&config.prefixes).context("addresses and routes of this machine")?
+    {
+        bail!(
+            "prefixes: expected what no other interface has, found {net} on {link}: whom it belongs to would not be known"
+        );
+    }
     Ok(())
 }
 
 /// What is removed at the end. The TUN goes with its last descriptor, and addresses and routes with it.
 struct Made {
-    /// What keeps the network's addresses to the TUN; `None` where the kernel has no nf_tables.
-    _guard: Option<Lock>,
     tun: Vec<OwnedFd>,
     tailnet: Tailnet,
     udp: Vec<UdpSocket>,
     dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
     status: StatusSocket,
     state: OwnedFd,
+    /// What keeps the network's addresses to the TUN, and so goes last; `None` where the kernel has no nf_tables.
+    _guard: Option<Lock>,
 }
 
 impl Made {
@@ -134,7 +141,7 @@ impl Made {
         let status = StatusSocket::bind(&config.status_socket)
             .with_context(|| format!("status_socket: {}", config.status_socket.display()))?;
         let state = slots::create().context("memory for the state")?;
-        Ok(Self { _guard: guard, tun, tailnet, udp, dns, status, state })
+        Ok(Self { tun, tailnet, udp, dns, status, state, _guard: guard })
     }
 }
 
@@ -145,6 +152,10 @@ fn guard(config: &Config) -> anyhow::Result<Option<Lock>> {
     let names = [IpAddr::V4(NAMES_V4), IpAddr::V6(NAMES_V6)];
     match Lock::install(&guard_ruleset(&interface, &config.prefixes, &names)) {
         Ok(lock) => Ok(Some(lock)),
+        // Somebody's table is in the place of ours, perhaps another node's.
+        Err(error @ LockError::Refused { errno: Errno::EPERM | Errno::EEXIST | Errno::EBUSY, .. }) => {
+            Err(anyhow::Error::new(error).context("nf_tables"))
+        }
         Err(error) => {
             let error = anyhow::Error::new(error);
             say(format_args!(

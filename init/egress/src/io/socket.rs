@@ -43,8 +43,14 @@ impl Socket {
         .map_err(io("open a netlink socket"))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(io("bind the netlink socket"))?;
         let own: NetlinkAddr = getsockname(fd.as_raw_fd()).map_err(io("read the netlink socket's port"))?;
-        setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES).map_err(io("set the send buffer"))?;
-        setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES).map_err(io("set the receive buffer"))?;
+        // Root of a user namespace may not have more than everybody (net/core/sock.c, `sockopt_ns_capable`), which may do: what is
+        // too small for a ruleset says so when it is sent.
+        setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES)
+            .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER_BYTES))
+            .map_err(io("set the send buffer"))?;
+        setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES)
+            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER_BYTES))
+            .map_err(io("set the receive buffer"))?;
         let timeout = TimeVal::seconds(ANSWER_WITHIN_SECONDS);
         setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).map_err(io("set the receive timeout"))?;
         Ok(Self { fd, port: own.pid(), sequence: 0, buffer: vec![0; RECEIVE_BYTES] })

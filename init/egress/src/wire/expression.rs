@@ -112,6 +112,10 @@ pub(crate) enum Expression {
         flags: u32,
         ports: Option<(Register, Register)>,
     },
+    /// What the routing table takes the destination for (`RTN_*` of linux/rtnetlink.h).
+    DestinationType {
+        to: Register,
+    },
 }
 
 macro_rules! from_u32 {
@@ -134,6 +138,10 @@ from_u32!(CmpOp, "cmp operation": Equal, NotEqual, AtLeast);
 
 /// `NFT_OBJECT_COUNTER`.
 pub(super) const OBJECT_COUNTER: u32 = 1;
+
+/// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR` (linux/netfilter/nf_tables.h).
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_DESTINATION: u32 = 2;
 
 /// Attribute numbers (`NFTA_*`).
 mod nfta {
@@ -172,6 +180,9 @@ mod nfta {
     pub(super) const MASQ_FLAGS: u16 = 1;
     pub(super) const MASQ_REG_PROTO_MIN: u16 = 2;
     pub(super) const MASQ_REG_PROTO_MAX: u16 = 3;
+    pub(super) const FIB_DREG: u16 = 1;
+    pub(super) const FIB_RESULT: u16 = 2;
+    pub(super) const FIB_FLAGS: u16 = 3;
 }
 use nfta::*;
 
@@ -195,6 +206,7 @@ impl Expression {
             Self::Load { .. } | Self::Verdict(_) => "immediate",
             Self::Counter(_) => "objref",
             Self::Masquerade { .. } => "masq",
+            Self::DestinationType { .. } => "fib",
         }
     }
 
@@ -253,6 +265,13 @@ impl Expression {
                     d.u32(MASQ_REG_PROTO_MAX, "register", *max as u32);
                 }
             }
+            Self::DestinationType { to } => {
+                d.u32(FIB_DREG, "register", *to as u32).u32(FIB_RESULT, "result", FIB_ADDRESS_TYPE).u32(
+                    FIB_FLAGS,
+                    "flags",
+                    FIB_DESTINATION,
+                );
+            }
         }
     }
 
@@ -271,6 +290,7 @@ impl Expression {
             "immediate" => read_immediate(&Attributes::parse("immediate", data)?),
             "objref" => read_counter(&Attributes::parse("objref", data)?),
             "masq" => read_masquerade(&Attributes::parse("masq", data)?),
+            "fib" => read_destination_type(&Attributes::parse("fib", data)?),
             _ => Err(WireError::UnknownExpression(name)),
         }
     }
@@ -411,6 +431,17 @@ fn read_counter(a: &Attributes<'_>) -> Result<Expression, WireError> {
         OBJECT_COUNTER => Ok(Expression::Counter(a.name(OBJREF_IMM_NAME, "NFTA_OBJREF_IMM_NAME")?)),
         found => Err(WireError::Value { what: "object type", found: found.into() }),
     }
+}
+
+fn read_destination_type(a: &Attributes<'_>) -> Result<Expression, WireError> {
+    a.only(&[FIB_DREG, FIB_RESULT, FIB_FLAGS])?;
+    let only = |what, kind, attribute, expected| match a.u32(kind, attribute)? {
+        found if found == expected => Ok(()),
+        found => Err(WireError::Value { what, found: found.into() }),
+    };
+    only("fib result", FIB_RESULT, "NFTA_FIB_RESULT", FIB_ADDRESS_TYPE)?;
+    only("fib flags", FIB_FLAGS, "NFTA_FIB_FLAGS", FIB_DESTINATION)?;
+    Ok(Expression::DestinationType { to: register(a, FIB_DREG, "NFTA_FIB_DREG")? })
 }
 
 fn read_masquerade(a: &Attributes<'_>) -> Result<Expression, WireError> {

@@ -55,6 +55,7 @@ fn expression() -> impl Strategy<Value = Expression> {
         name().prop_map(Expression::Counter),
         (any::<u32>(), option::of((register(), register())))
             .prop_map(|(flags, ports)| Expression::Masquerade { flags, ports }),
+        register().prop_map(|to| Expression::DestinationType { to }),
     ]
 }
 

@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use casemate_egress::{Backend, Ifname, Lock, Mode, Policy, Service, Uids, ruleset};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -209,6 +210,18 @@ impl Bench {
 
     pub(crate) fn service(&self, number: usize) -> &Netns {
         &self.services[number - 1]
+    }
+
+    /// Whether a counter sees as many packets, soon: what crosses from one namespace to another is counted when the kernel comes to it.
+    pub(crate) fn reaches(&mut self, name: &str, packets: u64) -> bool {
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.count(name) < packets {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
     }
 
     /// The packets that a counter has seen.

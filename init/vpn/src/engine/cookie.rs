@@ -25,6 +25,13 @@ const MACS: usize = 32;
 
 type Mac16 = Blake2sMac<U16>;
 
+/// Handshake messages in a second from an address that is proven, and how many more at once (Linux
+/// `drivers/net/wireguard/ratelimiter.c`, `PACKETS_PER_SECOND` and `PACKETS_BURSTABLE`). Behind a relay an address is a peer.
+const PER_ADDRESS: u64 = 20;
+const BURST: u64 = 5;
+/// Places for such addresses. Two that meet in one share it.
+const PLACES: usize = 4096;
+
 /// What a handshake message is to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judged {
@@ -34,6 +41,8 @@ pub(super) enum Judged {
     Cookie([u8; REPLY]),
     /// Not for us.
     Forged,
+    /// Its sender is where it says, and says too much.
+    TooMany,
 }
 
 /// Our side of it: for all peers and strangers.
@@ -43,6 +52,8 @@ pub(super) struct Limiter {
     secret: [u8; 32],
     second: AtomicU64,
     count: AtomicU64,
+    /// For each place, when all that it let through will have been paid for.
+    paid: Box<[AtomicU64]>,
 }
 
 impl Limiter {
@@ -61,6 +72,7 @@ impl Limiter {
             secret: secret.into(),
             second: AtomicU64::new(0),
             count: AtomicU64::new(0),
+            paid: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -75,7 +87,7 @@ impl Limiter {
         }
         let Some(cookie) = self.cookie(now, from) else { return Judged::Forged };
         if is_mac(&cookie, &[body, first], second) {
-            return Judged::Good;
+            return if self.lets_through(now, from.ip()) { Judged::Good } else { Judged::TooMany };
         }
         self.reply(message, first, cookie).map_or(Judged::Forged, Judged::Cookie)
     }
@@ -86,6 +98,23 @@ impl Limiter {
             self.count.store(0, Ordering::Relaxed);
         }
         self.count.fetch_add(1, Ordering::Relaxed) >= PER_SECOND
+    }
+
+    /// Whether an address that is proven has something left to spend. A network of IPv6 is one address: whoever has one has all of it.
+    fn lets_through(&self, now: u64, from: IpAddr) -> bool {
+        const COST: u64 = 1000 / PER_ADDRESS;
+        let network = match from {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => (u128::from(v6) & !u128::from(u64::MAX)).to_be_bytes(),
+        };
+        let Some([a, b, ..]) = mac(&self.secret, &[b"place", &network]) else { return false };
+        let place = usize::from(u16::from_le_bytes([a, b])) % PLACES;
+        let Some(paid) = self.paid.get(place) else { return false };
+        let spend = |until: u64| {
+            let until = until.max(now) + COST;
+            (until <= now + COST * BURST).then_some(until)
+        };
+        paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
     }
 
     /// What proves an address, and its port: behind one address there may be many.
@@ -189,4 +218,25 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Option<[u8; 16]> {
 /// Compares in constant time.
 fn is_mac(key: &[u8], parts: &[&[u8]], expected: &[u8; 16]) -> bool {
     keyed(key, parts).is_some_and(|mac| mac.verify_slice(expected).is_ok())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_proven_has_a_share_and_no_more() {
+        let limiter = Limiter::new(&Secret::new([3; 32]));
+        let passed = |from: &str, times: &[u64]| {
+            times.iter().filter(|now| limiter.lets_through(**now, from.parse().unwrap())).count()
+        };
+        assert_eq!(passed("192.0.2.1", &[10_000; 20]), 5, "at once");
+        assert_eq!(passed("192.0.2.2", &[10_000; 20]), 5, "another has its own");
+        let busy: Vec<u64> = (10_001..20_001).collect();
+        assert_eq!(passed("192.0.2.1", &busy), 200, "twenty in each second");
+        // Whoever has one address of a network has all of them.
+        assert_eq!(passed("2001:db8::1", &[30_000; 3]) + passed("2001:db8::2:0:0:2", &[30_000; 7]), 5);
+        assert_eq!(passed("2001:db8:0:1::1", &[30_000; 7]), 5);
+    }
 }

@@ -1,9 +1,11 @@
 //! The WireGuard engine: everything of WireGuard that is not a thread, a socket or a route.
 //!
 //! Written after the paper (`www.wireguard.com/papers/wireguard.pdf`), tested against boringtun, which it replaces: a `Tunn` takes
-//! `&mut self` for both directions, so that two threads waited for each other (13 % of a receiver's time), and remembers 1024
-//! messages, which is less than a fast stream holds back when its path moves. Here:
-//! - the two directions of a session share nothing ([`Sender`], [`Opener`]), and the window has 8,192 places;
+//! `&mut self` for both directions, so that two threads waited for each other (13 % of a receiver's time); it remembers 1024
+//! messages, which is less than a fast stream holds back when its path moves; and it goes on sending by a session of its own that
+//! wireguard-go has forgotten, if both began at once. Here:
+//! - the two directions of a session share nothing ([`Sender`], [`Opener`]), and a message may be 8,128 late;
+//! - what is sent by is the session that the peer was heard by, or made last;
 //! - a session ends at Reject-After-Messages; a cookie covers the port;
 //! - our times grow over restarts ([`Stamper`]); the latest time of each peer is kept by [`crate::plane`], and outlives its
 //!   [`Tunnel`];
@@ -86,7 +88,7 @@ pub enum Refused {
     Forged,
     /// It is no message that we know, or carries no IP packet.
     Malformed,
-    /// Too many handshakes, and this one proves no address.
+    /// Too many handshakes: of all, and this one proves no address; or of its sender's own.
     UnderLoad,
 }
 
@@ -166,6 +168,7 @@ impl Identity {
             Judged::Good => {}
             Judged::Cookie(reply) => return Beginning::Cookie(reply),
             Judged::Forged => return Beginning::Refused(Refused::Forged),
+            Judged::TooMany => return Beginning::Refused(Refused::UnderLoad),
         }
         match Initiation::read(&self.secret, message) {
             Some(initiation) => Beginning::From(Box::new(initiation)),

@@ -59,7 +59,7 @@ fn joined(now: u64) -> Pair {
 }
 
 fn join(pair: &Pair, now: u64) {
-    let begins = pair.ours.initiate(now, true).unwrap();
+    let begins = pair.ours.initiate_elsewhere(now).unwrap();
     let answer = pair.theirs.respond(now, proven(&pair.them, now, &begins)).unwrap();
     let mut slot = [0; MIN_SLOT];
     let Opened::Answer(len) = pair.ours.shake(now, FROM, &answer, &mut slot) else { panic!("no keepalive") };
@@ -144,8 +144,8 @@ fn who_sends_does_not_wait_for_who_receives_and_no_counter_is_used_twice() {
 #[test]
 fn an_answered_session_is_not_sent_by_before_the_peer_has_used_it() {
     let pair = apart();
-    let begins = pair.ours.initiate(1, false).unwrap();
-    assert_eq!(pair.ours.initiate(2, false), None, "one is under way");
+    let begins = pair.ours.initiate(1).unwrap();
+    assert_eq!(pair.ours.initiate(2), None, "one is under way");
     let answer = pair.theirs.respond(2, proven(&pair.them, 2, &begins)).unwrap();
     assert_eq!(Message::of(&answer), Some(Message::Response(3)));
     assert!(pair.theirs.sender(3).is_none() && pair.ours.sender(3).is_none());
@@ -161,22 +161,56 @@ fn an_answered_session_is_not_sent_by_before_the_peer_has_used_it() {
 #[test]
 fn the_answer_to_an_earlier_beginning_is_taken_and_so_is_the_later_one() {
     let pair = apart();
-    let first = pair.ours.initiate(1, false).unwrap();
-    let second = pair.ours.initiate(2, true).unwrap();
-    let one = pair.theirs.respond(100, proven(&pair.them, 100, &first)).unwrap();
-    let two = pair.theirs.respond(200, proven(&pair.them, 200, &second)).unwrap();
+    let first = pair.ours.initiate(1).unwrap();
+    let second = pair.ours.initiate_elsewhere(1_001).unwrap();
+    assert_ne!(first, second);
+    let one = pair.theirs.respond(1_100, proven(&pair.them, 1_100, &first)).unwrap();
+    let two = pair.theirs.respond(1_200, proven(&pair.them, 1_200, &second)).unwrap();
     let mut slot = [0; MIN_SLOT];
-    assert!(matches!(pair.ours.shake(300, FROM, &one, &mut slot), Opened::Answer(_)));
-    let Opened::Answer(len) = pair.ours.shake(400, FROM, &two, &mut slot) else { panic!("no keepalive") };
-    assert_eq!(opens(&pair.theirs, 401, &slot[..len]), Opened::Nothing);
-    assert_eq!(opens(&pair.theirs, 402, &sealed(&pair.ours, 402, &ip_packet(50))), Opened::Packet(50));
-    assert_eq!(opens(&pair.ours, 403, &sealed(&pair.theirs, 403, &ip_packet(50))), Opened::Packet(50));
+    assert!(matches!(pair.ours.shake(1_300, FROM, &one, &mut slot), Opened::Answer(_)));
+    let Opened::Answer(len) = pair.ours.shake(1_400, FROM, &two, &mut slot) else { panic!("no keepalive") };
+    assert_eq!(opens(&pair.theirs, 1_401, &slot[..len]), Opened::Nothing);
+    assert_eq!(opens(&pair.theirs, 1_402, &sealed(&pair.ours, 1_402, &ip_packet(50))), Opened::Packet(50));
+    assert_eq!(opens(&pair.ours, 1_403, &sealed(&pair.theirs, 1_403, &ip_packet(50))), Opened::Packet(50));
+}
+
+/// The peer took the later beginning, and with it forgot the session of the first: its answer alone came back.
+#[test]
+fn a_later_beginning_whose_answer_is_lost_is_tried_again() {
+    let pair = apart();
+    let first = pair.ours.initiate(1).unwrap();
+    let second = pair.ours.initiate_elsewhere(1_001).unwrap();
+    let one = pair.theirs.respond(1_100, proven(&pair.them, 1_100, &first)).unwrap();
+    let _lost = pair.theirs.respond(1_200, proven(&pair.them, 1_200, &second)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    let Opened::Answer(len) = pair.ours.shake(1_300, FROM, &one, &mut slot) else { panic!("no keepalive") };
+    assert_eq!(opens(&pair.theirs, 1_301, &slot[..len]), Opened::Refused(Refused::NoSession));
+    assert_eq!(ticks(&pair.ours, 6_000).0, Tick::Nothing);
+    let (tick, third) = ticks(&pair.ours, 6_001 + 333);
+    assert_eq!(tick, Tick::Send(148));
+    let third = proven(&pair.them, 6_400, third.first_chunk::<148>().unwrap());
+    let three = pair.theirs.respond(6_400, third).unwrap();
+    let Opened::Answer(len) = pair.ours.shake(6_500, FROM, &three, &mut slot) else { panic!("no keepalive") };
+    assert_eq!(opens(&pair.theirs, 6_501, &slot[..len]), Opened::Nothing);
+    assert_eq!(opens(&pair.theirs, 6_502, &sealed(&pair.ours, 6_502, &ip_packet(50))), Opened::Packet(50));
+    assert_eq!(ticks(&pair.ours, 15_000).0, Tick::Nothing, "it is over");
+}
+
+#[test]
+fn by_another_way_a_young_beginning_goes_as_it_is() {
+    let pair = apart();
+    let first = pair.ours.initiate(1).unwrap();
+    assert_eq!(pair.ours.initiate_elsewhere(1_000).unwrap(), first);
+    let one = pair.theirs.respond(1_100, proven(&pair.them, 1_100, &first)).unwrap();
+    assert!(matches!(pair.ours.shake(1_200, FROM, &one, &mut [0; MIN_SLOT]), Opened::Answer(_)));
+    // What was answered is not sent again.
+    assert_ne!(pair.ours.initiate_elsewhere(1_201).unwrap(), first);
 }
 
 #[test]
 fn two_that_begin_at_once_have_a_session_and_one_that_renews_it() {
     let pair = apart();
-    let (a, b) = (pair.ours.initiate(1, false).unwrap(), pair.theirs.initiate(1, false).unwrap());
+    let (a, b) = (pair.ours.initiate(1).unwrap(), pair.theirs.initiate(1).unwrap());
     let to_b = pair.ours.respond(30, proven(&pair.us, 30, &b)).unwrap();
     let to_a = pair.theirs.respond(30, proven(&pair.them, 30, &a)).unwrap();
     let mut slot = [0; MIN_SLOT];
@@ -250,7 +284,7 @@ fn what_is_received_is_answered_within_ten_seconds_and_what_is_not_answered_begi
 #[test]
 fn a_beginning_is_repeated_for_a_minute_and_a_half() {
     let Pair { ours, .. } = apart();
-    assert!(ours.initiate(1, false).is_some());
+    assert!(ours.initiate(1).is_some());
     let mut sent = Vec::new();
     let mut now = 1;
     let ended = loop {
@@ -275,7 +309,7 @@ fn a_beginning_is_repeated_for_a_minute_and_a_half() {
 #[test]
 fn a_beginning_is_not_repeated_once_the_peers_own_has_made_a_session() {
     let pair = apart();
-    assert!(pair.theirs.initiate(10, false).is_some(), "it goes nowhere");
+    assert!(pair.theirs.initiate(10).is_some(), "it goes nowhere");
     join(&pair, 50);
     for second in 1..60 {
         assert_eq!(ticks(&pair.theirs, second * SECOND).0, Tick::Nothing, "{second}");
@@ -287,7 +321,7 @@ fn a_peer_that_begins_too_often_is_refused() {
     let pair = apart();
     let mut outcomes = Vec::new();
     for now in [100, 110, 121] {
-        let begins = pair.ours.initiate(now, true).unwrap();
+        let begins = pair.us.tunnel(1, &pair.them.key(), 3).initiate(now).unwrap();
         outcomes.push(pair.theirs.respond(now, proven(&pair.them, now, &begins)).is_ok());
     }
     assert_eq!(outcomes, [true, false, true]);
@@ -296,7 +330,7 @@ fn a_peer_that_begins_too_often_is_refused() {
 #[test]
 fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
     let Pair { us, them, ours, .. } = apart();
-    let mut message = ours.initiate(1, false).unwrap();
+    let mut message = ours.initiate(1).unwrap();
     let mut cookie = None;
     for count in 0..cookie::PER_SECOND + 10 {
         match them.beginning(2, FROM, &message) {
@@ -317,7 +351,7 @@ fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
     forged[40] ^= 1;
     assert_eq!(ours.shake(3, FROM, &forged, &mut [0; 148]), Opened::Refused(Refused::Forged));
     assert_eq!(ours.shake(3, FROM, &cookie, &mut [0; 148]), Opened::Nothing);
-    let proves = ours.initiate(4, true).unwrap();
+    let proves = ours.initiate_elsewhere(4).unwrap();
     assert!(matches!(them.beginning(5, FROM, &proves), Beginning::From(_)));
     assert!(matches!(them.beginning(5, ELSEWHERE, &proves), Beginning::Cookie(_)));
     // A second later nobody is asked.
@@ -325,7 +359,7 @@ fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
     message[120] ^= 1;
     assert!(matches!(them.beginning(1005, FROM, &message), Beginning::Refused(Refused::Forged)));
     // And after two minutes a cookie is none.
-    let late = ours.initiate(125 * SECOND, true).unwrap();
+    let late = ours.initiate_elsewhere(125 * SECOND).unwrap();
     assert_eq!(late[132..], [0; 16]);
 }
 
@@ -352,7 +386,7 @@ fn boringtun_answers_and_is_answered() {
         let ours = us.tunnel(1, &them.key(), 3);
         let mut theirs = boringtun(None);
         if we_begin {
-            let begins = ours.initiate(1, false).unwrap();
+            let begins = ours.initiate(1).unwrap();
             let answer = written(theirs.decapsulate(None, &begins, &mut room));
             let mut slot = [0; MIN_SLOT];
             let Opened::Answer(len) = ours.shake(2, FROM, &answer, &mut slot) else { panic!("no keepalive") };
@@ -384,11 +418,11 @@ fn boringtun_asks_for_a_cookie_and_takes_it_and_takes_ours() {
     let ours = us.tunnel(1, &them.key(), 3);
     let mut room = [0; 2048];
     let mut theirs = boringtun(Some(0));
-    let begins = ours.initiate(1, false).unwrap();
+    let begins = ours.initiate(1).unwrap();
     let cookie = written(theirs.decapsulate(Some(FROM.ip()), &begins, &mut room));
     assert_eq!(Message::of(&cookie), Some(Message::Cookie(3)));
     assert_eq!(ours.shake(2, FROM, &cookie, &mut [0; 148]), Opened::Nothing);
-    let begins = ours.initiate(3, true).unwrap();
+    let begins = ours.initiate_elsewhere(3).unwrap();
     let answer = written(theirs.decapsulate(Some(FROM.ip()), &begins, &mut room));
     assert_eq!(Message::of(&answer), Some(Message::Response(3)));
 

@@ -23,6 +23,8 @@ const KEEPALIVE_TIMEOUT: u64 = 10_000;
 const MOST_JITTER: u64 = 333;
 /// A peer does not begin more often (Linux `drivers/net/wireguard/messages.h`, `INITIATIONS_PER_SECOND`).
 const BEGINS_EVERY: u64 = 20;
+/// For so long a beginning may still be answered: by another way it goes as it is.
+const REPEATED_FOR: u64 = 1_000;
 
 /// One peer's WireGuard, shared by all threads.
 pub struct Tunnel {
@@ -45,7 +47,7 @@ struct Receivers {
 
 struct Handshake {
     /// Our beginnings, the newest first. The answer to the one before may be under way.
-    pending: [Option<(u32, Initiated)>; 2],
+    pending: [Option<Pending>; 2],
     /// Since when we try; zero: we do not.
     begun: u64,
     /// When we try again.
@@ -58,6 +60,14 @@ struct Handshake {
     cookie: Cookie,
 }
 
+/// A beginning of ours.
+struct Pending {
+    index: u32,
+    begun: u64,
+    state: Initiated,
+    message: [u8; INITIATION],
+}
+
 #[derive(Default)]
 struct Clocks {
     data_sent: AtomicU64,
@@ -68,6 +78,8 @@ struct Clocks {
     owed: AtomicU64,
     /// When the session that we send by was made.
     made: AtomicU64,
+    /// When the peer was first heard by the last session that it began.
+    confirmed: AtomicU64,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -121,22 +133,42 @@ impl Tunnel {
         self.clocks.made.load(Ordering::Relaxed)
     }
 
-    /// Begins a handshake, unless one is under way; or begins `again`, since the last one may have gone nowhere.
-    pub fn initiate(&self, now: u64, again: bool) -> Option<[u8; INITIATION]> {
+    /// Begins a handshake, unless one is under way.
+    pub fn initiate(&self, now: u64) -> Option<[u8; INITIATION]> {
         let mut handshake = lock(&self.handshake);
-        if handshake.begun != 0 && !again {
+        if handshake.begun != 0 {
             return None;
         }
         self.begin(now, &mut handshake)
     }
 
+    /// For another way than the last one went, which may lead nowhere: the beginning that is under way, or a new one.
+    ///
+    /// The same bytes again are nothing to a peer that has them. A second beginning would end the session that the first one
+    /// made there (wireguard-go `device/noise-protocol.go`, `BeginSymmetricSession`), which we may be sending by already.
+    pub fn initiate_elsewhere(&self, now: u64) -> Option<[u8; INITIATION]> {
+        let mut handshake = lock(&self.handshake);
+        let Handshake { pending: [newest, _], begun, retry, cookie, .. } = &mut *handshake;
+        let young = newest.as_mut().filter(|newest| now.saturating_sub(newest.begun) < REPEATED_FOR);
+        match young {
+            Some(newest) if *begun != 0 => {
+                // A cookie may have come meanwhile.
+                cookie.sign(now, newest.index, &mut newest.message)?;
+                // If the peer has it, and only its answer was lost, the next one is not to wait for long.
+                *retry = (*retry).min(now + REPEATED_FOR);
+                Some(newest.message)
+            }
+            _ => self.begin(now, &mut handshake),
+        }
+    }
+
     fn begin(&self, now: u64, handshake: &mut Handshake) -> Option<[u8; INITIATION]> {
         let index = handshake.next_index(self.slot);
         let stamp = self.identity.stamper.next();
-        let (initiated, mut message) = Initiated::begin(&self.identity.secret, &self.peer, index, stamp)?;
+        let (state, mut message) = Initiated::begin(&self.identity.secret, &self.peer, index, stamp)?;
         handshake.cookie.sign(now, index, &mut message)?;
         let [newest, before] = &mut handshake.pending;
-        *before = newest.replace((index, initiated));
+        *before = newest.replace(Pending { index, begun: now, state, message });
         if handshake.begun == 0 {
             handshake.begun = now;
         }
@@ -179,27 +211,30 @@ impl Tunnel {
     }
 
     fn finish(&self, now: u64, from: SocketAddr, message: &[u8], slot: &mut [u8]) -> Result<Opened, Refused> {
+        let message = <&[u8; RESPONSE]>::try_from(message).map_err(|_| Refused::Malformed)?;
+        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = *message;
+        let index = u32::from_le_bytes([a, b, c, d]);
+        let mut handshake = lock(&self.handshake);
+        let ours = |one: &Pending| one.index == index && now.saturating_sub(one.begun) < REKEY_ATTEMPT_TIME;
+        let at = handshake.pending.iter().position(|one| one.as_ref().is_some_and(ours));
+        let at = at.ok_or(Refused::NoSession)?;
+        // An answer to nothing of ours is no load.
         match self.identity.limiter.judge(now, from, message) {
             Judged::Good => {}
             Judged::Forged => return Err(Refused::Forged),
+            Judged::TooMany => return Err(Refused::UnderLoad),
             Judged::Cookie(reply) => {
                 let place = slot.first_chunk_mut().ok_or(Refused::Malformed)?;
                 *place = reply;
                 return Ok(Opened::Cookie(reply.len()));
             }
         }
-        let message = <&[u8; RESPONSE]>::try_from(message).map_err(|_| Refused::Malformed)?;
-        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = *message;
-        let index = u32::from_le_bytes([a, b, c, d]);
-        let mut handshake = lock(&self.handshake);
-        let at =
-            handshake.pending.iter().position(|one| one.as_ref().is_some_and(|(ours, _)| *ours == index));
-        let at = at.ok_or(Refused::NoSession)?;
         let initiated = handshake.pending.get(at).and_then(Option::as_ref).ok_or(Refused::NoSession)?;
-        let keys = initiated.1.finish(&self.identity.secret, message).ok_or(Refused::Forged)?;
+        let keys = initiated.state.finish(&self.identity.secret, message).ok_or(Refused::Forged)?;
         let (receiver, sender) = halves(&keys, index, now, true).ok_or(Refused::Malformed)?;
         let keepalive = sender.seal(&[], slot).ok_or(Refused::Malformed)?;
-        // A newer beginning, if there is one, may have reached the peer, which then waits for us to use its session.
+        // A newer beginning, if there is one, may have reached the peer, which then waits for us to use its session and has
+        // forgotten this one: its answer is waited for, and it is tried again.
         for old in handshake.pending.iter_mut().skip(at) {
             *old = None;
         }
@@ -245,6 +280,7 @@ impl Tunnel {
         let receiver = receivers.find(index, now).ok_or(Refused::NoSession)?;
         let length = receiver.open(message, slot)?;
         if let Some(sender) = receivers.confirm(index) {
+            set(&self.clocks.confirmed, now);
             self.send_by(sender);
         }
         self.clocks.received(now, length > 0);
@@ -260,9 +296,15 @@ impl Tunnel {
         let (sender, alive) = self.expire(now);
         let (begins, idle) = {
             let mut handshake = lock(&self.handshake);
-            // The peer's own handshake came about meanwhile: there is nothing left to try for. A late answer is still taken.
-            if handshake.begun != 0 && self.made() >= handshake.begun {
+            // The peer's own handshake came about meanwhile: there is nothing left to try for. An answer that is under way is still
+            // taken, for the peer sends by its session then; one that somebody kept back is not.
+            let confirmed = self.clocks.confirmed.load(Ordering::Relaxed);
+            let newest = handshake.pending.first().and_then(Option::as_ref).map_or(0, |newest| newest.begun);
+            if confirmed > newest {
                 handshake.begun = 0;
+                if now.saturating_sub(confirmed) >= REKEY_TIMEOUT {
+                    handshake.pending = [None, None];
+                }
             }
             let mut gave_up = false;
             if handshake.begun != 0 && now.saturating_sub(handshake.begun) >= REKEY_ATTEMPT_TIME {
@@ -293,6 +335,12 @@ impl Tunnel {
             return Tick::Send(length);
         }
         if idle && !alive { Tick::Ended } else { Tick::Nothing }
+    }
+
+    /// Whether nothing is left of it: neither a session nor an attempt at one.
+    pub fn is_over(&self, now: u64) -> bool {
+        let (_, alive) = self.expire(now);
+        !alive && lock(&self.handshake).begun == 0
     }
 
     /// Drops what is too old; tells what seals, and whether anything is left.

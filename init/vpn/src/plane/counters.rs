@@ -24,6 +24,8 @@ pub enum Reason {
     SendFailed,
     /// To a peer: the relay's queue is full.
     RelayQueueFull,
+    /// From somebody: the socket said so, however much it was.
+    ReceiveFailed,
     /// From a peer: no session of ours.
     NoSession,
     /// From a peer: seen before, or too old.
@@ -52,7 +54,7 @@ pub enum Reason {
 
 impl Reason {
     /// All.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::NoPeer,
         Self::ForeignSource,
@@ -61,6 +63,7 @@ impl Reason {
         Self::NoAnswer,
         Self::SendFailed,
         Self::RelayQueueFull,
+        Self::ReceiveFailed,
         Self::NoSession,
         Self::Replayed,
         Self::Forged,
@@ -86,6 +89,7 @@ impl Reason {
             Self::NoAnswer => "no-answer",
             Self::SendFailed => "send-failed",
             Self::RelayQueueFull => "relay-queue-full",
+            Self::ReceiveFailed => "receive-failed",
             Self::NoSession => "no-session",
             Self::Replayed => "replayed",
             Self::Forged => "forged",

@@ -1,28 +1,35 @@
 //! From the peers to the TUN.
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::peer::Peer;
+use super::queues::Queues;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
 use crate::disco::{Kind, classify};
 use crate::engine::{Beginning, Initiation, MIN_SLOT, Message, Opened, Refused};
+use crate::filter;
 use crate::key::{Node, Public};
 use crate::netmap::RegionId;
 use crate::packet::{Coalescer, Packet, TSMP};
 use crate::published::Reader;
-use crate::sys::{Features, Ready, ReceiveBuffers, Tun, wait_for_any};
+use crate::sys::{Features, Ready, ReceiveBuffers, wait, wait_for_any};
 
+/// How long a socket that fails is left alone, and how often: then the thread ends, and the node with it.
+const PAUSE: Duration = Duration::from_millis(100);
+const MAX_FAILURES: u32 = 50;
 /// Opened packets of one batch.
 const ARENA: usize = 3 * 65_536;
 
 /// One pipeline from sealed messages to the TUN.
 #[derive(Debug)]
 struct Inbound {
-    tun: Tun,
+    queues: Queues,
     table: Reader<Table>,
     arena: Vec<u8>,
     filled: usize,
@@ -39,8 +46,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(shared: Arc<Shared>, tun: Tun, features: Features) -> Self {
-        let inbound = Inbound::new(&shared, tun, features);
+    pub(super) fn new(shared: Arc<Shared>, queues: Queues, features: Features) -> Self {
+        let inbound = Inbound::new(&shared, queues, features);
         Self { shared, inbound }
     }
 
@@ -59,33 +66,49 @@ impl Delivery {
     }
 }
 
-pub(super) fn run(shared: &Shared, tun: Tun, features: Features) {
+pub(super) fn run(shared: &Shared, queues: Queues, features: Features) {
     let mut buffers = ReceiveBuffers::default();
-    let mut inbound = Inbound::new(shared, tun, features);
+    let mut inbound = Inbound::new(shared, queues, features);
     let sockets: Vec<_> = shared.v4.iter().chain(&shared.v6).collect();
     let fds: Vec<_> = sockets.iter().map(|udp| udp.as_fd()).collect();
+    let mut failures = 0;
     while !shared.stopped() {
-        let mut came = false;
+        let (mut came, mut failed) = (false, false);
         for udp in &sockets {
-            // An error that a peer's host sent is read here once, and says nothing.
-            if udp.receive(&mut buffers).is_ok() {
-                came = true;
-                for message in buffers.messages() {
-                    inbound.take(shared, Source::Udp(message.from), message.bytes, message.size);
+            match udp.receive(&mut buffers) {
+                Ok(_) => {
+                    came = true;
+                    for message in buffers.messages() {
+                        inbound.take(shared, Source::Udp(message.from), message.bytes, message.size);
+                    }
+                    inbound.flush(shared);
                 }
-                inbound.flush(shared);
+                Err(error) => {
+                    failed |= !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+                }
             }
         }
-        if !came && !matches!(wait_for_any(&fds, &shared.wake, None), Ok(Ready::Descriptor)) {
+        // An error that passes is of one call; with one that stays, poll would say at once that there is something.
+        failures = if failed { failures + 1 } else { 0 };
+        let waited = match (came, failures) {
+            (true, 0) => continue,
+            (_, 0) => wait_for_any(&fds, &shared.wake, None),
+            (_, ..MAX_FAILURES) => {
+                shared.counters.count(Reason::ReceiveFailed, 1);
+                wait(None, &shared.wake, Some(PAUSE))
+            }
+            _ => return,
+        };
+        if !matches!(waited, Ok(Ready::Descriptor | Ready::TimedOut)) {
             return;
         }
     }
 }
 
 impl Inbound {
-    fn new(shared: &Shared, tun: Tun, features: Features) -> Self {
+    fn new(shared: &Shared, queues: Queues, features: Features) -> Self {
         Self {
-            tun,
+            queues,
             table: shared.table.reader(),
             arena: vec![0; ARENA],
             filled: 0,
@@ -129,7 +152,7 @@ impl Inbound {
                 Ok(()) => {}
                 Err(why) => shared.counters.count(why, 1),
             },
-            Beginning::Cookie(reply) => shared.answer(&source, &reply),
+            Beginning::Cookie(reply) => shared.send_back(&source, &reply),
             Beginning::Refused(why) => shared.counters.count(reason(why), 1),
         }
     }
@@ -144,7 +167,7 @@ impl Inbound {
         let now = shared.now();
         let tunnel = shared.tunnel(table, peer).ok_or(Reason::Stranger)?;
         let response = tunnel.respond(now, proven).map_err(reason)?;
-        shared.answer(&source, &response);
+        shared.answer(peer, &source, &response);
         // It may be an old one that somebody kept back: it says nothing of where the peer is.
         peer.received(0, 0, now);
         Ok(())
@@ -159,12 +182,12 @@ impl Inbound {
         let now = shared.now();
         match tunnel.shake(now, address_of(source), message, &mut slot) {
             Opened::Answer(length) => {
-                shared.answer(&source, slot.get(..length).unwrap_or_default());
+                shared.answer(peer, &source, slot.get(..length).unwrap_or_default());
                 peer.received(0, 0, now);
                 Self::authentic(shared, peer, source);
                 shared.send_waiting(table, peer);
             }
-            Opened::Cookie(length) => shared.answer(&source, slot.get(..length).unwrap_or_default()),
+            Opened::Cookie(length) => shared.send_back(&source, slot.get(..length).unwrap_or_default()),
             Opened::Packet(_) | Opened::Nothing => {}
             Opened::Refused(why) => shared.counters.count(reason(why), 1),
         }
@@ -245,7 +268,9 @@ impl Inbound {
                 owned = Some(source);
             }
             if packet.protocol() == TSMP {
-                if let Some(answer) = tsmp::answer(&packet) {
+                if !table.is_ours(packet.destination()) {
+                    shared.counters.filtered(filter::Reason::NotOurs);
+                } else if let Some(answer) = tsmp::answer(&packet) {
                     shared.send_plain(table, peer, &[answer]);
                 }
                 continue;
@@ -262,8 +287,9 @@ impl Inbound {
 
     /// Writes what waits to the TUN.
     fn flush(&mut self, shared: &Shared) {
-        let tun = &self.tun;
+        let queues = &self.queues;
         self.coalescer.flush(&mut self.arena, |write| {
+            let Some(tun) = queues.of(write.chunks().next().unwrap_or_default()) else { return };
             if write.with_slices(|parts| tun.write(parts)).is_err() {
                 shared.counters.count(Reason::TunFailed, write.packets());
             }

@@ -10,6 +10,7 @@ mod outbound;
 mod path;
 mod peer;
 mod policy;
+mod queues;
 mod table;
 mod tsmp;
 
@@ -36,7 +37,9 @@ use crate::sys::{Event as Wake, Features, Ready, Tun, Udp, wait};
 pub use counters::{Counters, Reason};
 pub use inbound::Delivery;
 
+use peer::Waiting;
 pub use peer::{Peer, Traffic};
+use queues::Queues;
 pub use table::{Network, PeerSpec, Table};
 
 /// How often sessions are asked what the clock wants.
@@ -44,7 +47,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// An event of a kind is told of a peer once in this time.
 const EVENT_EVERY_MS: u64 = 1000;
 /// How often datagrams of sessions that nobody knows are told of, all together.
-const UNKNOWN_EVERY_MS: u64 = 250;
+const UNKNOWN_EVERY_MS: u64 = 20;
 /// Batches that wait for a relay: at most 64 KiB each.
 const RELAY_QUEUE: usize = 64;
 /// Events that wait.
@@ -152,6 +155,8 @@ struct Shared {
     active: Mutex<Vec<Arc<Peer>>>,
     started: Instant,
     unknown_told: AtomicU64,
+    /// What waits for sessions, of all peers.
+    waiting: Waiting,
     wake: Wake,
     stopped: AtomicBool,
 }
@@ -162,7 +167,7 @@ pub struct Plane {
     shared: Arc<Shared>,
     slots: Mutex<table::Slots>,
     /// What a [`Delivery`] writes to.
-    tun: Tun,
+    queues: Queues,
     features: Features,
     threads: Vec<JoinHandle<()>>,
 }
@@ -173,8 +178,10 @@ impl Plane {
     /// # Errors
     /// If there is no TUN, or what the system says.
     pub fn start(config: Config) -> io::Result<Self> {
-        let first = config.tun.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let tun = first.try_clone()?;
+        if config.tun.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let queues = config.tun.iter().map(Tun::try_clone).collect::<io::Result<_>>().map(Queues::new)?;
         let of = |v6: bool| config.udp.iter().find(|udp| udp.is_ipv6() == v6).map(Arc::clone);
         let identity = Identity::new(&config.key, Arc::default());
         let table = Published::new(Table::empty(Arc::new(identity)));
@@ -188,15 +195,16 @@ impl Plane {
             active: Mutex::default(),
             started: Instant::now(),
             unknown_told: AtomicU64::new(0),
+            waiting: Waiting::default(),
             wake: Wake::new()?,
             stopped: AtomicBool::new(false),
         });
         let mut plane =
-            Self { shared, slots: Mutex::default(), tun, features: config.features, threads: Vec::new() };
+            Self { shared, slots: Mutex::default(), queues, features: config.features, threads: Vec::new() };
         // One thread for both families: a path that moves from one to the other keeps its order.
-        let queue = plane.tun.try_clone()?;
+        let queues = plane.queues.try_clone()?;
         let shared = Arc::clone(&plane.shared);
-        plane.spawn("vpn-udp", move || inbound::run(&shared, queue, config.features))?;
+        plane.spawn("vpn-udp", move || inbound::run(&shared, queues, config.features))?;
         for queue in config.tun {
             let shared = Arc::clone(&plane.shared);
             plane.spawn("vpn-tun", move || outbound::run(&shared, queue))?;
@@ -256,7 +264,7 @@ impl Plane {
         self.shared.table.publish(table);
         // After the publication: a thread that still has the old table finds them retired.
         for peer in &gone {
-            peer.retire();
+            peer.retire(&self.shared.waiting);
         }
         if !gone.is_empty() {
             self.shared.active().retain(|peer| !peer.is_retired());
@@ -274,7 +282,7 @@ impl Plane {
     }
 
     /// Sets how a peer is reached; it must be one already. If packets wait for a session, or one was begun and not made, its
-    /// handshake begins again by the new way.
+    /// handshake goes by the new way too.
     pub fn set_route(&self, key: &Public<Node>, route: Route) {
         let Some(peer) = self.peer(key) else { return };
         let before = peer.set_route(route);
@@ -302,7 +310,7 @@ impl Plane {
     /// # Errors
     /// What the system says.
     pub fn delivery(&self) -> io::Result<Delivery> {
-        Ok(Delivery::new(Arc::clone(&self.shared), self.tun.try_clone()?, self.features))
+        Ok(Delivery::new(Arc::clone(&self.shared), self.queues.try_clone()?, self.features))
     }
 
     /// What was dropped, and why.
@@ -397,22 +405,41 @@ impl Shared {
         }
     }
 
-    /// Answers the way that something came.
-    fn answer(&self, source: &Source, bytes: &[u8]) {
+    /// Answers a peer the way that something came, and by the ways that it is reached: what came first may have come by one that
+    /// leads back nowhere, and its copy by another way is not answered.
+    fn answer(&self, peer: &Peer, source: &Source, bytes: &[u8]) {
+        self.send_back(source, bytes);
+        let route = peer.route();
+        if let Some(to) = route.direct
+            && *source != Source::Udp(to)
+        {
+            self.send_direct(to, bytes, bytes.len());
+        }
+        if let Some(region) = route.relay
+            && *source != Source::Relay(region, peer.key())
+        {
+            self.send_relayed(region, peer.key(), bytes, bytes.len());
+        }
+    }
+
+    /// Sends something the way that something came.
+    fn send_back(&self, source: &Source, bytes: &[u8]) {
         match *source {
             Source::Udp(to) => self.send_direct(to, bytes, bytes.len()),
             Source::Relay(region, key) => self.send_relayed(region, key, bytes, bytes.len()),
         }
     }
 
-    /// Begins a handshake, if the peer has a way; if one is under way, only `again`.
-    fn initiate(&self, table: &Table, peer: &Arc<Peer>, again: bool) {
+    /// Begins a handshake, if the peer has a way; if one is under way, only if the way is another one (`elsewhere`).
+    fn initiate(&self, table: &Table, peer: &Arc<Peer>, elsewhere: bool) {
         if peer.route() == Route::default() {
             self.want(peer);
             return;
         }
         let Some(tunnel) = self.tunnel(table, peer) else { return };
-        if let Some(message) = tunnel.initiate(self.now(), again) {
+        let now = self.now();
+        let message = if elsewhere { tunnel.initiate_elsewhere(now) } else { tunnel.initiate(now) };
+        if let Some(message) = message {
             self.send(peer, &message, message.len());
         }
     }
@@ -427,7 +454,9 @@ impl Shared {
 
     /// Drops the peer's tunnel: it is not active until it has a new one.
     fn forget(&self, peer: &Arc<Peer>) {
-        peer.drop_tunnel(|| self.active().retain(|active| !Arc::ptr_eq(active, peer)));
+        // A beginning may have been answered since its end was found.
+        let over = |tunnel: &Tunnel| tunnel.is_over(self.now());
+        peer.drop_tunnel(over, || self.active().retain(|active| !Arc::ptr_eq(active, peer)));
     }
 
     /// Seals packets of our own making, or those that waited, and sends them. Without a session they wait.
@@ -436,7 +465,7 @@ impl Shared {
         let now = self.now();
         for packet in packets {
             let Some(sender) = tunnel.sender(now) else {
-                self.counters.count(Reason::WaitingFull, usize::from(!peer.wait(packet)));
+                self.counters.count(Reason::WaitingFull, usize::from(!peer.wait(&self.waiting, packet)));
                 continue;
             };
             let mut slot = vec![0; crate::engine::slot_len(packet.len())];
@@ -444,6 +473,8 @@ impl Shared {
                 self.send(peer, sealed, sealed.len());
                 peer.sent(1, packet.len(), now);
                 tunnel.sent(now);
+            } else {
+                self.counters.count(Reason::NoSession, 1);
             }
         }
     }
@@ -451,7 +482,7 @@ impl Shared {
     /// Sends what waited, if there is a session now.
     fn send_waiting(&self, table: &Table, peer: &Arc<Peer>) {
         if peer.has_waiting() && peer.has_session(self.now()) {
-            self.send_plain(table, peer, &peer.take_waiting());
+            self.send_plain(table, peer, &peer.take_waiting(&self.waiting));
         }
     }
 
@@ -474,7 +505,7 @@ impl Shared {
                     }
                 }
                 Tick::Ended => {
-                    self.counters.count(Reason::NoAnswer, peer.take_waiting().len());
+                    self.counters.count(Reason::NoAnswer, peer.take_waiting(&self.waiting).len());
                     self.forget(&peer);
                 }
             }

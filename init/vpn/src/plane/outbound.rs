@@ -17,7 +17,7 @@ use crate::sys::{Ready, Tun, Udp, wait};
 const INPUT: usize = VnetHeader::LEN + 65_535;
 /// Sealed packets of one send, and room for one that begins another.
 const OUTPUT: usize = 65_536 + 2048;
-/// How long a TUN that is down is left alone.
+/// How long a TUN that fails is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sealed packets of one peer and one length, the last perhaps shorter: what one send takes.
@@ -70,11 +70,12 @@ pub(super) fn run(shared: &Shared, tun: Tun) {
             Ok(length) => outbound.take(input.get_mut(..length).unwrap_or_default()),
             Err(error) => {
                 outbound.flush();
-                let waited = if error.kind() == io::ErrorKind::WouldBlock {
-                    wait(Some(tun.as_fd()), &shared.wake, None)
-                } else {
-                    // The interface is down: poll would say at once that it has an error.
-                    wait(None, &shared.wake, Some(PAUSE))
+                let waited = match (error.kind(), error.raw_os_error()) {
+                    (io::ErrorKind::WouldBlock, _) => wait(Some(tun.as_fd()), &shared.wake, None),
+                    // The interface is gone (drivers/net/tun.c, `tun_chr_read_iter`), and this queue is nobody's: the node ends.
+                    (_, Some(libc::EBADFD)) => return,
+                    // Anything else passes; poll would say at once that there is something.
+                    _ => wait(None, &shared.wake, Some(PAUSE)),
                 };
                 if !matches!(waited, Ok(Ready::Descriptor | Ready::TimedOut)) {
                     return;
@@ -148,7 +149,7 @@ impl Outbound<'_> {
     fn wait(&self, table: &Table, peer: &Arc<Peer>, mut split: Split<'_>) {
         let shared = self.shared;
         while let Some(packet) = split.next_packet() {
-            shared.counters.count(Reason::WaitingFull, usize::from(!peer.wait(packet)));
+            shared.counters.count(Reason::WaitingFull, usize::from(!peer.wait(&shared.waiting, packet)));
         }
         shared.initiate(table, peer, false);
         // The session may have been made just before they waited.

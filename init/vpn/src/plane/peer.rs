@@ -1,7 +1,7 @@
 //! One peer, as the packet path knows it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::path::RouteCell;
@@ -11,6 +11,24 @@ use crate::path::Route;
 
 /// Packets that wait for a session. Enough for what a connection sends before its first answer.
 const MAX_WAITING: usize = 64;
+
+/// Bytes that wait for sessions, of all peers: a service may speak to many that are away.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+
+/// How many bytes wait for sessions.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(AtomicUsize);
+
+impl Waiting {
+    fn take(&self, bytes: usize) -> bool {
+        let more = |held: usize| Some(held + bytes).filter(|held| *held <= MAX_WAITING_BYTES);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 /// One peer.
 pub struct Peer {
@@ -124,11 +142,13 @@ impl Peer {
         tunnel.clone()
     }
 
-    /// Drops its tunnel, and `dropped` is called with it held: who makes a new one comes after.
-    pub(super) fn drop_tunnel(&self, dropped: impl FnOnce()) {
+    /// Drops its tunnel if that is so, and `dropped` is called with it held: who makes a new one comes after.
+    pub(super) fn drop_tunnel(&self, if_so: impl FnOnce(&Tunnel) -> bool, dropped: impl FnOnce()) {
         let mut tunnel = self.tunnel.write().unwrap_or_else(PoisonError::into_inner);
-        *tunnel = None;
-        dropped();
+        if tunnel.as_deref().is_none_or(if_so) {
+            *tunnel = None;
+            dropped();
+        }
     }
 
     /// Whether a beginning of its own is later than all before; it is the last from now on.
@@ -175,9 +195,9 @@ impl Peer {
     }
 
     /// Keeps a packet until there is a session; `false` if too many wait.
-    pub(super) fn wait(&self, packet: &[u8]) -> bool {
+    pub(super) fn wait(&self, all: &Waiting, packet: &[u8]) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = waiting.len() < MAX_WAITING;
+        let room = waiting.len() < MAX_WAITING && !self.is_retired() && all.take(packet.len());
         if room {
             waiting.push_back(packet.to_vec());
             self.waits.store(true, Ordering::Relaxed);
@@ -186,13 +206,16 @@ impl Peer {
     }
 
     /// What waited.
-    pub(super) fn take_waiting(&self) -> Vec<Vec<u8>> {
-        if !self.has_waiting() {
-            return Vec::new();
-        }
+    pub(super) fn take_waiting(&self, all: &Waiting) -> Vec<Vec<u8>> {
+        if self.has_waiting() { self.empty_waiting(all) } else { Vec::new() }
+    }
+
+    fn empty_waiting(&self, all: &Waiting) -> Vec<Vec<u8>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         self.waits.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *waiting).into()
+        let taken = std::mem::take(&mut *waiting);
+        all.give_back(taken.iter().map(Vec::len).sum());
+        taken.into()
     }
 
     /// What went and came.
@@ -226,10 +249,11 @@ impl Peer {
     }
 
     /// Its sessions end, and no new one is made.
-    pub(super) fn retire(&self) {
+    pub(super) fn retire(&self, all: &Waiting) {
         // With the tunnel held: who makes one looks first.
-        self.drop_tunnel(|| self.retired.store(true, Ordering::Relaxed));
-        drop(self.take_waiting());
+        self.drop_tunnel(|_| true, || self.retired.store(true, Ordering::Relaxed));
+        // Without a look first: who waits now has not seen that it is retired, and holds the packets.
+        drop(self.empty_waiting(all));
     }
 
     pub(super) fn is_retired(&self) -> bool {

@@ -13,6 +13,8 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde_json::value::RawValue;
 
+mod bounds;
+
 use super::*;
 use crate::packet::{Packet, VnetHeader};
 use crate::sys::UdpOptions;
@@ -476,6 +478,8 @@ fn an_old_beginning_is_refused_although_the_session_it_made_is_long_gone() {
     assert_eq!(other.socket.recv(&mut buffer).unwrap(), 92);
     let peer = rig.plane.peer(&key(2)).unwrap();
     rig.plane.shared.forget(&peer);
+    assert!(peer.tunnel().is_some(), "it is not over");
+    peer.drop_tunnel(|_| true, || rig.plane.shared.active().clear());
     other.socket.send_to(&begins, rig.at).unwrap();
     rig.drops(Reason::Replayed, 1);
     assert!(peer.tunnel().is_none());
