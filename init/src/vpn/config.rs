@@ -223,7 +223,7 @@ fn joins_by(top: &mut Fields) -> Result<JoinsBy, Problem> {
     let login = match login {
         None => {
             let plain_http = registration.plain_http;
-            LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http }
+            LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http, locked: false }
         }
         some => {
             let (login, file) = login_server(Fields::of("login_server", some)?)?;
@@ -300,7 +300,7 @@ fn login_server(mut fields: Fields) -> Result<(LoginServer, Option<PathBuf>), Pr
         Some(_) => return Err(Problem::invalid(&fields.at("authkey"), AUTHKEY, "something else")),
     }
     fields.nothing_else()?;
-    Ok((LoginServer { url, noise_key, authkey, plain_http }, file))
+    Ok((LoginServer { url, noise_key, authkey, plain_http, locked: false }, file))
 }
 
 fn dns(mut fields: Fields) -> Result<(Dns, bool), Problem> {
@@ -316,6 +316,7 @@ fn dns(mut fields: Fields) -> Result<(Dns, bool), Problem> {
             .unwrap_or_default(),
         internal_only: fields.boolean("internal_only", false)?,
         allowlist: fields.each("allowlist", "a DNS name", dns_name)?.unwrap_or_default(),
+        authenticated: Vec::new(),
     };
     let resolv_conf = fields.boolean("resolv_conf", false)?;
     if resolv_conf && !dns.listen {

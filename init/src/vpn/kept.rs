@@ -73,7 +73,7 @@ impl Kept {
         fs::rename(&beside, &self.path)?;
         // Without it a power cut may bring back what was before.
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
         self.last = Some(content);
         Ok(())
     }

@@ -355,6 +355,7 @@ impl<'a> Serving<'a> {
         }
         VpnHandover {
             guest: false,
+            relay_ports: Vec::new(),
             node: Told {
                 login_server: LoginServer { authkey: self.authkey.clone(), ..config.login_server.clone() },
                 hostname: config.hostname.clone(),
@@ -438,14 +439,11 @@ impl<'a> Serving<'a> {
             Ok(Message::SetNetwork(request)) => {
                 let outcome = network::check(&self.config.prefixes, &request.addresses)
                     .and_then(|()| self.set(&request.addresses));
-                if let Err(refusal) = outcome {
-                    say(format_args!("addresses that the node asked for are refused: {refusal}"));
-                }
-                let answer = Answer { sequence: request.sequence, outcome };
-                if let Some(child) = &mut self.child {
-                    // It does not read, or is gone: then it does not need the answer.
-                    drop(child.report.write(&answer.encode()));
-                }
+                self.answer(Answer { sequence: request.sequence, outcome });
+            }
+            // Here is no lock on the way to the server.
+            Ok(Message::SetServer(request)) => {
+                self.answer(Answer { sequence: request.sequence, outcome: Err(Refusal::Fixed) });
             }
             Ok(Message::Report(report)) => {
                 if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
@@ -474,6 +472,16 @@ impl<'a> Serving<'a> {
             }
             Ok(_) => {}
             Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if let Err(refusal) = answer.outcome {
+            say(format_args!("addresses that the node asked for are refused: {refusal}"));
+        }
+        if let Some(child) = &mut self.child {
+            // It does not read, or is gone: then it does not need the answer.
+            drop(child.report.write(&answer.encode()));
         }
     }
 

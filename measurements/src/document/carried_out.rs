@@ -14,7 +14,8 @@ pub(super) fn check(section: &Value) -> Result<(), Problem> {
     together(section)
 }
 
-/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server.
+/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server, and resolvers that only the VPN
+/// process asks so far.
 fn together(section: &Value) -> Result<(), Problem> {
     let inside = |value: &Value, key: &str| match value {
         Value::Object(fields) => fields.get(key).cloned(),
@@ -27,6 +28,17 @@ fn together(section: &Value) -> Result<(), Problem> {
             path: format!("{SECTION}.vpn.login_server"),
             found: "null, the default, with mode \"tunnel\"".to_owned(),
             implemented: "an object; there is no VPC server to register at yet".to_owned(),
+        });
+    }
+    let resolvers = inside(section, "dns").and_then(|dns| inside(&dns, "resolvers"));
+    if let Some(resolvers @ Value::List(items)) = resolvers.as_ref().filter(|_| !tunnel)
+        && !items.is_empty()
+    {
+        return Err(Problem::NotImplemented {
+            path: format!("{SECTION}.dns.resolvers"),
+            found: format!("{} with mode \"direct\"", resolvers.describe()),
+            implemented: "only []; they are asked for the names of a tunnel's login server and relays"
+                .to_owned(),
         });
     }
     Ok(())

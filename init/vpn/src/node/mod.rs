@@ -64,7 +64,7 @@ use assignment::Assignment;
 use clock::Sleep;
 use coalesce::Coalescer;
 use control::MadeKey;
-use dial::Dialer;
+use dial::{Dialer, Locked};
 use keep::{Keeper, Told};
 use look_ups::{LookUps, LookedUp};
 use pace::Pace;
@@ -191,7 +191,9 @@ async fn start(
         tokio::spawn(status::serve(tokio::net::UnixListener::from_std(listener)?, asks.clone()));
     }
 
-    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone()));
+    let locked = settings.server.as_ref().filter(|_| config.login_server.locked);
+    let locked = locked.map(|server| Locked { host: server.host.clone(), parent: Arc::clone(&parent) });
+    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone(), settings.authenticated.clone(), locked));
     let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, &key)?;
     let boxes = Boxes::new(kept.disco.clone());
     let map = kept.map.clone().map(Arc::new);

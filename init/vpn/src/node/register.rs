@@ -176,7 +176,13 @@ mod tests {
 
     fn config(url: &str, noise_key: Option<Public<Machine>>) -> Config {
         Config {
-            login_server: LoginServer { url: url.to_owned(), noise_key, authkey: None, plain_http: false },
+            login_server: LoginServer {
+                url: url.to_owned(),
+                noise_key,
+                authkey: None,
+                plain_http: false,
+                locked: false,
+            },
             hostname: "node-1".to_owned(),
             prefixes: vec!["100.64.0.0/10".parse().unwrap()],
             derp_pins: std::collections::BTreeMap::new(),

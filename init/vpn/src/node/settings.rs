@@ -14,7 +14,7 @@ use crate::control::join::AuthKey;
 use crate::control::map::MapSettings;
 use crate::control::session::{SessionConfig, Timing};
 use crate::derp::Trust;
-use crate::dns::Policy;
+use crate::dns::{Authenticated, Policy};
 use crate::key::{Machine, Public};
 use crate::parent::Config;
 
@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) trust: Trust,
     pub(super) names: Arc<Policy>,
     pub(super) authkey: Option<AuthKey>,
+    /// Who says where servers are.
+    pub(super) authenticated: Option<Authenticated>,
 }
 
 impl Settings {
@@ -50,7 +52,17 @@ impl Settings {
                     bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
                 })?),
             };
+        let resolvers = &config.dns.authenticated;
+        let authenticated = match resolvers.is_empty() {
+            true => None,
+            false => Some(
+                Authenticated::new(resolvers, &roots)
+                    .map_err(|error| NodeError::Config(format!("dns.authenticated: {error}")))?
+                    .ok_or_else(|| bad("dns.authenticated", "names that a certificate can carry"))?,
+            ),
+        };
         Ok(Self {
+            authenticated,
             server: match config.login_server.url.as_str() {
                 "" if registers => None,
                 url => Some(

@@ -200,6 +200,7 @@ async fn a_parent_that_reads_nothing_for_ten_seconds_stops_nothing() {
                 let answer = Answer { sequence: request.sequence, outcome: Ok(()) };
                 parent.send(&answer.encode()).unwrap();
             }
+            Message::SetServer(_) => panic!("there is no lock"),
             Message::Kept => {}
         }
     }

@@ -73,6 +73,9 @@ pub struct LoginServer {
     pub authkey: Option<AuthKey>,
     /// Whether `http://` may go to another machine.
     pub plain_http: bool,
+    /// Whether the parent locks the way to it: it must hear where the URL's name leads before we connect there.
+    #[serde(default)]
+    pub locked: bool,
 }
 
 /// A pre-auth key, which no log shows.
@@ -126,6 +129,19 @@ pub struct Dns {
     pub internal_only: bool,
     /// Names that the network may never claim.
     pub allowlist: Vec<String>,
+    /// Who is asked, over TLS, where the coordination server and relays are, and then nobody else is; empty: `resolvers` are.
+    #[serde(default)]
+    pub authenticated: Vec<Resolver>,
+}
+
+/// A resolver that speaks DNS over TLS (RFC 7858).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolver {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The name that its certificate carries.
+    pub name: String,
 }
 
 /// What follows the report descriptor, in this order: the state, the status socket, for each DNS address a UDP socket and then a TCP

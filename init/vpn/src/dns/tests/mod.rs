@@ -1,3 +1,4 @@
+mod authenticated;
 mod coordinator;
 mod server;
 

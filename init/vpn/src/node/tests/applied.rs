@@ -34,6 +34,7 @@ fn config() -> Config {
             noise_key: None,
             authkey: None,
             plain_http: false,
+            locked: false,
         },
         hostname: "a".to_owned(),
         prefixes: vec!["100.64.0.0/10".parse().unwrap()],
