@@ -289,16 +289,19 @@ fn follow(update: &Update, known: &mut BTreeMap<Public<Node>, Arc<TailnetNode>>)
 
 /// The map that a restart finds is the one that was kept.
 fn restart(map: &Netmap) {
-    let secret = Secret::<Node>::new([4; 32]);
+    const STAMP: u64 = 1_800_000_000_000_000_000;
+    let (secret, next) = (Secret::<Node>::new([4; 32]), Secret::<Node>::new([6; 32]));
+    let next_key = next.public();
     let mut map = map.clone();
     map.node = Arc::new(TailnetNode { key: secret.public(), ..(*map.node).clone() });
     let kept = Kept {
         machine: Secret::new(MACHINE),
         node: NodeKey { generation: 0, secret },
-        next: None,
+        next: Some(NodeKey { generation: 1, secret: next }),
         disco: Secret::new([5; 32]),
         server: None,
         refused: Vec::new(),
+        stamp: STAMP,
         home: None,
         paths: BTreeMap::new(),
         map: Some(map.clone()),
@@ -306,6 +309,7 @@ fn restart(map: &Netmap) {
     let bytes = kept.encode().unwrap_or_else(|error| panic!("cannot be kept: {error}"));
     let again = Kept::decode(&bytes, &PREFIXES).unwrap_or_else(|error| panic!("what was kept: {error}"));
     assert_eq!(again.encode().ok(), Some(bytes));
+    assert_eq!((again.stamp, again.next.map(|next| next.secret.public())), (STAMP, Some(next_key)));
     let found = again.map.unwrap_or_else(|| panic!("no map was kept"));
     assert_eq!(found.filter, map.filter);
     assert_eq!(found.peers.len(), map.peers.len());

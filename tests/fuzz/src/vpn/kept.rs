@@ -16,7 +16,7 @@ use crate::Verdict;
 use crate::measured::check_printable;
 
 /// Where the second slot begins.
-const SECOND: u64 = 2 << 20;
+const SECOND: u64 = 5 << 20;
 /// Magic, generation, length, digest.
 const HEADER: usize = 56;
 
