@@ -23,3 +23,4 @@ pub mod state;
 pub mod status;
 pub mod stun;
 pub mod sys;
+mod tls;
