@@ -8,7 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::dns::lookup;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -24,11 +27,52 @@ pub trait Dial: Send + Sync + 'static {
     ) -> BoxFuture<'a, io::Result<TcpStream>>;
 }
 
-/// Dials by the system's resolver and ordinary sockets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemDial;
+/// How long one address may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a look-up may take. Its own limit: what connects afterwards has its own.
+const LOOK_UP: Duration = Duration::from_secs(6);
 
-impl Dial for SystemDial {
+/// Dials by resolvers of its own, and never by those of the C library.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    resolvers: Vec<SocketAddr>,
+}
+
+impl Dialer {
+    /// Names are asked of these.
+    pub const fn new(resolvers: Vec<SocketAddr>) -> Self {
+        Self { resolvers }
+    }
+
+    /// The addresses of a host: itself, if it is one in text.
+    ///
+    /// # Errors
+    /// If nobody can be asked, or nobody knows it.
+    pub(crate) async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = bare.parse() {
+            return Ok(vec![address]);
+        }
+        if host == "localhost" {
+            return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+        }
+        if self.resolvers.is_empty() {
+            return Err(io::Error::other(format!(
+                "{host}: expected an address, since there is no resolver to ask"
+            )));
+        }
+        let found = timeout(LOOK_UP, lookup(&self.resolvers, host)).await.unwrap_or_default();
+        if found.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{host}: no resolver knows an address"),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+impl Dial for Dialer {
     fn dial<'a>(
         &'a self,
         host: &'a str,
@@ -36,14 +80,16 @@ impl Dial for SystemDial {
         port: u16,
     ) -> BoxFuture<'a, io::Result<TcpStream>> {
         Box::pin(async move {
-            let stream = match ip {
-                Some(ip) => TcpStream::connect((ip, port)).await?,
-                None => {
-                    let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let found: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
-                    first_of(found, TcpStream::connect).await?
-                }
+            let addresses = match ip {
+                Some(ip) => vec![ip],
+                None => self.addresses(host).await?,
             };
+            let stream = first_of(in_turn(addresses), |address| async move {
+                timeout(CONNECT, TcpStream::connect((address, port)))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            })
+            .await?;
             stream.set_nodelay(true)?;
             Ok(stream)
         })
@@ -100,7 +146,7 @@ fn poll_any<F: Future>(futures: &mut [Pin<Box<F>>], context: &mut Context<'_>) -
 }
 
 /// The families in turn, so that one without a route does not hold up the other (RFC 8305 section 4).
-pub(crate) fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let first_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let count = addresses.len();
     let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
@@ -121,8 +167,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
     use std::sync::Mutex;
-
-    use tokio::time::timeout;
 
     use super::*;
 

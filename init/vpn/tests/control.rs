@@ -11,7 +11,7 @@ use casemate_vpn::control::join::{AuthKey, Phase, RefusalKind};
 use casemate_vpn::control::map::{MapSettings, MapState};
 use casemate_vpn::control::session::ControlEvent;
 use casemate_vpn::control::wire::EndpointType;
-use casemate_vpn::dial::SystemDial;
+use casemate_vpn::dial::Dialer;
 use casemate_vpn::key::{Machine, Node, Public, Secret};
 use casemate_vpn::netmap::{NodeId, RegionId};
 use casemate_vpn::noise::HandshakeError;
@@ -30,7 +30,7 @@ fn client(server: &ControlServer, change: impl FnOnce(&mut ClientSettings)) -> C
         roots: Arc::new(RootCertStore::empty()),
     };
     change(&mut settings);
-    Client::new(settings, Arc::new(SystemDial)).unwrap()
+    Client::new(settings, Arc::new(Dialer::new(Vec::new()))).unwrap()
 }
 
 fn peer(id: u64) -> Value {

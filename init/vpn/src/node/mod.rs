@@ -5,12 +5,11 @@
 //! own, and what relays carry goes through two tasks beside it.
 
 mod addresses;
-mod coalesce;
 mod assignment;
 mod clock;
+mod coalesce;
 mod control;
 mod datagrams;
-mod dial;
 mod identity;
 mod keep;
 mod network;
@@ -38,6 +37,7 @@ use crate::control::map::{MapDrops, PolicyState};
 use crate::control::session::{self, ControlEvent, HostState, Identity};
 use crate::control::wire::EndpointType;
 use crate::derp::Pool;
+use crate::dial::Dialer;
 use crate::disco::Boxes;
 use crate::dns::{self, Zone};
 use crate::key::{Machine, NoRandom, Node as NodeKind, Public};
@@ -52,11 +52,10 @@ use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
 use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
 
-use coalesce::Coalescer;
-use control::MadeKey;
 use assignment::Assignment;
 use clock::Sleep;
-use dial::Dialer;
+use coalesce::Coalescer;
+use control::MadeKey;
 use keep::Keeper;
 use pace::Pace;
 use reached::Reached;
