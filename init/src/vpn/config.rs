@@ -6,8 +6,8 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use casemate_measure::document::Problem;
 use casemate_measure::document::json::Value;
+use casemate_measure::document::{Problem, path};
 use casemate_measure::section::DnsLabel;
 use casemate_vpn::parent::network::{NAMES_V4, NAMES_V6};
 use casemate_vpn::parent::{AuthKey, Dns, LoginServer};
@@ -338,7 +338,7 @@ fn prefixes(top: &mut Fields) -> Result<Vec<IpNet>, Problem> {
         let overlap = |other: &&IpNet| one.contains(*other) || other.contains(one);
         if let Some(other) = found.iter().take(number).find(overlap) {
             let expected = format!("prefixes that do not overlap, as {other} does");
-            return Err(Problem::invalid(&format!("prefixes[{number}]"), expected, one.to_string()));
+            return Err(Problem::invalid(&path::index("prefixes", number), expected, one.to_string()));
         }
     }
     if found.is_empty() {
@@ -376,14 +376,14 @@ impl Fields {
         match value {
             Some(Value::Object(fields)) => Ok(Self { path: path.to_owned(), fields, seen: Vec::new() }),
             other => {
-                let found = other.map_or_else(|| "nothing".to_owned(), |value| value.describe());
-                Err(Problem::invalid(if path.is_empty() { "(top level)" } else { path }, "an object", found))
+                Err(invalid(if path.is_empty() { "(top level)" } else { path }, "an object", other.as_ref()))
             }
         }
     }
 
+    /// The path of a field. Its name may be the file's own: escaped, and cut if it is long.
     fn at(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        path::key(&self.path, name)
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
@@ -401,8 +401,7 @@ impl Fields {
     }
 
     fn invalid(&self, name: &str, expected: &str, found: Option<&Value>) -> Problem {
-        let found = found.map_or_else(|| "nothing".to_owned(), Value::describe);
-        Problem::invalid(&self.at(name), expected, found)
+        invalid(&self.at(name), expected, found)
     }
 
     fn boolean(&mut self, name: &str, default: bool) -> Result<bool, Problem> {
@@ -455,8 +454,8 @@ impl Fields {
         };
         let item = |(number, item): (usize, &Value)| {
             let text = if let Value::Text(text) = item { Some(text.as_str()) } else { None };
-            let at = format!("{name}[{number}]");
-            text.and_then(&read).ok_or_else(|| self.invalid(&at, expected, Some(item)))
+            let at = || path::index(&self.at(name), number);
+            text.and_then(&read).ok_or_else(|| invalid(&at(), expected, Some(item)))
         };
         items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
     }
@@ -475,13 +474,13 @@ impl Fields {
         let mut known: Vec<&str> = self.seen.iter().map(String::as_str).collect();
         known.sort_unstable();
         known.dedup();
-        let path = format!("{unknown:?}");
-        let plain = unknown.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !unknown.is_empty();
-        Err(Problem::UnknownKey {
-            path: self.at(if plain { unknown } else { &path }),
-            expected: known.join(", "),
-        })
+        Err(Problem::UnknownKey { path: self.at(unknown), expected: known.join(", ") })
     }
+}
+
+fn invalid(at: &str, expected: &str, found: Option<&Value>) -> Problem {
+    let found = found.map_or_else(|| "nothing".to_owned(), Value::describe);
+    Problem::invalid(at, expected, found)
 }
 
 fn is_authkey(text: &str) -> bool {

@@ -24,3 +24,4 @@ pub mod state;
 pub mod status;
 pub mod stun;
 pub mod sys;
+mod tls;

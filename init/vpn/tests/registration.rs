@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use casemate_vpn::control::client::OpenError;
 use casemate_vpn::control::join::{AuthKey, Phase};
-use casemate_vpn::dial::SystemDial;
+use casemate_vpn::dial::Dialer;
 use casemate_vpn::key::{Machine, Public};
 use casemate_vpn::registration::{
     AnswerError, Asker, MAX_ANSWER, Registrar, Registration, RegistrationError, Rules, SetupError, Trouble,
@@ -135,7 +135,7 @@ fn registrar_with(registration: &Registration, roots: RootCertStore) -> Result<R
         derp_pins: std::collections::BTreeMap::new(),
     };
     let asker = Asker { instance: "0a1b", name: "node-1" };
-    Registrar::new(registration, asker, rules, Arc::new(roots), Arc::new(SystemDial))
+    Registrar::new(registration, asker, rules, Arc::new(roots), Arc::new(Dialer::new(Vec::new(), None, None)))
 }
 
 fn registrar(url: &str) -> Registrar {

@@ -12,7 +12,7 @@ pub mod json;
 mod keys;
 mod node;
 mod parts;
-pub(crate) mod path;
+pub mod path;
 pub mod reference;
 mod shape;
 

@@ -4,7 +4,7 @@
 const SHOWN: usize = 80;
 
 /// The path of a key of the object at `parent`. A key that is no plain word stands in brackets and quotes.
-pub(crate) fn key(parent: &str, key: &str) -> String {
+pub fn key(parent: &str, key: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/' | b'*');
     match (key.len() <= SHOWN && !key.is_empty() && key.bytes().all(plain), parent.is_empty()) {
         (true, true) => key.to_owned(),
@@ -14,12 +14,12 @@ pub(crate) fn key(parent: &str, key: &str) -> String {
 }
 
 /// The path of an item of the list at `parent`.
-pub(crate) fn index(parent: &str, index: usize) -> String {
+pub fn index(parent: &str, index: usize) -> String {
     format!("{parent}[{index}]")
 }
 
 /// Text of the document in quotes: escaped, and cut if it is long.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}… ({} bytes)", text.get(..end).unwrap_or_default(), text.len()),

@@ -121,7 +121,12 @@ fn anything_else_is_refused_by_its_name() {
             json!(["10.0.0.0/8", "10.1.0.0/16"]),
             "prefixes[1]: expected prefixes that do not overlap",
         ),
-        ("/derp_pins", json!({"a.b": "0B"}), "expected 64 hex digits"),
+        ("/derp_pins", json!({"a.b": "0B"}), "derp_pins[\"a.b\"]: expected 64 hex digits"),
+        (
+            "/derp_pins",
+            json!({"allo\u{7f}list": 1}),
+            "derp_pins[\"allo\\u{7f}list\"]: expected a key that is",
+        ),
         ("/require_policy", json!("yes"), "require_policy: expected true or false, found \"yes\""),
         ("/state", json!("s"), "state: expected an absolute path"),
         ("/interface", json!("a/b"), "interface: expected the name of an interface"),
@@ -178,7 +183,8 @@ fn the_key_comes_from_one_place() {
         document: None,
     };
     assert_eq!((config.registration, document), (Some(expected), None));
-    let nobody = LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http: false };
+    let nobody =
+        LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http: false, locked: false };
     assert_eq!(config.login_server, nobody);
 
     let full = json!({"url": "http://192.0.2.1:8000/api/register", "document": "/c", "node_type": "rag", "plain_http": true});
@@ -316,6 +322,28 @@ fn the_readme_names_every_key_and_no_other() {
     let mut told: Vec<&str> = rows.map(|(key, _)| key).collect();
     told.sort_unstable();
     assert_eq!(known, told);
+}
+
+#[test]
+fn what_a_refusal_repeats_of_the_file_is_escaped_and_cut() {
+    for hostile in ["allo\u{7f}list".to_owned(), "\u{1b}[2J\n\u{202e}".to_owned(), "k".repeat(10_000)] {
+        for (path, value) in [
+            ("/derp_pins", json!({&hostile: "0b".repeat(32)})),
+            ("/login_server/authkey", json!({"file": "/k", &hostile: 1})),
+            ("/login_server", json!({"url": "https://h", &hostile: 1})),
+            ("/dns", json!({&hostile: 1})),
+            ("/dns", json!({"allowlist": ["a", format!("{hostile}\u{7f}")]})),
+            ("/hostname", json!(format!("{hostile}\u{7f}"))),
+            ("/mtu", json!(hostile)),
+        ] {
+            let error = read(&with(&[(path, value)])).err().unwrap_or_else(|| panic!("accepted: {path}"));
+            assert!(!error.chars().any(char::is_control) && error.len() < 1024, "{path}: {error}");
+        }
+        let mut top = least();
+        top.as_object_mut().unwrap().insert(hostile, json!(1));
+        let error = read(&top).err().unwrap();
+        assert!(!error.chars().any(char::is_control) && error.len() < 1024, "{error}");
+    }
 }
 
 #[test]

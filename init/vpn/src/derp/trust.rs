@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use sha2::{Digest as _, Sha256};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
 use crate::netmap::DerpNode;
+use crate::tls::{self, Certificate};
 
 /// What we know of relays beforehand.
 #[derive(Clone, Debug)]
@@ -80,87 +77,16 @@ impl Trust {
     /// # Errors
     /// If TLS cannot be set up with it.
     pub(super) fn tls(&self, proof: &Proof) -> Result<Arc<ClientConfig>, TrustError> {
-        let provider = Arc::new(ring::default_provider());
-        let check = match proof {
+        let setup = |error: &dyn std::error::Error| TrustError::Setup(error.to_string());
+        let certificate = match proof {
             Proof::Name(name) => {
                 let name = ServerName::try_from(name.clone()).map_err(|_| TrustError::Name(name.clone()))?;
-                let roots = WebPkiServerVerifier::builder_with_provider(
-                    Arc::clone(&self.roots),
-                    Arc::clone(&provider),
-                )
-                .build()
-                .map_err(|error| TrustError::Setup(error.to_string()))?;
-                Check::Name(roots, name)
+                let authorities = tls::authorities(&self.roots).map_err(|error| setup(&error))?;
+                Certificate::Named(authorities, name)
             }
-            Proof::Pin(pin) => Check::Pin(*pin),
-            Proof::Insecure | Proof::Plain => Check::Nothing,
+            Proof::Pin(pin) => Certificate::Pinned(*pin),
+            Proof::Insecure | Proof::Plain => Certificate::Any,
         };
-        let verifier = Verifier { check, provider: Arc::clone(&provider) };
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TrustError::Setup(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
-    }
-}
-
-#[derive(Debug)]
-enum Check {
-    Name(Arc<WebPkiServerVerifier>, ServerName<'static>),
-    Pin([u8; 32]),
-    Nothing,
-}
-
-/// The certificate by [`Check`]; that the server holds its key, always.
-#[derive(Debug)]
-struct Verifier {
-    check: Check,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.check {
-            Check::Name(roots, name) => {
-                roots.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-            }
-            Check::Pin(pin) if <[u8; 32]>::from(Sha256::digest(end_entity)) == *pin => {
-                Ok(ServerCertVerified::assertion())
-            }
-            Check::Pin(_) => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
-            Check::Nothing => Ok(ServerCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        tls::to(certificate).map_err(|error| setup(&error))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
-use super::dial::Dialer;
+use crate::dial::Dialer;
 
 /// Names that are looked up at a time: a map of many names is no reason for as many sockets.
 const PLACES: usize = 8;

@@ -10,9 +10,8 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::NodeError;
-use super::dial::Dialer;
 use crate::derp::{Event, Pool, PoolConfig, PoolStatus, Trust};
-use crate::dial::Dial;
+use crate::dial::{Dial, Dialer};
 use crate::disco::{Kind, classify};
 use crate::key::{Node, Public, Secret};
 use crate::plane::{Delivery, Plane, ToRelay};

@@ -15,7 +15,7 @@ mod transport;
 use std::sync::Arc;
 
 use casemate_vpn::control::client::{Client, ClientSettings};
-use casemate_vpn::dial::SystemDial;
+use casemate_vpn::dial::Dialer;
 use control_server::ControlServer;
 use rustls::RootCertStore;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn client(server: &ControlServer, change: impl FnOnce(&mut ClientSettings)) -> C
         roots: Arc::new(RootCertStore::empty()),
     };
     change(&mut settings);
-    Client::new(settings, Arc::new(SystemDial)).unwrap()
+    Client::new(settings, Arc::new(Dialer::new(Vec::new(), None, None))).unwrap()
 }
 
 fn peer(id: u64) -> Value {

@@ -8,7 +8,7 @@ use casemate_vpn::control::client::ClientSettings;
 use casemate_vpn::control::join::{AuthKey, Phase, RefusalKind};
 use casemate_vpn::control::map::{Changes, MapSettings, PolicyState};
 use casemate_vpn::control::session::{ControlEvent, HostState, Identity, SessionConfig, Timing, run};
-use casemate_vpn::dial::SystemDial;
+use casemate_vpn::dial::Dialer;
 use casemate_vpn::key::{Disco, Machine, Node, Public, Secret};
 use casemate_vpn::netmap::Netmap;
 use ipnet::IpNet;
@@ -101,7 +101,16 @@ impl Setup {
         let (auth, auth_receiver) = watch::channel(self.key.and_then(AuthKey::new));
         let (sender, events) = mpsc::channel(16);
         let task = tokio::spawn(async move {
-            run(config, Arc::new(SystemDial), identity, host_receiver, auth_receiver, sender).await.unwrap();
+            run(
+                config,
+                Arc::new(Dialer::new(Vec::new(), None, None)),
+                identity,
+                host_receiver,
+                auth_receiver,
+                sender,
+            )
+            .await
+            .unwrap();
         });
         TestNode { machine, node, host, auth, events, task }
     }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use casemate_vpn::control::CAPABILITY_VERSION;
 use casemate_vpn::control::client::{MAX_FRAME, MapFrames};
-use casemate_vpn::control::map::{MapSettings, MapState, PolicyState, Update};
-use casemate_vpn::control::wire::MapResponse;
+use casemate_vpn::control::map::{MapError, MapSettings, MapState, PolicyState, Update};
+use casemate_vpn::control::wire::{BadJson, MapResponse};
 use casemate_vpn::dns::{Policy, Zone};
 use casemate_vpn::filter::Filter;
 use casemate_vpn::key::{Machine, Node, Public, Secret};
@@ -206,7 +206,7 @@ fn messages(require_policy: bool, size: usize, text: &[u8]) -> Verdict {
             }
             message => {
                 let update = serde_json::from_slice(message)
-                    .map_err(Into::into)
+                    .map_err(|error| MapError::from(BadJson::from(error)))
                     .and_then(|read| state.apply(read, start));
                 if let Err(error) = &update {
                     let text = error.to_string();
@@ -289,23 +289,28 @@ fn follow(update: &Update, known: &mut BTreeMap<Public<Node>, Arc<TailnetNode>>)
 
 /// The map that a restart finds is the one that was kept.
 fn restart(map: &Netmap) {
-    let secret = Secret::<Node>::new([4; 32]);
+    const STAMP: u64 = 1_800_000_000_000_000_000;
+    let (secret, next) = (Secret::<Node>::new([4; 32]), Secret::<Node>::new([6; 32]));
+    let next_key = next.public();
     let mut map = map.clone();
     map.node = Arc::new(TailnetNode { key: secret.public(), ..(*map.node).clone() });
     let kept = Kept {
         machine: Secret::new(MACHINE),
         node: NodeKey { generation: 0, secret },
-        next: None,
+        next: Some(NodeKey { generation: 1, secret: next }),
         disco: Secret::new([5; 32]),
         server: None,
         refused: Vec::new(),
+        stamp: STAMP,
         home: None,
         paths: BTreeMap::new(),
+        login: None,
         map: Some(map.clone()),
     };
     let bytes = kept.encode().unwrap_or_else(|error| panic!("cannot be kept: {error}"));
     let again = Kept::decode(&bytes, &PREFIXES).unwrap_or_else(|error| panic!("what was kept: {error}"));
     assert_eq!(again.encode().ok(), Some(bytes));
+    assert_eq!((again.stamp, again.next.map(|next| next.secret.public())), (STAMP, Some(next_key)));
     let found = again.map.unwrap_or_else(|| panic!("no map was kept"));
     assert_eq!(found.filter, map.filter);
     assert_eq!(found.peers.len(), map.peers.len());

@@ -16,7 +16,7 @@ use crate::Verdict;
 use crate::measured::check_printable;
 
 /// Where the second slot begins.
-const SECOND: u64 = 2 << 20;
+const SECOND: u64 = 5 << 20;
 /// Magic, generation, length, digest.
 const HEADER: usize = 56;
 
@@ -119,6 +119,10 @@ pub(crate) fn message(bytes: &[u8]) -> Verdict {
             if check(&PREFIXES, &set.addresses).is_ok() {
                 assert!(set.addresses.iter().all(|net| inside(net) && super::is_host(net)));
             }
+        }
+        Message::SetServer(set) => {
+            assert_eq!(set.encode().as_ref().map(<[u8; _]>::as_slice), Some(bytes));
+            assert!(set.addresses.len() <= wire::SERVERS);
         }
         Message::Report(report) => {
             assert_eq!(report.encode().as_ref().map(<[u8; Report::LEN]>::as_slice), Some(bytes));

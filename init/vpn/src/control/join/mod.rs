@@ -15,8 +15,6 @@ mod refusal;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_limits;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

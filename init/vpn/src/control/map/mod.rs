@@ -17,8 +17,6 @@ pub(super) fn is_names(net: &IpNet) -> bool {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_hostile;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

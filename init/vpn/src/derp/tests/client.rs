@@ -23,10 +23,12 @@ use super::super::frame::{Frame, GoneReason};
 use super::super::region::Timing;
 use super::super::server::Server;
 use super::super::*;
-use crate::dial::{SystemDial, has_source};
+use crate::dial::{Dialer, has_source};
 use crate::key::{Node, Public, Secret};
 use crate::netmap::{DerpMap, DerpNode, DerpRegion, RegionId};
 
+/// Relays have addresses here.
+const DIALER: Dialer = Dialer::new(Vec::new(), None, None);
 const HOST: &str = "relay.example";
 const REGION: RegionId = RegionId(1);
 const QUICK: Timing = Timing {
@@ -149,7 +151,7 @@ fn map(nodes: &[(RegionId, DerpNode)]) -> Arc<DerpMap> {
 }
 
 fn pool(byte: u8) -> (Pool, mpsc::Receiver<Event>) {
-    let config = PoolConfig { ours: secret(byte), trust: plain(), dial: Arc::new(SystemDial) };
+    let config = PoolConfig { ours: secret(byte), trust: plain(), dial: Arc::new(DIALER) };
     Pool::with_timing(config, Handle::current(), QUICK)
 }
 
@@ -191,14 +193,14 @@ async fn a_pinned_relay_is_the_one_with_that_certificate() {
     let certified = certificate("other.example");
     let relay = Relay::start(Some(&certified), None).await;
     let mut node = relay.node();
-    let refused = connect(&node, &strict(), &SystemDial, &secret(1)).await;
+    let refused = connect(&node, &strict(), &DIALER, &secret(1)).await;
     assert!(matches!(refused, Err(ConnectError::Io { .. })), "no authority knows it: {refused:?}");
     node.pin = Some(digest(&certified));
-    let connection = connect(&node, &strict(), &SystemDial, &secret(1)).await.unwrap();
+    let connection = connect(&node, &strict(), &DIALER, &secret(1)).await.unwrap();
     assert_eq!(connection.server, secret(42).public());
     assert_eq!(connection.info.version, 2);
     node.pin = Some([7; 32]);
-    let refused = connect(&node, &strict(), &SystemDial, &secret(1)).await;
+    let refused = connect(&node, &strict(), &DIALER, &secret(1)).await;
     assert!(matches!(refused, Err(ConnectError::Io { .. })), "{refused:?}");
 }
 
@@ -208,12 +210,12 @@ async fn the_configured_pin_wins_and_may_not_be_contradicted() {
     let relay = Relay::start(Some(&certified), None).await;
     let mut node = relay.node();
     let pinned = |pin| Trust { pins: BTreeMap::from([(HOST.to_owned(), pin)]), ..strict() };
-    connect(&node, &pinned(digest(&certified)), &SystemDial, &secret(1)).await.unwrap();
-    let refused = connect(&node, &pinned([7; 32]), &SystemDial, &secret(1)).await;
+    connect(&node, &pinned(digest(&certified)), &DIALER, &secret(1)).await.unwrap();
+    let refused = connect(&node, &pinned([7; 32]), &DIALER, &secret(1)).await;
     assert!(matches!(refused, Err(ConnectError::Io { .. })), "{refused:?}");
     node.pin = Some(digest(&certified));
-    connect(&node, &pinned(digest(&certified)), &SystemDial, &secret(1)).await.unwrap();
-    let refused = connect(&node, &pinned([7; 32]), &SystemDial, &secret(1)).await;
+    connect(&node, &pinned(digest(&certified)), &DIALER, &secret(1)).await.unwrap();
+    let refused = connect(&node, &pinned([7; 32]), &DIALER, &secret(1)).await;
     assert!(matches!(refused, Err(ConnectError::Trust(TrustError::PinContradicts(_)))), "{refused:?}");
 }
 
@@ -225,40 +227,40 @@ async fn an_authority_vouches_for_a_name() {
     roots.add(certified.cert.der().clone()).unwrap();
     let trust = Trust { roots: Arc::new(roots), ..strict() };
     let mut node = relay.node();
-    connect(&node, &trust, &SystemDial, &secret(1)).await.unwrap();
+    connect(&node, &trust, &DIALER, &secret(1)).await.unwrap();
     node.cert_name = Some("elsewhere.example".to_owned());
-    assert!(connect(&node, &trust, &SystemDial, &secret(1)).await.is_err());
+    assert!(connect(&node, &trust, &DIALER, &secret(1)).await.is_err());
     node.host = "elsewhere.example".to_owned();
     node.cert_name = Some(HOST.to_owned());
-    connect(&node, &trust, &SystemDial, &secret(1)).await.unwrap();
+    connect(&node, &trust, &DIALER, &secret(1)).await.unwrap();
     node.cert_name = None;
-    assert!(connect(&node, &trust, &SystemDial, &secret(1)).await.is_err());
+    assert!(connect(&node, &trust, &DIALER, &secret(1)).await.is_err());
 }
 
 #[tokio::test]
 async fn plain_http_and_unchecked_tls_are_for_tests() {
     let relay = Relay::start(None, None).await;
     let node = relay.node();
-    assert!(connect(&node, &strict(), &SystemDial, &secret(1)).await.is_err());
-    connect(&node, &plain(), &SystemDial, &secret(1)).await.unwrap();
+    assert!(connect(&node, &strict(), &DIALER, &secret(1)).await.is_err());
+    connect(&node, &plain(), &DIALER, &secret(1)).await.unwrap();
 
     let certified = certificate("other.example");
     let relay = Relay::start(Some(&certified), None).await;
     let mut node = relay.node();
     node.insecure_for_tests = true;
-    assert!(connect(&node, &strict(), &SystemDial, &secret(1)).await.is_err());
-    connect(&node, &plain(), &SystemDial, &secret(1)).await.unwrap();
+    assert!(connect(&node, &strict(), &DIALER, &secret(1)).await.is_err());
+    connect(&node, &plain(), &DIALER, &secret(1)).await.unwrap();
     // A pin is asked for in tests too.
     node.pin = Some([7; 32]);
-    assert!(connect(&node, &plain(), &SystemDial, &secret(1)).await.is_err());
+    assert!(connect(&node, &plain(), &DIALER, &secret(1)).await.is_err());
 }
 
 #[tokio::test]
 async fn a_relay_that_does_not_know_us_says_nothing() {
     let relay = Relay::start(None, Some(HashSet::from([secret(2).public()]))).await;
-    let refused = connect(&relay.node(), &plain(), &SystemDial, &secret(1)).await;
+    let refused = connect(&relay.node(), &plain(), &DIALER, &secret(1)).await;
     assert!(matches!(refused, Err(ConnectError::NotAccepted)), "{refused:?}");
-    connect(&relay.node(), &plain(), &SystemDial, &secret(2)).await.unwrap();
+    connect(&relay.node(), &plain(), &DIALER, &secret(2)).await.unwrap();
 }
 
 #[tokio::test]
@@ -288,7 +290,7 @@ async fn what_is_no_relay_is_named() {
         });
         let relay = Relay::start(None, None).await;
         let node = DerpNode { derp_port: address.port(), ..relay.node() };
-        let error = connect(&node, &plain(), &SystemDial, &secret(1)).await.unwrap_err();
+        let error = connect(&node, &plain(), &DIALER, &secret(1)).await.unwrap_err();
         assert!(fits(&error), "{error:?}");
         serve.await.unwrap();
     }

@@ -20,6 +20,14 @@ fn with_other(now: Instant, endpoints: &[SocketAddr]) -> Paths {
     paths
 }
 
+/// The peer is wanted, and has one address: what it was pinged with there.
+fn pinged(now: Instant, address: SocketAddr) -> (Paths, TxId) {
+    let mut paths = with_other(now, &[address]);
+    let mut out = Vec::new();
+    paths.wanted(now, &PEER, &mut out);
+    (paths, pings(&out)[0].1)
+}
+
 fn numbered(number: u32) -> TxId {
     let mut txid = [0; 12];
     txid[..4].copy_from_slice(&number.to_be_bytes());
@@ -30,11 +38,8 @@ fn numbered(number: u32) -> TxId {
 fn only_the_peer_that_was_pinged_can_answer_and_once() {
     let now = Instant::now();
     let a = address("192.0.2.1:1");
-    let mut paths = with_other(now, &[a]);
+    let (mut paths, txid) = pinged(now, a);
     let mut out = Vec::new();
-    paths.wanted(now, &PEER, &mut out);
-    let txid = pings(&out)[0].1;
-    out.clear();
     let at = now + Duration::from_millis(5);
     let mut wrong = txid;
     wrong[0] ^= 1;
@@ -56,10 +61,8 @@ fn only_the_peer_that_was_pinged_can_answer_and_once() {
 fn a_pong_that_comes_too_late_proves_nothing() {
     let now = Instant::now();
     let a = address("192.0.2.1:1");
-    let mut paths = with_other(now, &[a]);
+    let (mut paths, txid) = pinged(now, a);
     let mut out = Vec::new();
-    paths.wanted(now, &PEER, &mut out);
-    let txid = pings(&out)[0].1;
     let late = now + PING_TIMEOUT;
     assert_eq!(paths.on_disco(late, &DISCO, Source::Udp(a), &pong(txid), &mut out), Outcome::UnknownPong);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::super::*;
 
 fn public(n: u8) -> Public<Node> {
     Public::new([n; 32])

@@ -1,7 +1,7 @@
 //! How often anything is tried.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on may panic")]
 
-use super::*;
+use super::super::*;
 
 fn auth(name: &str) -> AuthKey {
     AuthKey::new(name).unwrap()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::dial::{BoxFuture, Dial, first_of, in_turn};
+use super::{BoxFuture, Dial, first_of, in_turn};
 use crate::dns::{Authenticated, lookup};
 use crate::parent::Requests;
 
@@ -19,7 +19,7 @@ const LOOK_UP: Duration = Duration::from_secs(6);
 
 /// Dials, with its resolvers.
 #[derive(Clone, Debug)]
-pub(super) struct Dialer {
+pub struct Dialer {
     resolvers: Vec<SocketAddr>,
     authenticated: Option<Authenticated>,
     locked: Option<Locked>,
@@ -27,16 +27,16 @@ pub(super) struct Dialer {
 
 /// The host that the parent must hear the addresses of before they are connected to.
 #[derive(Clone, Debug)]
-pub(super) struct Locked {
+pub struct Locked {
     /// The coordination server's name.
-    pub(super) host: String,
+    pub host: String,
     /// Who holds the lock.
-    pub(super) parent: Arc<Requests>,
+    pub parent: Arc<Requests>,
 }
 
 impl Dialer {
     /// With authenticated resolvers, nobody else is asked.
-    pub(super) const fn new(
+    pub const fn new(
         resolvers: Vec<SocketAddr>,
         authenticated: Option<Authenticated>,
         locked: Option<Locked>,
@@ -48,7 +48,7 @@ impl Dialer {
     ///
     /// # Errors
     /// If nobody can be asked, or nobody knows it.
-    pub(super) async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+    pub async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = bare.parse() {
             return Ok(vec![address]);

@@ -1,6 +1,8 @@
 //! How a TCP connection to a server comes about: whoever owns sockets (their marks, their network namespace, their resolver)
 //! implements [`Dial`]; the clients of the coordination server and of the relays only ask.
 
+mod dialer;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +10,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+
+pub use dialer::{Dialer, Locked};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -25,39 +29,6 @@ pub trait Dial: Send + Sync + 'static {
 
     /// The addresses of a host: itself, if it is one in text. Whoever asks sets a limit.
     fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
-}
-
-/// Dials by the system's resolver and ordinary sockets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemDial;
-
-impl Dial for SystemDial {
-    fn dial<'a>(
-        &'a self,
-        host: &'a str,
-        ip: Option<IpAddr>,
-        port: u16,
-    ) -> BoxFuture<'a, io::Result<TcpStream>> {
-        Box::pin(async move {
-            let stream = match ip {
-                Some(ip) => TcpStream::connect((ip, port)).await?,
-                None => {
-                    let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let found: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
-                    first_of(found, TcpStream::connect).await?
-                }
-            };
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
-    }
-
-    fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            Ok(lookup_host((bare, 0)).await?.map(|found| found.ip()).collect())
-        })
-    }
 }
 
 /// Whether a connection's own address is one of this machine still. What cannot be found out, is.
