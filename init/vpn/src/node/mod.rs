@@ -584,6 +584,3 @@ fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result
     }
     Ok(listeners)
 }
-
-#[cfg(test)]
-mod tests;
