@@ -248,7 +248,7 @@ fn a_file_that_keeps_its_place_is_written_in_it() {
 #[test]
 fn a_mount_point_is_written_in_place_and_put_back() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("not root: not run");
+        eprintln!("SKIPPED: mounting needs root");
         return;
     }
     let (dir, path) = machine("");

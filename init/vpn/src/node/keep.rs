@@ -14,6 +14,8 @@ use crate::state::Kept;
 
 /// What may be lost by a sudden end, in time.
 const DELAY: Duration = Duration::from_secs(1);
+/// The bytes that are written in a second, in the mean: a large map that changes all the time is not the node's whole work.
+const PER_SECOND: usize = 256 << 10;
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the parent hears of us, although nothing changed.
@@ -25,6 +27,8 @@ pub(super) struct Keeper {
     /// The state itself.
     pub(super) kept: Kept,
     due: Option<Instant>,
+    /// How long something may wait: longer, the larger the record was.
+    delay: Duration,
     /// When the parent is told that the slots were written, which it does not know yet.
     unsaid: Option<Instant>,
     /// That the map has no room was said.
@@ -35,12 +39,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) const fn new(slots: Slots, kept: Kept) -> Self {
-        Self { slots, kept, due: None, unsaid: None, left_out: false, failed: false }
+        Self { slots, kept, due: None, delay: DELAY, unsaid: None, left_out: false, failed: false }
     }
 
     /// Something changed that may be written a little later.
     pub(super) fn touch(&mut self, now: Instant) {
-        self.due.get_or_insert(now + DELAY);
+        self.due.get_or_insert(now + self.delay);
     }
 
     /// When [`Keeper::write_if_due`] has something to do.
@@ -71,6 +75,7 @@ impl Keeper {
         let record = self.kept.encode_within(MAX_CONTENT)?;
         self.slots.write(&record.bytes)?;
         self.due = None;
+        self.delay = DELAY.saturating_mul(u32::try_from(record.bytes.len() / PER_SECOND + 1).unwrap_or(1));
         self.failed = false;
         if !record.whole && !self.left_out {
             let peers = self.kept.map.as_ref().map_or(0, |map| map.peers.len());

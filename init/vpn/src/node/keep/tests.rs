@@ -147,6 +147,10 @@ fn a_map_of_ten_thousand_peers_is_kept_as_it_is() {
     let (ours, _parent) = pair();
     let (mut keeper, slots) = keeper(kept(10_000));
     keeper.write(Instant::now(), &Requests::new(ours)).unwrap();
+    // The next time it may wait: it is a lot to write.
+    let now = Instant::now();
+    keeper.touch(now);
+    assert!(keeper.due().is_some_and(|due| due > now + 8 * DELAY && due < now + 30 * DELAY));
     let found = Kept::decode(&slots.read().unwrap(), &prefixes()).unwrap();
     assert_eq!(found.paths, keeper.kept.paths);
     let (found, was) = (found.map.unwrap(), keeper.kept.map.unwrap());
