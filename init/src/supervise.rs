@@ -188,6 +188,12 @@ impl Restarts {
         self.total = self.total.saturating_add(1);
     }
 
+    /// From now on no wait is longer than the first, for tests that have not got an hour.
+    #[cfg(feature = "danger-faults")]
+    pub const fn hurry(&mut self) {
+        self.pace.longest = self.pace.first;
+    }
+
     /// It ended at `now`, having been started at `started` (both since the kernel started).
     pub fn ended(&mut self, exit: Exit, started: Duration, now: Duration) -> Next {
         let again = match self.policy {

@@ -138,3 +138,22 @@ fn who_answers_for_names_already_is_found_by_address_and_by_route() {
         assert_eq!(tailnet::who_has_names().unwrap(), None);
     });
 }
+
+#[test]
+fn who_is_inside_the_prefixes_is_found_by_address_and_by_route() {
+    let Some(rig) = Rig::new() else { return };
+    rig.in_guest(|| {
+        let prefixes = nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48"]);
+        let found = || tailnet::who_is_inside(&prefixes).unwrap();
+        ip("link add other type veth peer name another");
+        ip("link set other up");
+        ip("addr add 192.0.2.7/24 dev other");
+        ip("route add 100.0.0.0/8 dev other");
+        assert_eq!(found(), None, "a wider route leads elsewhere");
+        ip("route add 100.70.0.0/16 dev other");
+        assert_eq!(found(), Some(("other".to_owned(), nets(&["100.70.0.0/16"])[0])));
+        ip("route del 100.70.0.0/16 dev other");
+        ip("addr add 100.99.0.1/24 dev another");
+        assert_eq!(found(), Some(("another".to_owned(), nets(&["100.99.0.1/32"])[0])));
+    });
+}

@@ -191,6 +191,8 @@ pub struct Vpn {
     pub prefixes: Vec<IpNet>,
     /// DERP host name to `sha256-raw` certificate pin, 64 hex digits.
     pub derp_pins: BTreeMap<String, [u8; 32]>,
+    /// TCP ports that DERP servers may have.
+    pub derp_ports: Vec<u16>,
     /// Refuse a map without a packet filter.
     pub require_policy: bool,
 }

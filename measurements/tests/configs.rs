@@ -61,6 +61,25 @@ fn the_tunnel_names_its_server_and_says_that_its_key_is_no_secret() {
     assert_eq!(config.warnings(), [Warning::OpenAuthKey]);
 }
 
+/// What the README says to write instead of an address.
+#[test]
+fn the_tunnel_may_name_its_server() {
+    let (_, block) = include_str!("../../configs/README.md").split_once("```json\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let named: serde_json::Value = serde_json::from_str(&format!("{{{block}}}")).unwrap();
+    let document = include_bytes!("../../configs/tunnel.app-compose.json");
+    let mut document: serde_json::Value = serde_json::from_slice(document).unwrap();
+    document["casemate"]["dns"] = named["dns"].clone();
+    document["casemate"]["vpn"]["login_server"] = named["vpn"]["login_server"].clone();
+    document["casemate"]["vpn"]["login_server"]["authkey"] = "hskey-auth-replace-me".into();
+    document["casemate"]["vpn"]["derp_ports"] = named["vpn"]["derp_ports"].clone();
+    let bytes = serde_json::to_vec(&document).unwrap();
+    let config = MeasuredConfig::parse("README.md", &bytes, Platform::Appliance).unwrap();
+    let (vpn, dns) = (&config.section().vpn, &config.section().dns);
+    assert_eq!(vpn.login_server.as_ref().unwrap().url, "https://headscale.example.com:8443");
+    assert_eq!((vpn.derp_ports.as_slice(), dns.resolvers.len()), (&[443, 8443][..], 1));
+}
+
 #[test]
 fn the_example_becomes_what_it_says() {
     let document = include_bytes!("../../configs/node.app-compose.json");

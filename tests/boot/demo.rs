@@ -22,11 +22,15 @@ fn it_gets_ready_and_powers_off_in_order() {
     let machine = Machine::switch_on(Image::demo(), Options::default());
     machine.wait_ready();
     machine.wait_healthy();
-    let status = machine.wait_status("a status document", |_| true);
+    let status = machine.wait_status("a status document with processes", |status| {
+        status["processes"].as_array().is_some_and(|all| !all.is_empty())
+    });
     assert_eq!(status["egress"]["locked"], true, "{status}");
     assert_eq!(status["egress"]["mode"], "internal-only", "{status}");
     assert_eq!(status["tee"], "simulator", "{status}");
     assert_eq!(status["vpn"]["mode"], "direct", "{status}");
+    let processes = status["processes"].as_array().unwrap();
+    assert!(processes.iter().all(|process| process["name"] != "vpn"), "{status}");
     assert_namespaces(&status);
 
     let ended = machine.power_off();

@@ -207,7 +207,12 @@ impl Machine {
 
     /// The last status document on the console, once it satisfies the condition.
     pub(crate) fn wait_status(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        self.wait(what, || console::statuses(&self.log()).pop().filter(&mut wanted))
+        self.wait(what, || self.last_status().filter(&mut wanted))
+    }
+
+    /// The last status document on the console.
+    pub(crate) fn last_status(&self) -> Option<Value> {
+        console::statuses(&self.log()).pop()
     }
 
     pub(crate) fn console(&self) -> Vec<String> {

@@ -167,7 +167,8 @@ fn said_only(frames: &[Frame], wanted: &[Reason]) -> bool {
     frames.iter().map(|frame| frame.reason).eq(wanted.iter().copied())
 }
 
-fn about<'a>(frames: &'a [Frame], process: &str) -> impl Iterator<Item = &'a Frame> {
+/// Those about a process.
+pub(crate) fn about<'a>(frames: &'a [Frame], process: &str) -> impl Iterator<Item = &'a Frame> {
     let digest = <[u8; 32]>::from(Sha256::digest(process));
     frames.iter().filter(move |frame| frame.digest == digest)
 }

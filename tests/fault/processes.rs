@@ -13,7 +13,7 @@ use casemate_measure::{ComposeHash, MrConfigId};
 use casemate_qemu::share::Share;
 
 use crate::images::{self, Image};
-use crate::judge::{self, Expected, Said, judge};
+use crate::judge::{self, Expected, Faults, Said, judge};
 use crate::machine::{Ended, Machine, Options, PATIENCE, qemu};
 use crate::table::{PROCESSES, Row, UNLOCKED, WEAKENED};
 
@@ -146,18 +146,18 @@ fn wrong_with_the_rest(row: &Row, said: &Said) -> Option<String> {
 
 /// What was said must be told from what was not: the judge, with what this machine really said and wrong expectations, and with
 /// right expectations and what it really said but for the frames that they are about.
-fn accepts_what_is_wrong(row: &Row, said: &Said) -> Vec<String> {
+fn accepts_what_is_wrong(all: Faults, said: &Said) -> Vec<String> {
     let mut accepted = Vec::new();
-    for (number, (fault, expected)) in row.faults.iter().enumerate() {
+    for (number, (fault, expected)) in all.iter().enumerate() {
         for wrong in judge::wrong(*expected) {
-            let mut faults = row.faults.to_vec();
+            let mut faults = all.to_vec();
             faults[number].1 = wrong;
             if judge(number, &faults, said).is_ok() {
                 accepted.push(format!("fault {fault}: {wrong:?} would pass, too"));
             }
         }
         for (weaker, what) in judge::weakened(fault, *expected, said) {
-            if judge(number, row.faults, &weaker).is_ok() {
+            if judge(number, all, &weaker).is_ok() {
                 accepted.push(format!("fault {fault}: it would pass {what}"));
             }
         }
@@ -165,20 +165,26 @@ fn accepts_what_is_wrong(row: &Row, said: &Said) -> Vec<String> {
     accepted
 }
 
-/// Everything that is wrong with a row, and the lines that say what is not.
-fn check(row: &Row) -> (Vec<String>, Vec<String>) {
-    let ended = run(row);
-    let said = Said::from(&ended);
+/// A line for each fault that was followed by what must follow, and what is wrong with the others, or with the judge.
+pub(crate) fn judged(faults: Faults, said: &Said) -> (Vec<String>, Vec<String>) {
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-    for number in 0..row.faults.len() {
-        match judge(number, row.faults, &said) {
+    for number in 0..faults.len() {
+        match judge(number, faults, said) {
             Ok(line) => lines.push(line),
             Err(line) => wrong.push(line),
         }
     }
     if wrong.is_empty() {
-        wrong.extend(accepts_what_is_wrong(row, &said));
+        wrong.extend(accepts_what_is_wrong(faults, said));
     }
+    (lines, wrong)
+}
+
+/// Everything that is wrong with a row, and the lines that say what is not.
+fn check(row: &Row) -> (Vec<String>, Vec<String>) {
+    let ended = run(row);
+    let said = Said::from(&ended);
+    let (lines, mut wrong) = judged(row.faults, &said);
     if !is_off(row) {
         wrong.extend(wrong_with_the_rest(row, &said).map(|what| format!("{}: {what}", row.machine)));
     }

@@ -61,25 +61,29 @@ pub(crate) fn tailscale() -> PathBuf {
 
 /// Our own, as this tree has it.
 pub(crate) fn casemate_init() -> PathBuf {
+    if crate::RELEASED {
+        return casemate_init_released();
+    }
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let mut cargo = cargo();
-            cargo.args(["build", "--locked", "-p", "casemate-init", "--bin", "casemate-init"]);
-            if crate::RELEASED {
-                cargo.arg("--release");
-            }
-            cargo
-                .args(["--message-format", "json-render-diagnostics"])
-                .current_dir(env!("CARGO_MANIFEST_DIR"));
-            let messages = said(&mut cargo);
-            let program = messages.lines().find_map(|line| {
-                let message: Value = serde_json::from_str(line).ok()?;
-                message.get("executable")?.as_str().map(PathBuf::from)
-            });
-            program.unwrap()
-        })
-        .clone()
+    BUILT.get_or_init(|| built_here(&[])).clone()
+}
+
+/// The same as it is shipped, for what is measured.
+pub(crate) fn casemate_init_released() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built_here(&["--release"])).clone()
+}
+
+fn built_here(how: &[&str]) -> PathBuf {
+    let mut cargo = cargo();
+    cargo.args(["build", "--locked", "-p", "casemate-init", "--bin", "casemate-init"]).args(how);
+    cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let messages = said(&mut cargo);
+    let program = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message.get("executable")?.as_str().map(PathBuf::from)
+    });
+    program.unwrap()
 }
 
 /// Where what is built once is kept.

@@ -23,6 +23,8 @@ pub(crate) enum Relay {
     Rooted,
     /// Another server's, without TLS: this one may be away.
     Elsewhere(Ipv4Addr),
+    /// Two of others, without TLS.
+    Two([Ipv4Addr; 2]),
     /// By TLS, under no root: the certificate's digest is in a file of `derp.paths`, in a region of its own.
     Pinned,
 }
@@ -47,10 +49,12 @@ impl Default for Options {
 
 /// The domain under which nodes have their names.
 pub(crate) const DOMAIN: &str = "t.internal";
-/// The region of its own relay, and the one that a file describes. Their codes are [`CODES`].
+/// The region of its own relay, and those that a file describes. Their codes are [`CODES`].
 pub(crate) const REGION: u16 = 999;
 pub(crate) const FILE_REGION: u16 = 900;
-pub(crate) const CODES: [(&str, u16); 2] = [("own", REGION), ("file", FILE_REGION)];
+pub(crate) const SECOND_REGION: u16 = 901;
+pub(crate) const CODES: [(&str, u16); 3] =
+    [("own", REGION), ("file", FILE_REGION), ("second", SECOND_REGION)];
 /// Where it listens.
 pub(crate) const PORT: u16 = 8080;
 
@@ -97,7 +101,7 @@ impl Headscale {
     /// Starts one with an empty database and one user.
     pub(crate) fn start(host: &Host, release: Release, options: Options) -> Self {
         let certificate = match options.relay {
-            Relay::Plain | Relay::Elsewhere(_) => None,
+            Relay::Plain | Relay::Elsewhere(_) | Relay::Two(_) => None,
             Relay::Rooted => Some(Certificate::issued(&host.folder, host.v4.into())),
             Relay::Pinned => Some(Certificate::self_signed(&host.folder, host.v4.into())),
         };
@@ -132,7 +136,7 @@ impl Headscale {
     pub(crate) fn region(&self) -> u16 {
         match self.options.relay {
             Relay::Plain | Relay::Rooted => REGION,
-            Relay::Pinned | Relay::Elsewhere(_) => FILE_REGION,
+            Relay::Pinned | Relay::Elsewhere(_) | Relay::Two(_) => FILE_REGION,
         }
     }
 
@@ -187,21 +191,25 @@ impl Headscale {
             config["tls_cert_path"] = json!(certificate.chain);
             config["tls_key_path"] = json!(certificate.key);
         }
-        let described = match relay {
-            Relay::Plain | Relay::Rooted => None,
-            Relay::Pinned => Some((v4, self.certificate.as_ref().unwrap().pin.as_str())),
-            Relay::Elsewhere(address) => Some((*address, "")),
+        let (described, pin) = match relay {
+            Relay::Plain | Relay::Rooted => (vec![], ""),
+            Relay::Pinned => (vec![v4], self.certificate.as_ref().unwrap().pin.as_str()),
+            Relay::Elsewhere(address) => (vec![*address], ""),
+            Relay::Two(addresses) => (addresses.to_vec(), ""),
         };
-        if let Some((address, pin)) = described {
-            let node = json!({
-                "name": "file", "regionid": FILE_REGION, "hostname": address, "ipv4": address, "derpport": PORT,
-                "stunport": 3478, "certname": pin,
+        if !described.is_empty() {
+            let regions = described.iter().zip(&CODES[1..]).map(|(address, (code, number))| {
+                let node = json!({
+                    "name": code, "regionid": number, "hostname": address, "ipv4": address, "derpport": PORT,
+                    "stunport": 3478, "certname": pin,
+                });
+                let region = json!({
+                    "regionid": number, "regioncode": code, "regionname": code, "nodes": [node],
+                });
+                // Its keys are numbers, which JSON has not.
+                format!("  {number}: {region}\n")
             });
-            let region = json!({
-                "regionid": FILE_REGION, "regioncode": "file", "regionname": "file", "nodes": [node],
-            });
-            // Its keys are numbers, which JSON has not.
-            fs::write(path("derp.yaml"), format!("regions:\n  {FILE_REGION}: {region}\n")).unwrap();
+            fs::write(path("derp.yaml"), format!("regions:\n{}", regions.collect::<String>())).unwrap();
             config["derp"]["server"]["automatically_add_embedded_derp_region"] = json!(false);
             config["derp"]["paths"] = json!([path("derp.yaml")]);
         }
@@ -303,6 +311,11 @@ impl Headscale {
 
     pub(crate) fn expire(&self, node: &Node) {
         self.command(&["nodes", "expire", "--identifier", &node.id.to_string()]).succeed();
+    }
+
+    /// A node's key ends then (RFC 3339); releases before 0.28 know only now.
+    pub(crate) fn expire_at(&self, node: &Node, end: &str) {
+        self.command(&["nodes", "expire", "--identifier", &node.id.to_string(), "--expiry", end]).succeed();
     }
 }
 

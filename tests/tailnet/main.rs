@@ -10,6 +10,8 @@
 
 mod built;
 mod certificate;
+#[path = "../../init/vpn/tests/control_server/mod.rs"]
+mod control_server;
 mod flow;
 mod headscale;
 #[allow(dead_code, reason = "shared with the tests of the network with machines")]
@@ -18,6 +20,8 @@ mod ours;
 mod peer;
 mod process;
 mod proxy;
+mod resolver;
+mod scripted;
 mod tailscaled;
 mod wait;
 mod wire;
@@ -25,12 +29,18 @@ mod wire;
 mod admission;
 mod attackers;
 mod crowd;
+mod figures;
 mod joins;
+mod liars;
+mod lost_relays;
 mod nats;
 mod outages;
 mod pairs;
 mod policy;
+mod registration;
 mod relays;
+mod roaming;
+mod rotation;
 mod wires;
 
 /// Whether ours is to be the released build, which takes longer to make.

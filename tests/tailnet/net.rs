@@ -62,6 +62,17 @@ pub(crate) struct Nat {
     pub(crate) drops_unasked: bool,
 }
 
+/// A network of its own, at a router.
+#[derive(Debug)]
+pub(crate) struct Place {
+    router: String,
+    /// The router's address on the switch.
+    pub(crate) outside: Ipv4Addr,
+    inner: Ipv4Addr,
+    /// Of whoever comes.
+    pub(crate) v4: Ipv4Addr,
+}
+
 /// Whoever has a network namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
@@ -135,25 +146,15 @@ impl Net {
     /// A host behind a NAT of its own, with IPv4 only.
     pub(crate) fn host_behind(&mut self, nat: Nat, name: &str) -> Host {
         let (host, _) = self.host_at_router(name);
-        let ports = if nat.random { "fully-random" } else { "" };
-        let unasked = if nat.drops_unasked {
-            r#"chain input { type filter hook input priority 0; iifname "eth0" ct state new drop; }"#
-        } else {
-            ""
-        };
-        host.router_rules(&format!(
-            r#"table ip nat {{
-                chain out {{ type nat hook postrouting priority 100; oifname "eth0" masquerade {ports}; }}
-            }}
-            table ip filter {{
-                chain forward {{
-                    type filter hook forward priority 0;
-                    iifname "eth0" ct state != {{ established, related }} drop;
-                }}
-                {unasked}
-            }}"#
-        ));
+        host.router_rules(&nat.rules());
         host
+    }
+
+    /// The same without a host: one may move there.
+    pub(crate) fn place_behind(&mut self, nat: Nat, name: &str) -> Place {
+        let place = self.place(name);
+        limited(&place.router, s(10), "nft").arg(nat.rules()).succeed();
+        place
     }
 
     /// A host behind a router of its own that everybody knows the way to, with IPv4 only. Who was there before does not.
@@ -201,21 +202,62 @@ impl Net {
 
     /// A host with a router of its own to the switch, and the router's address there.
     fn host_at_router(&mut self, name: &str) -> (Host, Ipv4Addr) {
-        self.lans += 1;
-        let (router, outer) = self.plugged(&format!("router-{name}"));
+        let place = self.place(name);
         let namespace = self.namespace(name);
-        let (inner, v4) = (Ipv4Addr::new(10, 0, self.lans, 1), Ipv4Addr::new(10, 0, self.lans, 2));
-        ip(&router, &format!("link add lan type veth peer name eth0 netns {namespace}"));
-        ip(&router, &format!("address add {inner}/24 dev lan"));
-        ip(&router, "link set lan up");
-        ip(&namespace, &format!("address add {v4}/24 dev eth0"));
-        ip(&namespace, "link set eth0 up");
-        ip(&namespace, &format!("route add default via {inner}"));
         let folder = self.folder.path().join(name);
         fs::create_dir(&folder).unwrap();
-        let host = Host { name: name.to_owned(), namespace, v4, folder, router: Some(router) };
-        host.at_router("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).succeed();
-        (host, outer)
+        place.wire(&namespace);
+        let Place { router, v4, outside, .. } = place;
+        (Host { name: name.to_owned(), namespace, v4, folder, router: Some(router) }, outside)
+    }
+
+    /// A router to the switch, with nobody behind it.
+    fn place(&mut self, name: &str) -> Place {
+        self.lans += 1;
+        let (router, outside) = self.plugged(&format!("router-{name}"));
+        limited(&router, s(10), "sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).succeed();
+        let [inner, v4] = [1, 2].map(|last| Ipv4Addr::new(10, 0, self.lans, last));
+        Place { router, outside, inner, v4 }
+    }
+}
+
+impl Place {
+    /// A host leaves the network that it is in, and comes to this one.
+    pub(crate) fn receives(&self, host: &Host) {
+        host.ip("link delete eth0");
+        self.wire(&host.namespace);
+    }
+
+    fn wire(&self, namespace: &str) {
+        ip(&self.router, &format!("link add lan type veth peer name eth0 netns {namespace}"));
+        ip(&self.router, &format!("address add {}/24 dev lan", self.inner));
+        ip(&self.router, "link set lan up");
+        ip(namespace, &format!("address add {}/24 dev eth0", self.v4));
+        ip(namespace, "link set eth0 up");
+        ip(namespace, &format!("route add default via {}", self.inner));
+    }
+}
+
+impl Nat {
+    fn rules(self) -> String {
+        let ports = if self.random { "fully-random" } else { "" };
+        let unasked = if self.drops_unasked {
+            r#"chain input { type filter hook input priority 0; iifname "eth0" ct state new drop; }"#
+        } else {
+            ""
+        };
+        format!(
+            r#"table ip nat {{
+                chain out {{ type nat hook postrouting priority 100; oifname "eth0" masquerade {ports}; }}
+            }}
+            table ip filter {{
+                chain forward {{
+                    type filter hook forward priority 0;
+                    iifname "eth0" ct state != {{ established, related }} drop;
+                }}
+                {unasked}
+            }}"#
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -20,24 +20,31 @@ use crate::wait::{s, until};
 #[derive(Debug)]
 pub(crate) struct Ours {
     pub(crate) host: Host,
+    program: PathBuf,
     process: Process,
 }
 
 /// Its interface.
 pub(crate) const INTERFACE: &str = "casemate0";
+const CONFIG: &str = "vpn.json";
 
 /// The configuration of a node of this server. The key is in a file: a test that has another one later writes it there.
 pub(crate) fn config(host: &Host, server: &Headscale, key: &str) -> Value {
+    let roots = server.certificate.as_ref().map(|certificate| certificate.roots.as_path());
+    config_at(host, &server.url(), server.plain(), roots, key)
+}
+
+/// The same of whatever server this is.
+pub(crate) fn config_at(host: &Host, url: &str, plain: bool, roots: Option<&FilePath>, key: &str) -> Value {
     let file = host.folder.join("authkey");
     fs::write(&file, key).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    let roots = server.certificate.as_ref().map(|certificate| &certificate.roots);
     json!({
         "login_server": {
-            "url": server.url(),
+            "url": url,
             "noise_key": null,
             "authkey": { "file": file },
-            "plain_http": server.plain(),
+            "plain_http": plain,
         },
         "hostname": host.name,
         "prefixes": ["100.64.0.0/10", "fd7a:115c:a1e0::/48"],
@@ -53,7 +60,7 @@ pub(crate) fn config(host: &Host, server: &Headscale, key: &str) -> Value {
         "status_socket": host.folder.join("vpn.sock"),
         "dns": { "listen": true, "resolvers": [], "internal_only": false, "allowlist": [] },
         "roots": roots,
-        "debug_use_derp_http": server.plain(),
+        "debug_use_derp_http": plain,
     })
 }
 
@@ -66,23 +73,27 @@ impl Ours {
     }
 
     pub(crate) fn start(host: &Host, config: &Value) -> Self {
-        let file = host.folder.join("vpn.json");
-        fs::write(&file, config.to_string()).unwrap();
-        Self::resume(host, &file)
+        Self::start_program(host, config, built::casemate_init())
     }
 
-    fn resume(host: &Host, file: &std::path::Path) -> Self {
+    /// The same of another build.
+    pub(crate) fn start_program(host: &Host, config: &Value, program: PathBuf) -> Self {
+        fs::write(host.folder.join(CONFIG), config.to_string()).unwrap();
+        Self::resume(host, program)
+    }
+
+    fn resume(host: &Host, program: PathBuf) -> Self {
         drop(fs::remove_file(host.folder.join("vpn.sock")));
-        let process = host.start("vpn", &built::casemate_init(), |command| {
-            command.arg("vpn").arg("--config").arg(file);
+        let process = host.start("vpn", &program, |command| {
+            command.arg("vpn").arg("--config").arg(host.folder.join(CONFIG));
         });
-        Self { host: host.clone(), process }
+        Self { host: host.clone(), program, process }
     }
 
     /// Starts it again, as it was configured, after its end.
     pub(crate) fn restart(&mut self) {
         assert!(self.process.ended().is_some(), "it runs");
-        *self = Self::resume(&self.host, &self.host.folder.join("vpn.json"));
+        *self = Self::resume(&self.host, self.program.clone());
     }
 
     pub(crate) const fn process(&mut self) -> &mut Process {
@@ -104,7 +115,7 @@ impl Ours {
     }
 
     fn cli(&self, limit: Duration, arguments: &[&str]) -> Output {
-        let mut command: Command = self.host.command(limit, built::casemate_init());
+        let mut command: Command = self.host.command(limit, &self.program);
         command.arg("vpn").args(arguments).arg("--socket").arg(self.socket()).output().unwrap()
     }
 

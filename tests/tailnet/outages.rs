@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::built::Release;
 use crate::flow::{Flow, Protocol};
@@ -11,7 +12,7 @@ use crate::headscale::{DOMAIN, Headscale, KeyFor, Options};
 use crate::net::{Net, Segment};
 use crate::ours::Ours;
 use crate::pairs::MAGIC;
-use crate::peer::{Kind, Peer, become_direct};
+use crate::peer::{Kind, Peer, become_direct, direct};
 use crate::wait::{s, until};
 
 /// No tunnel may be silent for as long. A handshake in between takes a round trip; the rest is the machine's load.
@@ -86,6 +87,44 @@ fn a_killed_node_is_back_while_the_server_is_away() {
         tcp.assert_went_on(s(10));
         server.resume();
         until(s(60), "the server's node", || ours(&mut a).connected().then_some(()));
+    }
+}
+
+/// The Go node alone may begin anything: it does not know that its session is of no use any more.
+#[test]
+fn a_killed_node_that_only_receives_is_back() {
+    let mut net = Net::new(Segment::Private);
+    let mut server = Headscale::start(&net.host("headscale"), Release::V0_29, Options::default());
+    let [called, caller] = [(Kind::Ours, "called"), (Kind::Go, "caller")].map(|(kind, name)| {
+        let key = server.key(KeyFor { tags: &[&format!("tag:{name}")], ..KeyFor::default() });
+        Peer::join_with(kind, &net.host(&format!("node-{name}")), &server, &key)
+    });
+    server.policy(&json!({
+        "tagOwners": { "tag:called": ["alice@"], "tag:caller": ["alice@"] },
+        "acls": [{ "action": "accept", "src": ["tag:caller"], "dst": ["tag:called:*"] }],
+    }));
+    let Peer::Ours(node) = &called else { panic!("not ours") };
+    until(s(20), "the policy", || (node.status()?["filter"]["allow_all"] == false).then_some(()));
+    let [v4, v6] = called.addresses();
+    caller.host().pings_soon(s(20), &v4);
+    until(s(30), "a direct path", || direct(&caller, &v4));
+    let tcp = Flow::begin(Protocol::Tcp, caller.host(), called.host(), &v4, 0);
+    assert!(!called.host().pings(&caller.addresses()[0]), "it may call as well");
+    for away in [false, true] {
+        if away {
+            server.kill();
+        }
+        // Written down a moment after it was learned (`init/vpn/src/node/keep.rs`).
+        std::thread::sleep(s(3));
+        tcp.forget();
+        let child = node.child();
+        kill(Pid::from_raw(child.try_into().unwrap()), Signal::SIGKILL).unwrap();
+        until(s(1), "another child", || (node.child() != child).then_some(()));
+        caller.host().pings_soon(s(5), &v4);
+        assert!(caller.host().pings(&v6));
+        std::thread::sleep(s(3));
+        // TCP sends again after a while that it doubles: what was lost in 5 s is there after 10.
+        tcp.assert_went_on(s(10));
     }
 }
 

@@ -3,19 +3,26 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-use casemate_qemu::pcap::{self, Packet, TCP, UDP};
+use casemate_qemu::pcap::{self, Going, Packet, TCP, UDP};
 
-use crate::guest::Guest;
+use crate::guest::Wire;
 
 /// EtherType (IANA).
 const ARP: u16 = 0x0806;
 
-/// How many packets of a machine went where: protocol and destination. Whatever is neither from it nor to it, and is no ARP, fails:
-/// nobody else is on the wire.
-fn sent(guest: &Guest) -> BTreeMap<(u8, SocketAddrV4), usize> {
-    let own = IpAddr::V4(guest.address);
-    let frames = pcap::read(&guest.dump, &std::fs::read(&guest.dump).unwrap()).unwrap();
-    assert!(!frames.is_empty(), "{}: not a frame was recorded", guest.name);
+/// Protocol and destination.
+pub(crate) type To = (u8, SocketAddrV4);
+
+/// How many packets of a machine went where, so far.
+pub(crate) fn sent(wire: &Wire) -> BTreeMap<To, usize> {
+    let frames = pcap::read(&wire.dump, &std::fs::read(&wire.dump).unwrap()).unwrap();
+    counted(&wire.name, wire.address, &frames)
+}
+
+/// Whatever is neither from it nor to it, and is no ARP, fails: nobody else is on the wire.
+fn counted(name: &str, own: Ipv4Addr, frames: &[Going]) -> BTreeMap<To, usize> {
+    assert!(!frames.is_empty(), "{name}: not a frame was recorded");
+    let own = IpAddr::V4(own);
     let mut sent = BTreeMap::new();
     for frame in frames {
         match frame.packet {
@@ -24,23 +31,61 @@ fn sent(guest: &Guest) -> BTreeMap<(u8, SocketAddrV4), usize> {
                 *sent.entry((protocol, SocketAddrV4::new(to, port.unwrap_or(0)))).or_default() += 1;
             }
             None if frame.ethertype == ARP => {}
-            _ => panic!("{}: {frame:?}", guest.name),
+            _ => panic!("{name}: {frame:?}"),
         }
     }
     sent
 }
 
-/// Where a machine may send: its login server and relay, that one's STUN, and the other nodes.
-pub(crate) fn judge(guest: &Guest, server: Ipv4Addr, peers: &[SocketAddrV4]) {
-    let sent = sent(guest);
-    eprintln!("{} sent {sent:?}", guest.name);
+/// What is wrong with where a machine's packets went: to each of these, and to nowhere else but those.
+pub(crate) fn wrong(sent: &BTreeMap<To, usize>, must: &[To], may: &[To]) -> Vec<String> {
+    let others = sent.iter().filter(|(to, _)| !must.contains(to) && !may.contains(to));
+    let others = others.map(|(to, count)| format!("{count} packets to {to:?}"));
+    others
+        .chain(must.iter().filter(|to| !sent.contains_key(to)).map(|to| format!("no packet to {to:?}")))
+        .collect()
+}
+
+/// Where a machine sends: its login server and relay, that one's STUN, and the other nodes.
+pub(crate) fn of_a_node(server: Ipv4Addr, peers: &[SocketAddrV4]) -> Vec<To> {
     let login = (TCP, SocketAddrV4::new(server, crate::headscale::PORT));
     let stun = (UDP, SocketAddrV4::new(server, 3478));
-    let peers: Vec<_> = peers.iter().map(|peer| (UDP, *peer)).collect();
-    for to in sent.keys() {
-        assert!(*to == login || *to == stun || peers.contains(to), "{}: a packet to {to:?}", guest.name);
-    }
-    for to in peers.iter().chain([&login, &stun]) {
-        assert!(sent.contains_key(to), "{}: no packet to {to:?}", guest.name);
+    [login, stun].into_iter().chain(peers.iter().map(|peer| (UDP, *peer))).collect()
+}
+
+/// That a machine's packets went to each of these and to nowhere else but those.
+pub(crate) fn judge(wire: &Wire, must: &[To], may: &[To]) -> BTreeMap<To, usize> {
+    let sent = sent(wire);
+    eprintln!("{} sent {sent:?}", wire.name);
+    let wrong = wrong(&sent, must, may);
+    assert!(wrong.is_empty(), "{}: {}", wire.name, wrong.join(", "));
+    sent
+}
+
+#[test]
+fn a_packet_too_many_and_one_too_few_are_both_seen() {
+    let (own, server) = (Ipv4Addr::new(10, 0, 1, 2), Ipv4Addr::new(192, 0, 2, 1));
+    let going = |from: Ipv4Addr, to: Ipv4Addr, protocol, port| {
+        let packet = Packet { from: from.into(), to: to.into(), protocol, port };
+        Going { ethertype: 0x0800, packet: Some(packet) }
+    };
+    let must = of_a_node(server, &[]);
+    let mut frames = vec![
+        Going { ethertype: ARP, packet: None },
+        going(own, server, TCP, Some(crate::headscale::PORT)),
+        going(server, own, TCP, Some(40000)),
+        going(own, server, UDP, Some(3478)),
+    ];
+    assert_eq!(wrong(&counted("x", own, &frames), &must, &[]), Vec::<String>::new());
+    assert_eq!(wrong(&counted("x", own, &frames[..3]), &must, &[]), ["no packet to (17, 192.0.2.1:3478)"]);
+    // An error message, which has no port, counts as any other packet.
+    frames.push(going(own, server, 1, None));
+    let found = counted("x", own, &frames);
+    assert_eq!(wrong(&found, &must, &[]), ["1 packets to (1, 192.0.2.1:0)"]);
+    assert!(wrong(&found, &must, &[(1, SocketAddrV4::new(server, 0))]).is_empty());
+    for foreign in
+        [Going { ethertype: 0x86dd, packet: None }, going(server, Ipv4Addr::new(10, 0, 1, 3), UDP, Some(1))]
+    {
+        assert!(std::panic::catch_unwind(|| counted("x", own, &[foreign])).is_err(), "{foreign:?}");
     }
 }

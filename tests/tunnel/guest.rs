@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use casemate_image::assemble::InitBinary;
 use casemate_image::io::compile::Compiler;
@@ -14,12 +15,15 @@ use casemate_qemu::share::Share;
 use serde_json::{Value, json};
 
 use crate::console::process;
-use crate::headscale::{DOMAIN, Headscale, KeyFor};
+use crate::headscale::{DOMAIN, Headscale, KeyFor, TAG};
 use crate::images::{self, Image};
-use crate::machine::{Machine, Options};
+use crate::machine::{Machine, Options, PATIENCE};
 use crate::net::{Host, Succeed as _, WIRE};
 use crate::wait::s;
 
+/// The UDP ports of a machine (init's `layout`) and of the Go client's rig.
+pub(crate) const UDP_PORT: u16 = 31641;
+pub(crate) const GO_PORT: u16 = 41641;
 /// Where a service of another host of the network listens.
 pub(crate) const PORT: u16 = 8000;
 /// Where a listener waits on the login server's host, whom no service may reach.
@@ -28,11 +32,27 @@ pub(crate) const OUTSIDE: u16 = 9999;
 /// A machine that is on.
 pub(crate) struct Guest {
     pub(crate) machine: Machine,
+    pub(crate) wire: Wire,
+    pub(crate) document: String,
+}
+
+/// A machine's wire, of which there is something to see when the machine is off, too.
+pub(crate) struct Wire {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
-    pub(crate) document: String,
-    /// Every frame on its wire.
+    /// Every frame.
     pub(crate) dump: PathBuf,
+}
+
+/// Web servers, and pings.
+pub(crate) fn policy() -> Value {
+    json!({
+        "tagOwners": { TAG: ["alice@"] },
+        "acls": [
+            { "action": "accept", "proto": "tcp", "src": [TAG], "dst": [format!("{TAG}:443,{PORT}")] },
+            { "action": "accept", "proto": "icmp", "src": [TAG], "dst": [format!("{TAG}:*")] },
+        ],
+    })
 }
 
 /// What a machine is to do.
@@ -42,18 +62,39 @@ pub(crate) struct Wanted<'a> {
     pub(crate) asks: [&'a str; 2],
     /// A measured target: document and address.
     pub(crate) target: Option<(&'a str, &'a str)>,
+    /// What else its workload does each time, as the shell has it.
+    pub(crate) also: &'a str,
     /// What breaks, as `init/src/guest/faults.rs` has it.
-    pub(crate) fault: Option<&'a str>,
+    pub(crate) faults: &'a [&'a str],
+    /// More arguments for QEMU.
+    pub(crate) extra: &'a str,
+}
+
+/// The login server of a document.
+pub(crate) struct Login {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) url: String,
+    pub(crate) noise_key: String,
+    pub(crate) authkey: String,
+}
+
+impl Login {
+    /// A Headscale, with a key for one node.
+    pub(crate) fn of(server: &Headscale, noise_key: &str) -> Self {
+        let (url, noise_key, authkey) = (server.url(), noise_key.to_owned(), server.key(KeyFor::default()));
+        Self { address: server.host.v4, url, noise_key, authkey }
+    }
 }
 
 impl Guest {
-    pub(crate) fn switch_on(server: &Headscale, noise_key: &str, wanted: &Wanted<'_>) -> Self {
+    pub(crate) fn switch_on(login: &Login, wanted: &Wanted<'_>) -> Self {
         let host = wanted.host;
-        let document = document(server, noise_key, wanted);
+        let document = document(login, wanted);
         let share = Share { document: document.clone().into(), sys_config: None, instance_info: None };
         let dump = host.folder.join("wire.pcap");
-        let mut extra = format!("-object filter-dump,id=dump,netdev=net0,file={}", dump.display());
-        if let Some(fault) = wanted.fault {
+        let mut extra =
+            format!("-object filter-dump,id=dump,netdev=net0,file={} {}", dump.display(), wanted.extra);
+        for fault in wanted.faults {
             extra += &format!(" -smbios type=11,value=casemate.fault={fault}");
         }
         let options = Options {
@@ -71,17 +112,30 @@ impl Guest {
             ..Options::default()
         };
         let machine = Machine::switch_on(image(), options);
-        Self { machine, name: host.name.clone(), address: host.v4, document, dump }
+        Self { machine, wire: Wire { name: host.name.clone(), address: host.v4, dump }, document }
     }
 
     /// The status document, once the VPN process is in the network and sees so many others.
     pub(crate) fn running(&self, peers: u64) -> Value {
-        let status = self.machine.wait_status(&format!("{} in the network", self.name), |status| {
+        self.running_within(PATIENCE, peers)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn running_within(&self, limit: Duration, peers: u64) -> Value {
+        let what = format!("{} in the network", self.wire.name);
+        let status = self.machine.wait_within(limit, &what, || {
+            let status = self.status()?;
             let vpn = &status["vpn"];
-            vpn["state"] == "running" && vpn["connected"] == true && vpn["peers"].as_u64() == Some(peers)
+            (vpn["state"] == "running" && vpn["connected"] == true && vpn["peers"].as_u64() == Some(peers))
+                .then_some(status)
         });
         assert_eq!(status["egress"]["locked"], true, "{status}");
         status
+    }
+
+    /// The last status document.
+    pub(crate) fn status(&self) -> Option<Value> {
+        self.machine.last_status()
     }
 
     /// How often its workload has said something.
@@ -93,7 +147,8 @@ impl Guest {
     /// Waits until its workload says something (again).
     pub(crate) fn says(&self, line: &str) {
         let before = self.said(line);
-        self.machine.wait(&format!("{}: {line:?}", self.name), || (self.said(line) > before).then_some(()));
+        self.machine
+            .wait(&format!("{}: {line:?}", self.wire.name), || (self.said(line) > before).then_some(()));
     }
 
     /// Packets that a counter of the lock has.
@@ -115,8 +170,8 @@ pub(crate) fn noise_key(server: &Headscale) -> String {
     key["publicKey"].as_str().unwrap().to_owned()
 }
 
-fn document(server: &Headscale, noise_key: &str, wanted: &Wanted<'_>) -> String {
-    let Wanted { host, asks: [other, go], target, .. } = wanted;
+fn document(login: &Login, wanted: &Wanted<'_>) -> String {
+    let Wanted { host, asks: [other, go], target, also, .. } = wanted;
     let targets: serde_json::Map<String, Value> =
         target.iter().map(|(document, address)| (app(document), json!(format!("{address}:443")))).collect();
     let by_mesh = target.map_or_else(String::new, |(document, _)| {
@@ -133,9 +188,9 @@ fn document(server: &Headscale, noise_key: &str, wanted: &Wanted<'_>) -> String 
          wget -q -T 20 -O - http://{go}.{DOMAIN}:{PORT}/ || echo no answer of the host; \
          wget -q -T 20 -O - --no-check-certificate https://{other}.{DOMAIN}/health 2>&1 | grep -q 'alert code 70' \
          && echo the mesh of the other machine answers || echo no answer of the other machine; \
-         {by_mesh}\
+         {by_mesh}{also}\
          nc -w 2 {} {OUTSIDE} </dev/null && echo reached the outside || echo did not reach the outside; done",
-        server.host.v4
+        login.address
     );
     json!({
         "manifest_version": 2, "name": host.name, "runner": "casemate", "public_logs": false,
@@ -148,7 +203,8 @@ fn document(server: &Headscale, noise_key: &str, wanted: &Wanted<'_>) -> String 
             "vpn": {
                 "mode": "tunnel",
                 "login_server": {
-                    "url": server.url(), "noise_key": noise_key, "authkey": server.key(KeyFor::default()),
+                    "url": login.url, "plain_http": login.url.starts_with("http://"),
+                    "noise_key": login.noise_key, "authkey": login.authkey,
                 },
                 "prefixes": ["100.64.0.0/10"], "derp_pins": {}, "require_policy": true,
             },

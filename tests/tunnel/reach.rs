@@ -4,11 +4,11 @@ use std::fs;
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::built::Release;
-use crate::frames::judge;
-use crate::guest::{Guest, OUTSIDE, PORT, Wanted, image, noise_key};
+use crate::frames::{judge, of_a_node};
+use crate::guest::{GO_PORT, Guest, Login, OUTSIDE, PORT, UDP_PORT, Wanted, image, noise_key, policy};
 use crate::headscale::{DOMAIN, FILE_REGION, Headscale, Options, Relay, TAG};
 use crate::listener::Listener;
 use crate::machine::qemu;
@@ -16,24 +16,10 @@ use crate::net::{Host, Net, Segment};
 use crate::peer::{Kind, Peer};
 use crate::wait::{s, until};
 
-/// The UDP ports of a machine (init's `layout`) and of the Go client's rig.
-const GUEST_PORT: u16 = 31641;
-const GO_PORT: u16 = 41641;
 /// Where the Go client answers for the names of the tailnet.
 const MAGIC: &str = "100.100.100.100";
 /// What the design promises for kernel and initramfs together, in bytes.
 const SIZE: u64 = 24_000_000;
-
-/// Web servers, and pings.
-fn policy() -> Value {
-    json!({
-        "tagOwners": { TAG: ["alice@"] },
-        "acls": [
-            { "action": "accept", "proto": "tcp", "src": [TAG], "dst": [format!("{TAG}:443,{PORT}")] },
-            { "action": "accept", "proto": "icmp", "src": [TAG], "dst": [format!("{TAG}:*")] },
-        ],
-    })
-}
 
 #[test]
 fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
@@ -62,18 +48,15 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
     let key = noise_key(&server);
     let asks = |other| [other, "node-go"];
     let wanted =
-        Wanted { host: &two, asks: asks("tunnel-one"), target: None, fault: Some("kill:vpn@ready+45") };
-    let two = Guest::switch_on(&server, &key, &wanted);
-    let joined = |guest: &Guest| guest.machine.wait("a node in Headscale", || server.node(&guest.name));
+        |host, other, target, faults| Wanted { host, asks: asks(other), target, also: "", faults, extra: "" };
+    let killed = wanted(&two, "tunnel-one", None, &["kill:vpn@ready+45"]);
+    let two = Guest::switch_on(&Login::of(&server, &key), &killed);
+    let joined = |guest: &Guest| guest.machine.wait("a node in Headscale", || server.node(&guest.wire.name));
     let node_two = joined(&two);
     note("the second machine has joined");
     // Now that it has an address, it can be a measured target.
     let target = Some((two.document.as_str(), node_two.addresses[0].as_str()));
-    let one = Guest::switch_on(
-        &server,
-        &key,
-        &Wanted { host: &one, asks: asks("tunnel-two"), target, fault: None },
-    );
+    let one = Guest::switch_on(&Login::of(&server, &key), &wanted(&one, "tunnel-two", target, &[]));
     let node_one = joined(&one);
     note("the first machine has joined");
 
@@ -91,7 +74,7 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
         guest.says("the mesh of the other machine answers");
         note("its workload reaches the host and the other machine by name");
         assert!(served.callers().contains(&node.addresses[0].parse::<IpAddr>().unwrap()));
-        reached(go.host(), &guest.name);
+        reached(go.host(), &guest.wire.name);
         note("the host reaches it by name");
     }
     one.says("the page of the other machine");
@@ -103,7 +86,7 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
     one.says("the mesh of the other machine answers");
     two.says("the mesh of the other machine answers");
     one.says("the page of the other machine");
-    reached(go.host(), &two.name);
+    reached(go.host(), &two.wire.name);
     let status = two.running(2);
     assert_eq!(status["vpn"]["node_key"], node_two.key.as_str(), "{status}");
     assert_eq!(server.nodes().len(), 3);
@@ -118,12 +101,12 @@ fn machines_and_a_go_client_reach_each_other_by_name_and_nothing_else() {
     }
     assert_eq!(outside.callers(), Vec::<IpAddr>::new());
     let peers = [
-        SocketAddrV4::new(one.address, GUEST_PORT),
-        SocketAddrV4::new(two.address, GUEST_PORT),
+        SocketAddrV4::new(one.wire.address, UDP_PORT),
+        SocketAddrV4::new(two.wire.address, UDP_PORT),
         SocketAddrV4::new(go.host().v4, GO_PORT),
     ];
     for (guest, others) in [(&one, [peers[1], peers[2]]), (&two, [peers[0], peers[2]])] {
-        judge(guest, host.v4, &others);
+        judge(&guest.wire, &of_a_node(host.v4, &others), &[]);
     }
     note("every frame went to a node, the server or its relay");
     for guest in [one, two] {

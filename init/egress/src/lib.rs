@@ -16,7 +16,7 @@ pub use compare::Difference;
 pub use io::{Counter, Lock, LockError};
 pub use names::NEVER;
 pub use policy::{
-    Allow, Backend, Ifname, Mode, NameError, Policy, Proto, Service, ServiceName, Tunnel, Uids,
+    Allow, Backend, Ifname, LoginServer, Mode, NameError, Policy, Proto, Service, ServiceName, Tunnel, Uids,
 };
 pub use rules::{guard_ruleset, link_ruleset, ruleset};
 pub use ruleset::Ruleset;

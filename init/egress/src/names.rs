@@ -32,8 +32,8 @@ const fn net(a: [u8; 4], prefix: u8) -> Ipv4Net {
 /// The DNS port: services have no DNS but the private network's own resolver (design section 8).
 pub(crate) const DNS_PORT: u16 = 53;
 
-/// Relays of the private network speak TLS (tailscale `derp/derphttp`).
-pub(crate) const RELAY_PORT: u16 = 443;
+/// The set of the coordination server's addresses, where the document names it.
+pub(crate) const LOGIN_SERVER: &str = "login4";
 
 /// ICMP echo and its reply (RFC 792).
 pub(crate) const ICMP_ECHO: u8 = 8;

@@ -46,7 +46,30 @@ pub struct Tunnel {
     /// The VPN process's UDP port.
     pub port: u16,
     /// The coordination server: where the VPN process may connect to by TCP.
-    pub login_server: SocketAddr,
+    pub login_server: LoginServer,
+    /// Resolvers that the VPN process may ask, by TCP: DNS over TLS.
+    pub resolvers: Vec<SocketAddr>,
+    /// The TCP ports of relays, which may be anywhere outside; none: no relay is reached by TCP.
+    pub relay_ports: Vec<u16>,
+}
+
+/// Where the coordination server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginServer {
+    /// At one address, as the document says.
+    At(SocketAddr),
+    /// At this port of the addresses that [`crate::Lock::set_login_server`] was last told; at first of none.
+    Named {
+        /// The port, which the document says.
+        port: u16,
+    },
+}
+
+impl LoginServer {
+    /// Whether its addresses are to be told.
+    pub const fn is_named(self) -> bool {
+        matches!(self, Self::Named { .. })
+    }
 }
 
 impl Tunnel {

@@ -25,6 +25,8 @@ pub(crate) enum Term {
     DestinationIsLocal,
     /// Source address in a set.
     SourceIn(Network, String),
+    /// IPv4 destination address in a set.
+    DestinationIn(String),
     /// The transport protocol by number.
     Transport(u8),
     SourcePort(Proto, u16),
@@ -180,6 +182,7 @@ impl Compiler {
             Term::NotSource(address) => self.address(Ipv4Net::from(*address).into(), CmpOp::NotEqual, 12, 8),
             Term::SourceIn(Network::Ipv6, set) => self.lookup(Network::Ipv6, Base::Network, 8, 16, set),
             Term::SourceIn(network, set) => self.lookup(*network, Base::Network, 12, 4, set),
+            Term::DestinationIn(set) => self.lookup(Network::Ipv4, Base::Network, 16, 4, set),
             Term::Transport(number) => self.transport(*number),
             Term::SourcePort(proto, port) => self.port(*proto, 0, *port),
             Term::DestinationPort(proto, port) => self.port(*proto, 2, *port),

@@ -151,6 +151,7 @@ impl Display for Term {
             Self::NotSource(address) => write!(f, "ip saddr != {address}"),
             Self::Destination(net) => write!(f, "{} daddr {}", family(net), prefix(net)),
             Self::SourceIn(network, set) => write!(f, "{network} saddr @{set}"),
+            Self::DestinationIn(set) => write!(f, "ip daddr @{set}"),
             Self::Transport(number) => write!(f, "meta l4proto {number}"),
             Self::SourcePort(proto, port) => write!(f, "{proto} sport {port}"),
             Self::DestinationPort(proto, port) => write!(f, "{proto} dport {port}"),

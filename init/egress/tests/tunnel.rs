@@ -5,12 +5,13 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use casemate_egress::{Mode, Policy, Tunnel};
+use casemate_egress::{LockError, LoginServer, Mode, Policy, Tunnel};
 use support::traffic::{any, ask, ask_in_vain, echo, ipv4, listen, raw, segment, udp};
-use support::{Bench, LISTED, MESH, Netns, OWN, UNLISTED, policy};
+use support::{AGENT, Bench, LISTED, MESH, Netns, OWN, TIME, TIMES, UNLISTED, policy};
 
 const VPN: u32 = 102;
 const NODE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
@@ -25,15 +26,31 @@ fn with_tunnel(mode: Mode) -> Policy {
         prefixes: vec!["100.64.0.0/10".parse().unwrap()],
         names: NAMES,
         port: PORT,
-        login_server: (LISTED, 8080).into(),
+        login_server: LoginServer::At((LISTED, 8080).into()),
+        resolvers: Vec::new(),
+        relay_ports: vec![443],
     };
     let policy = policy(mode);
     Policy { tunnel: Some(tunnel), mesh_targets: vec![(NODE, 443).into()], ..policy }
 }
 
+/// The same, but the document has the server's name.
+fn with_a_name(mode: Mode) -> Policy {
+    let mut policy = with_tunnel(mode);
+    let tunnel = policy.tunnel.as_mut().unwrap();
+    tunnel.login_server = LoginServer::Named { port: 8443 };
+    tunnel.resolvers = vec![(TIMES, 853).into()];
+    tunnel.relay_ports = vec![443, 8444];
+    policy
+}
+
 /// The bench, with a node of the network. `None`: skipped, and said so.
 fn bench(mode: Mode) -> Option<(Bench, Netns)> {
-    let bench = Bench::new(&with_tunnel(mode))?;
+    bench_of(&with_tunnel(mode))
+}
+
+fn bench_of(policy: &Policy) -> Option<(Bench, Netns)> {
+    let bench = Bench::new(policy)?;
     let node = Netns::new()?;
     bench.guest.ip(&format!("link add tailnet0 type veth peer name node0 netns {}", node.id()));
     bench.guest.ip("addr add 100.100.100.100/32 dev tailnet0 scope host");
@@ -205,4 +222,124 @@ fn the_vpn_process_sends_from_its_port_and_to_its_server_and_relays() {
     drop(ours);
     bench.guest.run_as(MESH, || udp((Ipv4Addr::UNSPECIFIED, PORT), (LISTED, 9)));
     assert!(bench.reaches("process:mesh", 1));
+}
+
+/// In every mode: before anybody knows where the name leads, nothing; then there and on that port, for the VPN process alone; and
+/// where it led before, no more.
+#[test]
+fn a_named_server_is_reached_where_its_name_leads_and_by_the_vpn_process_alone() {
+    for mode in [Mode::InternalOnly, Mode::Allowlist(Vec::new()), Mode::ExternalAllowed] {
+        let external = mode == Mode::ExternalAllowed;
+        let Some((mut bench, _node)) = bench_of(&with_a_name(mode)) else { return };
+        let refused = |bench: &mut Bench, uid: u32, name: &str, to: SocketAddr| {
+            let before = bench.count(&format!("process:{name}"));
+            bench.guest.run_as(uid, || assert!(ask_in_vain(to).is_err(), "uid {uid} to {to}"));
+            assert!(bench.count(&format!("process:{name}")) > before, "uid {uid} to {to}");
+        };
+        let (old, new) = (
+            echo(&bench.outside, 0, (LISTED, 8443).into()),
+            echo(&bench.outside, 0, (UNLISTED, 8443).into()),
+        );
+        let other = echo(&bench.outside, 0, (LISTED, 8080).into());
+        refused(&mut bench, VPN, "vpn", (LISTED, 8443).into());
+        bench.lock.set_login_server(&[LISTED]).unwrap();
+        bench.guest.run_as(VPN, || ask((LISTED, 8443))).unwrap();
+        refused(&mut bench, VPN, "vpn", (UNLISTED, 8443).into());
+        refused(&mut bench, VPN, "vpn", (LISTED, 8080).into());
+        for (uid, name) in [
+            (0, "init"),
+            (AGENT, "agent"),
+            (MESH, "mesh"),
+            (104, "vpc"),
+            (105, "dhcp"),
+            (TIME, "time"),
+            (1000, "other"),
+        ] {
+            refused(&mut bench, uid, name, (LISTED, 8443).into());
+        }
+        if !external {
+            bench.service(1).run(|| assert!(ask_in_vain((LISTED, 8443)).is_err()));
+            assert!(bench.reaches("denied:web", 1));
+        }
+        assert_eq!((old.accepted(), new.accepted(), other.accepted()), (1, 0, 0));
+        // The name leads elsewhere now.
+        let (old, new) = (
+            echo(&bench.outside, 0, (LISTED, 8443).into()),
+            echo(&bench.outside, 0, (UNLISTED, 8443).into()),
+        );
+        bench.lock.set_login_server(&[UNLISTED]).unwrap();
+        bench.guest.run_as(VPN, || ask((UNLISTED, 8443))).unwrap();
+        refused(&mut bench, VPN, "vpn", (LISTED, 8443).into());
+        bench.lock.set_login_server(&[]).unwrap();
+        refused(&mut bench, VPN, "vpn", (UNLISTED, 8443).into());
+        assert_eq!((old.accepted(), new.accepted()), (0, 1));
+        bench.lock.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_connection_outlives_what_its_name_meant() {
+    let Some((mut bench, _node)) = bench_of(&with_a_name(Mode::InternalOnly)) else { return };
+    bench.lock.set_login_server(&[LISTED]).unwrap();
+    let listener = bench.outside.run(|| TcpListener::bind((LISTED, 8443)).unwrap());
+    let mut ours = bench.guest.run_as(VPN, || TcpStream::connect((LISTED, 8443)).unwrap());
+    let (mut theirs, _) = listener.accept().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    bench.lock.set_login_server(&[UNLISTED]).unwrap();
+    let mut bytes = [0; 4];
+    ours.write_all(b"ping").unwrap();
+    theirs.read_exact(&mut bytes).unwrap();
+    theirs.write_all(b"pong").unwrap();
+    ours.read_exact(&mut bytes).unwrap();
+    assert_eq!((&bytes, bench.count("process:vpn")), (b"pong", 0));
+    bench.guest.run_as(VPN, || assert!(ask_in_vain((LISTED, 8443)).is_err(), "a new one"));
+}
+
+#[test]
+fn relays_have_the_documents_ports_and_resolvers_their_own() {
+    let Some((mut bench, _node)) = bench_of(&with_a_name(Mode::InternalOnly)) else { return };
+    for to in [(UNLISTED, 443), (UNLISTED, 8444), (TIMES, 853)] {
+        let server = echo(&bench.outside, 0, to.into());
+        bench.guest.run_as(VPN, || ask(to)).unwrap();
+        assert_eq!(server.accepted(), 1, "{to:?}");
+        let again = echo(&bench.outside, 0, (to.0, to.1 + 1000).into());
+        bench.guest.run_as(MESH, || assert!(ask_in_vain(to).is_err(), "{to:?}"));
+        bench.guest.run_as(VPN, || assert!(ask_in_vain((to.0, to.1 + 1000)).is_err(), "{to:?}"));
+        assert_eq!(again.accepted(), 0, "{to:?}");
+    }
+    let before = bench.count("process:vpn");
+    bench.guest.run_as(VPN, || {
+        assert!(ask_in_vain((UNLISTED, 853)).is_err(), "another resolver");
+        udp(any(), (TIMES, 853));
+        // Not even on a relay's port: a service, and a node.
+        assert!(ask_in_vain((Ipv4Addr::new(198, 18, 1, 2), 8444)).is_err());
+    });
+    assert!(bench.reaches("process:vpn", before + 3));
+}
+
+/// Whoever says where a name leads does not move the lock's walls.
+#[test]
+fn a_name_that_leads_nowhere_outside_changes_nothing() {
+    let Some((mut bench, _node)) = bench_of(&with_a_name(Mode::InternalOnly)) else { return };
+    bench.lock.set_login_server(&[LISTED]).unwrap();
+    for inside in
+        [[127, 0, 0, 1], [0, 0, 0, 0], [198, 18, 1, 2], [169, 254, 169, 254], [224, 0, 0, 1], [255; 4]]
+    {
+        let refused = bench.lock.set_login_server(&[UNLISTED, inside.into()]).unwrap_err();
+        assert!(
+            matches!(refused, LockError::ServerAddress(address) if address == Ipv4Addr::from(inside)),
+            "{refused}"
+        );
+    }
+    let many = bench.lock.set_login_server(&[UNLISTED; 9]).unwrap_err();
+    assert!(matches!(many, LockError::TooManyServers(9)), "{many}");
+    let server = echo(&bench.outside, 0, (LISTED, 8443).into());
+    bench.guest.run_as(VPN, || ask((LISTED, 8443))).unwrap();
+    assert_eq!(server.accepted(), 1);
+    bench.lock.verify().unwrap();
+
+    let Some((mut fixed, _node)) = self::bench(Mode::InternalOnly) else { return };
+    assert!(matches!(fixed.lock.set_login_server(&[UNLISTED]), Err(LockError::NoNamedServer)));
+    fixed.lock.verify().unwrap();
 }

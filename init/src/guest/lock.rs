@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use casemate_egress::{Allow, Backend, Ifname, Lock, LockError, Mode, Policy, Proto, Service, Tunnel, Uids};
+use casemate_egress::{
+    Allow, Backend, Ifname, Lock, LockError, LoginServer, Mode, Policy, Proto, Service, Tunnel, Uids,
+};
 use casemate_measure::MeasuredConfig;
 use casemate_measure::section::{EgressDestination, EgressMode, Network, Protocol, Section, VpnMode};
 use casemate_measure::status::Reason;
@@ -114,8 +116,9 @@ fn tunnel(section: &Section) -> Result<Option<Tunnel>, Failure> {
         return Ok(None);
     };
     let refused = |text: &str| Failure::new(Reason::LockFailed, text.to_owned());
-    let server = login_address(&login.url)
-        .ok_or_else(|| refused("casemate.vpn.login_server.url: expected an IPv4 address as host"))?;
+    let server = login_server(&login.url).ok_or_else(|| {
+        refused("casemate.vpn.login_server.url: expected an IPv4 address or a name as host")
+    })?;
     Ok(Some(Tunnel {
         interface: VPN_INTERFACE
             .parse()
@@ -124,15 +127,23 @@ fn tunnel(section: &Section) -> Result<Option<Tunnel>, Failure> {
         names: NAMES_V4,
         port: VPN_PORT,
         login_server: server,
+        resolvers: section.dns.resolvers.iter().map(|resolver| resolver.address).collect(),
+        relay_ports: section.vpn.derp_ports.clone(),
     }))
 }
 
-/// Where the login server is: the document's reader took no name.
-fn login_address(url: &str) -> Option<SocketAddr> {
+/// Where the login server is: the document's reader took no IPv6 address.
+pub(super) fn login_server(url: &str) -> Option<LoginServer> {
     let (_, rest) = url.split_once("://")?;
     let host = rest.split(['/', ':']).next()?;
-    let address: Ipv4Addr = host.parse().ok()?;
-    Some(SocketAddr::from((address, login_port(url)?)))
+    let port = login_port(url)?;
+    if host.is_empty() || host.starts_with('[') {
+        return None;
+    }
+    Some(match host.parse::<Ipv4Addr>() {
+        Ok(address) => LoginServer::At(SocketAddr::from((address, port))),
+        Err(_) => LoginServer::Named { port },
+    })
 }
 
 /// The measured targets, and where the document says that collateral comes from.
@@ -193,10 +204,34 @@ mod tests {
         assert_eq!(tunnel(direct.section()).unwrap(), None);
         let config = read(include_bytes!("../../../configs/tunnel.app-compose.json"));
         let found = tunnel(config.section()).unwrap().unwrap();
-        assert_eq!(found.login_server, "10.0.2.2:8080".parse().unwrap());
+        assert_eq!(found.login_server, LoginServer::At("10.0.2.2:8080".parse().unwrap()));
+        assert_eq!((found.relay_ports, found.resolvers), (vec![443], vec![]));
         assert_eq!(found.prefixes, ["100.64.0.0/10".parse().unwrap()]);
         assert!(found.port < 32768, "masquerading takes the others");
         assert!(policy(&config).unwrap().tunnel.is_some());
+    }
+
+    #[test]
+    fn a_named_server_is_at_its_urls_port_and_resolvers_are_reached() {
+        let mut json: Value =
+            serde_json::from_slice(include_bytes!("../../../configs/tunnel.app-compose.json")).unwrap();
+        json["casemate"]["vpn"]["login_server"]["url"] = json!("https://headscale.example.com:8443");
+        json["casemate"]["vpn"]["derp_ports"] = json!([443, 3340]);
+        json["casemate"]["dns"] =
+            json!({ "resolvers": [{ "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" }] });
+        let bytes = serde_json::to_vec(&json).unwrap();
+        let config = MeasuredConfig::parse("document", &bytes, Platform::Appliance).unwrap();
+        let found = tunnel(config.section()).unwrap().unwrap();
+        assert_eq!(found.login_server, LoginServer::Named { port: 8443 });
+        assert_eq!(found.resolvers, ["9.9.9.9:853".parse().unwrap()]);
+        assert_eq!(found.relay_ports, [443, 3340]);
+        for (url, server) in [
+            ("https://headscale.example.com", Some(LoginServer::Named { port: 443 })),
+            ("https://192.0.2.1", Some(LoginServer::At("192.0.2.1:443".parse().unwrap()))),
+            ("https://[2001:db8::1]:8443", None),
+        ] {
+            assert_eq!(login_server(url), server, "{url}");
+        }
     }
 
     #[test]

@@ -204,6 +204,13 @@ impl Processes {
         std::iter::once(Ok((log::OWN.to_owned(), log::own_reader()?))).chain(rings).collect()
     }
 
+    /// From now on one waits before each restart as before the first; whether there is one.
+    #[cfg(feature = "danger-faults")]
+    pub(super) fn hurry(&mut self, name: &str) -> bool {
+        let process = self.list.iter_mut().find(|process| process.recipe.name == name);
+        process.map(|process| process.recipe.restarts.hurry()).is_some()
+    }
+
     /// Says something to one that runs. One that does not read it, or is gone, does not need it.
     pub(super) fn answer(&self, name: &str, bytes: &[u8]) {
         let process = self.list.iter().find(|process| process.recipe.name == name);

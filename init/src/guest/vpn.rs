@@ -1,7 +1,9 @@
 //! The private network: its TUN, the process behind it, and what that asks for.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
+use casemate_egress::LockError;
 use casemate_measure::MeasuredConfig;
 use casemate_measure::section::{
     AuthKey as Key, EgressAllow, EgressDestination, EgressMode, LoginServer as Login, Section, VpnMode,
@@ -10,10 +12,10 @@ use casemate_measure::status::Reason;
 use casemate_vpn::key::{Node, Public};
 use casemate_vpn::parent::message::{Answer, Message, Report};
 use casemate_vpn::parent::network::{self, Refusal};
-use casemate_vpn::parent::{AuthKey, Config, Descriptors, Dns, Keys, LoginServer, slots};
+use casemate_vpn::parent::{AuthKey, Config, Descriptors, Dns, Keys, LoginServer, Resolver, slots};
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Guest, Health, OWN_LIMITS, Recipe};
+use super::{Guest, Health, OWN_LIMITS, Recipe, lock};
 use crate::boot::{Failure, Measured};
 use crate::layout::{AGENT_SOCKET, VPN_INTERFACE, VPN_MTU, VPN_PORT, VPN_UID};
 use crate::net::tailnet::{self, Tailnet};
@@ -83,8 +85,11 @@ impl Guest {
             return Ok(());
         };
         let failed = |error: &dyn std::fmt::Display| Failure::new(Reason::VpnFailed, error.to_string());
-        let handover =
-            VpnHandover { guest: true, node: told(measured, login, vpn.tun.len()).map_err(|e| failed(&e))? };
+        let handover = VpnHandover {
+            guest: true,
+            relay_ports: measured.config.section().vpn.derp_ports.clone(),
+            node: told(measured, login, vpn.tun.len()).map_err(|e| failed(&e))?,
+        };
         // What survives a restart of the process: in memory, and nowhere else.
         let mut extra = vec![slots::create().map_err(|e| failed(&e))?];
         for queue in &vpn.tun {
@@ -117,11 +122,41 @@ impl Guest {
                     processes.answer(NAME, &answer.encode());
                 }
             }
+            Ok(Message::SetServer(request)) => {
+                let outcome = self.open_server(&request.addresses);
+                if let Err(refusal) = outcome {
+                    log::print("casemate", &format!("vpn: its server's addresses are refused: {refusal}"));
+                }
+                let answer = Answer { sequence: request.sequence, outcome };
+                if let Some(processes) = &self.processes {
+                    processes.answer(NAME, &answer.encode());
+                }
+            }
             Ok(Message::Report(report)) => self.document.vpn.take(&report),
             // The slots are PID 1's already.
             Ok(Message::Kept) => {}
             Err(error) => log::print("casemate", &format!("vpn: {error}")),
         }
+    }
+
+    /// Opens the lock to where the login server's name leads, on the document's port and for the process alone. It says so itself, and
+    /// may be wrong or taken over: it reaches peers by UDP and relays by TCP wherever its coordinator puts them, so this gives it one
+    /// more port, of places outside.
+    fn open_server(&mut self, addresses: &[Ipv4Addr]) -> Result<(), Refusal> {
+        let vpn = self.vpn.as_ref().ok_or(Refusal::Malformed)?;
+        if addresses.iter().any(|address| vpn.prefixes.iter().any(|net| net.contains(&IpAddr::V4(*address))))
+        {
+            return Err(Refusal::Nowhere);
+        }
+        let Some(lock) = &mut self.lock else { return Ok(()) };
+        lock.set_login_server(addresses).map_err(|error| {
+            log::print("casemate", &format!("vpn: {error}"));
+            match error {
+                LockError::NoNamedServer => Refusal::Fixed,
+                LockError::ServerAddress(_) | LockError::TooManyServers(_) => Refusal::Nowhere,
+                _ => Refusal::Kernel,
+            }
+        })
     }
 
     fn set_addresses(&mut self, addresses: &[IpNet]) -> Result<(), Refusal> {
@@ -148,6 +183,7 @@ fn told(measured: &Measured, login: &Login, queues: usize) -> Result<Config, &'s
             noise_key: login.noise_key.map(Public::new),
             authkey: Some(AuthKey::new(authkey.clone())),
             plain_http: login.plain_http,
+            locked: lock::login_server(&login.url).is_some_and(|server| server.is_named()),
         },
         hostname: section.node.name.to_string(),
         prefixes: section.vpn.prefixes.clone(),
@@ -160,10 +196,16 @@ fn told(measured: &Measured, login: &Login, queues: usize) -> Result<Config, &'s
         ipv6: false,
         dns: Dns {
             listen: true,
-            // There is no resolver: names of elsewhere are refused in every mode.
+            // Services have no resolver: their names of elsewhere are refused in every mode.
             resolvers: Vec::new(),
             internal_only: section.egress.mode != EgressMode::ExternalAllowed,
             allowlist: allowed_names(&section.egress.allow),
+            authenticated: section
+                .dns
+                .resolvers
+                .iter()
+                .map(|resolver| Resolver { address: resolver.address, name: resolver.name.clone() })
+                .collect(),
         },
         roots: None,
         keys: Keys::Agent { socket: AGENT_SOCKET.into(), instance_id: measured.instance_id.to_string() },

@@ -198,6 +198,44 @@ pub fn who_has_names() -> Result<Option<String>, NetError> {
     })
 }
 
+/// Which interface has an address in one of the prefixes, or a route into it: a private network cannot have the same addresses.
+///
+/// # Errors
+/// What the kernel says.
+pub fn who_is_inside(prefixes: &[IpNet]) -> Result<Option<(String, IpNet)>, NetError> {
+    netlink::run("prefixes", async |netlink| {
+        let addresses: Vec<AddressMessage> = netlink
+            .0
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("list addresses", "prefixes"))?;
+        let inside = |net: &IpNet| prefixes.iter().any(|prefix| prefix.contains(net));
+        let mut found = addresses.iter().find_map(|message| {
+            let net = IpNet::from(local(message)?);
+            inside(&net).then_some((message.header.index, net))
+        });
+        for question in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let routes = netlink.0.route().get(question).execute().try_collect::<Vec<_>>().await;
+            // A kernel without IPv6 has no such routes.
+            for message in routes.unwrap_or_default() {
+                let index = message.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                });
+                found = found.or_else(|| index.zip(route(&message).map(|(net, _)| net).filter(inside)));
+            }
+        }
+        let Some((index, net)) = found else { return Ok(None) };
+        let link = netlink.name_of(index).await.unwrap_or_else(|| format!("interface {index}"));
+        Ok(Some((link, net)))
+    })
+}
+
 impl Netlink {
     async fn name_of(&self, index: u32) -> Option<String> {
         use rtnetlink::packet_route::link::LinkAttribute;

@@ -1,5 +1,8 @@
 //! The VPN process.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::BufReader;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -24,12 +27,13 @@ const MAX_DESCRIPTORS: usize = 64;
 pub struct VpnHandover {
     /// Whether PID 1 is the parent: then the process confines itself.
     pub guest: bool,
+    /// Which TCP ports relays may have; nothing, if PID 1 is not the parent.
+    pub relay_ports: Vec<u16>,
     /// What the node is to do.
     pub node: Config,
 }
 
-/// Relays (tailscale `derp/derphttp`), and names (RFC 1035 section 4.2).
-const RELAY_PORT: u16 = 443;
+/// Names (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
 
 pub(super) fn run() -> anyhow::Result<ExitCode> {
@@ -46,7 +50,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
         if handover.config.dns.listen {
             handover.dns.push(names().context("names")?);
         }
-        reach(&handover.config)?.enter(Kernel::Pinned)?;
+        reach(&handover.config, &told.relay_ports)?.enter(Kernel::Pinned)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let Err(error) = runtime.block_on(casemate_vpn::node::run(handover, move || {
@@ -76,16 +80,23 @@ fn names() -> std::io::Result<(UdpSocket, TcpListener)> {
     Ok((udp, tcp))
 }
 
-/// The agent, the login server and relays, other nodes' names; peers have any UDP port. Relays at other ports than these two are out of
-/// reach, here as behind the egress lock.
-fn reach(config: &Config) -> anyhow::Result<Reach> {
-    let server = login_port(&config.login_server.url).context("login server: a port")?;
-    Ok([RELAY_PORT, server, DNS_PORT]
+/// The agent, the login server, relays, resolvers, other nodes' names; peers have any UDP port. Relays at other ports than the document's
+/// are out of reach, here as behind the egress lock.
+fn reach(config: &Config, relay_ports: &[u16]) -> anyhow::Result<Reach> {
+    Ok(tcp_ports(config, relay_ports)
+        .context("login server: a port")?
         .into_iter()
         .fold(Reach::nothing().call(AGENT_SOCKET_DIRECTORY), Reach::connect_tcp)
         .bind_udp(config.port)
         .bind_udp(0)
         .send_udp_anywhere())
+}
+
+/// Each once.
+fn tcp_ports(config: &Config, relay_ports: &[u16]) -> Option<BTreeSet<u16>> {
+    let resolvers = config.dns.authenticated.iter().map(|resolver| resolver.address.port());
+    let others = [login_port(&config.login_server.url)?, DNS_PORT];
+    Some(relay_ports.iter().copied().chain(resolvers).chain(others).collect())
 }
 
 /// The port of a URL that the document's reader took.
@@ -126,12 +137,44 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
     for _ in 0..what.queues {
         tun.push(next("TUN queue")?);
     }
-    Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun })
+    let registration = if what.registration {
+        let file = File::from(next("registration")?);
+        Some(serde_json::from_reader(BufReader::new(file)).context("registration")?)
+    } else {
+        None
+    };
+    Ok(Handover { config, state, requests: Requests::new(report), status, udp, dns, tun, registration })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::login_port;
+    use serde_json::json;
+
+    use super::{login_port, tcp_ports};
+
+    #[test]
+    fn only_the_documents_ports_are_connected_to() {
+        let config = |url: &str, resolvers: serde_json::Value| {
+            let dns = json!({
+                "listen": true, "resolvers": [], "internal_only": true, "allowlist": [], "authenticated": resolvers
+            });
+            serde_json::from_value(json!({
+                "login_server": { "url": url, "noise_key": null, "authkey": null, "plain_http": false },
+                "hostname": "a", "prefixes": [], "derp_pins": {}, "require_policy": true, "expected_tag": null,
+                "interface": "tailnet0", "port": 1, "mtu": 1280, "ipv6": false, "dns": dns, "roots": null,
+                "keys": { "from": "random" }, "debug_use_derp_http": false,
+                "descriptors": { "status": false, "udp": 0, "dns": [], "queues": 1 },
+            }))
+            .unwrap()
+        };
+        let ports = |url, resolvers, relays: &[u16]| {
+            tcp_ports(&config(url, resolvers), relays).unwrap().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(ports("https://192.0.2.1", json!([]), &[443]), [53, 443]);
+        assert_eq!(ports("https://192.0.2.1:8443", json!([]), &[]), [53, 8443]);
+        let quad9 = json!([{ "address": "9.9.9.9:853", "name": "dns.quad9.net" }]);
+        assert_eq!(ports("https://hs.example:8443", quad9, &[443, 3340]), [53, 443, 853, 3340, 8443]);
+    }
 
     #[test]
     fn the_port_of_a_login_server() {
@@ -141,6 +184,8 @@ mod tests {
             ("http://192.0.2.1", Some(80)),
             ("http://192.0.2.1:8080", Some(8080)),
             ("https://[2001:db8::1]", Some(443)),
+            ("https://headscale.example.com", Some(443)),
+            ("https://headscale.example.com:8443", Some(8443)),
             ("ftp://192.0.2.1", None),
         ] {
             assert_eq!(login_port(url), port, "{url}");

@@ -11,12 +11,15 @@ use casemate_measure::document::json::Value;
 use casemate_measure::section::DnsLabel;
 use casemate_vpn::parent::network::{NAMES_V4, NAMES_V6};
 use casemate_vpn::parent::{AuthKey, Dns, LoginServer};
+use casemate_vpn::registration::Registration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The longest file of any kind that the configuration names.
 const MAX_LEN: u64 = 4 << 20;
 /// The longest name of an interface (include/uapi/linux/if.h, `IFNAMSIZ` less its NUL).
 const MAX_INTERFACE: usize = 15;
+/// The longest URL to register at.
+const MAX_URL: usize = 512;
 /// Most queues that are of any use; the kernel has 256 (drivers/net/tun.c, `MAX_TAP_QUEUES`).
 const MAX_QUEUES: u64 = 16;
 /// Queues where the configuration says nothing.
@@ -38,8 +41,10 @@ const DEFAULT_PREFIXES: [IpNet; 2] = [
 /// A configuration that passed every check.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who coordinates the network.
+    /// Who coordinates the network; without a URL where the registration says it.
     pub login_server: LoginServer,
+    /// Where the key to join with comes from, if not from the login server's part.
+    pub registration: Option<Registration>,
     /// The file that the key to join with stands in, or will.
     pub authkey_file: Option<PathBuf>,
     /// The name to ask for.
@@ -116,6 +121,9 @@ impl Config {
         if let Some(path) = parsed.roots {
             config.roots = Some(text(&path)?);
         }
+        if let (Some(path), Some(registration)) = (parsed.document, &mut config.registration) {
+            registration.document = Some(document(&path)?);
+        }
         if let Some(path) = &config.authkey_file {
             config.login_server.authkey = authkey(path)?;
         }
@@ -149,6 +157,7 @@ pub(super) fn authkey(path: &Path) -> Result<Option<AuthKey>, ConfigError> {
 struct Parsed {
     config: Config,
     roots: Option<PathBuf>,
+    document: Option<PathBuf>,
 }
 
 const AUTHKEY: &str = "a pre-auth key of visible ASCII characters";
@@ -156,7 +165,7 @@ const AUTHKEY: &str = "a pre-auth key of visible ASCII characters";
 impl Parsed {
     fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let mut top = Fields::of("", Some(Value::read(bytes)?))?;
-        let (login_server, authkey_file) = login_server(top.object("login_server")?)?;
+        let (login_server, authkey_file, registration, document) = joins_by(&mut top)?;
         let (dns, resolv_conf) = match top.take("dns") {
             None => (Dns { listen: true, ..Dns::default() }, false),
             value => dns(Fields::of("dns", value)?)?,
@@ -164,6 +173,7 @@ impl Parsed {
         let config = Config {
             login_server,
             authkey_file,
+            registration,
             hostname: top.form("hostname", "a DNS label", None, |text| {
                 DnsLabel::new(text).map(|label| label.to_string())
             })?,
@@ -192,8 +202,71 @@ impl Parsed {
         };
         let roots = top.path("roots")?;
         top.nothing_else()?;
-        Ok(Self { config, roots })
+        Ok(Self { config, roots, document })
     }
+}
+
+type JoinsBy = (LoginServer, Option<PathBuf>, Option<Registration>, Option<PathBuf>);
+
+/// Who the login server is and where the key comes from: exactly one of the two parts says the latter.
+fn joins_by(top: &mut Fields) -> Result<JoinsBy, Problem> {
+    let (login, registers) = (top.optional("login_server"), top.optional("registration"));
+    let Some(registers) = registers else {
+        if login.is_none() {
+            return Err(top.invalid("login_server", "an object, or one at registration", None));
+        }
+        let (login, file) = login_server(Fields::of("login_server", login)?)?;
+        return Ok((login, file, None, None));
+    };
+    let found = registers.describe();
+    let (registration, document) = registration(Fields::of("registration", Some(registers))?)?;
+    let login = match login {
+        None => {
+            let plain_http = registration.plain_http;
+            LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http, locked: false }
+        }
+        some => {
+            let (login, file) = login_server(Fields::of("login_server", some)?)?;
+            if login.authkey.is_some() || file.is_some() {
+                let expected = "null, since login_server.authkey says where the key comes from";
+                return Err(Problem::invalid("registration", expected, found));
+            }
+            login
+        }
+    };
+    Ok((login, None, Some(registration), document))
+}
+
+fn registration(mut fields: Fields) -> Result<(Registration, Option<PathBuf>), Problem> {
+    let plain_http = fields.boolean("plain_http", false)?;
+    let expected = if plain_http {
+        "an https:// or http:// URL with a path and nothing behind it"
+    } else {
+        "an https:// URL with a path and nothing behind it, or http:// to loopback (plain_http: true for others)"
+    };
+    let url = fields.form("url", expected, None, |text| registration_url(text, plain_http))?;
+    let document = fields.path("document")?;
+    let node_type = match fields.optional("node_type") {
+        None => None,
+        Some(value) => {
+            fields.put("node_type", value);
+            let label = |text: &str| DnsLabel::new(text).map(|label| label.to_string());
+            Some(fields.form("node_type", "a DNS label", None, label)?)
+        }
+    };
+    fields.nothing_else()?;
+    Ok((Registration { url, plain_http, node_type, document: None }, document))
+}
+
+/// The app-compose document: what is sent, so that it is one at all.
+fn document(path: &Path) -> Result<String, ConfigError> {
+    let text = text(path)?;
+    let found = match Value::read(text.as_bytes()) {
+        Ok(Value::Object(_)) => return Ok(text),
+        Ok(other) => Problem::invalid("(content)", "an app-compose document", other.describe()),
+        Err(problem) => problem,
+    };
+    Err(ConfigError::Problem { file: path.display().to_string(), problem: found })
 }
 
 fn login_server(mut fields: Fields) -> Result<(LoginServer, Option<PathBuf>), Problem> {
@@ -227,7 +300,7 @@ fn login_server(mut fields: Fields) -> Result<(LoginServer, Option<PathBuf>), Pr
         Some(_) => return Err(Problem::invalid(&fields.at("authkey"), AUTHKEY, "something else")),
     }
     fields.nothing_else()?;
-    Ok((LoginServer { url, noise_key, authkey, plain_http }, file))
+    Ok((LoginServer { url, noise_key, authkey, plain_http, locked: false }, file))
 }
 
 fn dns(mut fields: Fields) -> Result<(Dns, bool), Problem> {
@@ -243,6 +316,7 @@ fn dns(mut fields: Fields) -> Result<(Dns, bool), Problem> {
             .unwrap_or_default(),
         internal_only: fields.boolean("internal_only", false)?,
         allowlist: fields.each("allowlist", "a DNS name", dns_name)?.unwrap_or_default(),
+        authenticated: Vec::new(),
     };
     let resolv_conf = fields.boolean("resolv_conf", false)?;
     if resolv_conf && !dns.listen {
@@ -324,11 +398,6 @@ impl Fields {
     /// `null` counts as absent.
     fn optional(&mut self, name: &str) -> Option<Value> {
         self.take(name).filter(|value| *value != Value::Null)
-    }
-
-    fn object(&mut self, name: &str) -> Result<Self, Problem> {
-        let value = self.take(name);
-        Self::of(&self.at(name), value)
     }
 
     fn invalid(&self, name: &str, expected: &str, found: Option<&Value>) -> Problem {
@@ -468,6 +537,16 @@ fn login_url(text: &str, plain_http: bool) -> Option<String> {
     let loopback = host == "localhost" || address.is_some_and(|ip| ip.is_loopback());
     let good_host = address.is_some() || dns_name(host).is_some();
     (good_host && good_port && (secure || loopback || plain_http)).then(|| text.to_owned())
+}
+
+/// The same, with a path behind it.
+fn registration_url(text: &str, plain_http: bool) -> Option<String> {
+    let scheme = text.find("://")?.checked_add(3)?;
+    let path = text.get(scheme..)?.find('/')?.checked_add(scheme)?;
+    let (server, path) = text.split_at_checked(path)?;
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#');
+    login_url(server, plain_http)?;
+    (path.len() > 1 && text.len() <= MAX_URL && path.bytes().all(plain)).then(|| text.to_owned())
 }
 
 fn default_queues() -> usize {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use casemate_vpn::parent::slots::{MAX_CONTENT, Slots};
+use nix::unistd::geteuid;
 
 /// Nobody but the owner.
 const MODE: u32 = 0o600;
@@ -24,16 +25,21 @@ impl Kept {
     /// A file that others can read or write, that is longer than any state, and what the kernel says.
     pub(super) fn load(path: &Path, slots: &Slots) -> io::Result<Self> {
         let mut kept = Self { path: path.to_owned(), last: None };
-        let file = match File::open(path) {
+        // Whatever else lies there must not hold us up, nor be somewhere else.
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(kept),
             Err(error) => return Err(error),
         };
-        let mode = file.metadata()?.mode();
-        if mode & 0o077 != 0 || !file.metadata()?.is_file() {
+        let found = file.metadata()?;
+        let (mode, owner, own) = (found.mode() & 0o7777, found.uid(), geteuid().as_raw());
+        if !found.is_file() {
+            return Err(io::Error::other("expected a file, found something else"));
+        }
+        if mode & 0o077 != 0 || owner != own {
             return Err(io::Error::other(format!(
-                "expected a file of mode 0600, found {:04o}: it holds private keys",
-                mode & 0o7777
+                "expected a file of mode 0600 and uid {own}, found {mode:04o} and {owner}: it holds private keys"
             )));
         }
         let most = u64::try_from(MAX_CONTENT).map_err(io::Error::other)?;
@@ -65,6 +71,9 @@ impl Kept {
         file.write_all(&content)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
+        // Without it a power cut may bring back what was before.
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
         self.last = Some(content);
         Ok(())
     }
@@ -118,10 +127,28 @@ mod tests {
         fs::write(&path, b"x").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let error = Kept::load(&path, &empty()).unwrap_err().to_string();
-        assert_eq!(error, "expected a file of mode 0600, found 0640: it holds private keys");
+        let own = geteuid();
+        let expected = format!(
+            "expected a file of mode 0600 and uid {own}, found 0640 and {own}: it holds private keys"
+        );
+        assert_eq!(error, expected);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         Kept::load(&path, &empty()).unwrap();
         fs::write(&path, vec![0; MAX_CONTENT + 1]).unwrap();
         assert!(Kept::load(&path, &empty()).is_err());
+        // Neither what is elsewhere nor what one waits at.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Kept::load(&link, &empty()).is_err());
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let error = Kept::load(&fifo, &empty()).unwrap_err().to_string();
+        assert_eq!(error, "expected a file, found something else");
+        if geteuid().is_root() {
+            fs::write(&path, b"x").unwrap();
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            let error = Kept::load(&path, &empty()).unwrap_err().to_string();
+            assert!(error.contains("found 0600 and 65534"), "{error}");
+        }
     }
 }

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_egress::{Lock, guard_ruleset};
+use casemate_egress::{Lock, LockError, guard_ruleset};
 use casemate_vpn::parent::message::{Answer, LONGEST, Message, Report};
 use casemate_vpn::parent::network::{self, NAMES_V4, NAMES_V6, Refusal};
 use casemate_vpn::parent::slots::{self, Slots};
 use casemate_vpn::parent::{AuthKey, Config as Told, Descriptors, Keys, LoginServer};
+use casemate_vpn::registration::Registration;
 use casemate_vpn::status::Request;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -77,6 +78,12 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     serving.serve(&signals)
 }
 
+/// Where the node registers, in memory of its own: a document is long.
+fn registration(registration: &Registration) -> anyhow::Result<OwnedFd> {
+    let text = serde_json::to_vec(registration).context("registration")?;
+    sys::memfd("registration", &text).context("registration")
+}
+
 /// Whether another node of this kind lives here.
 fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
     let interface = &config.interface;
@@ -94,6 +101,13 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
     // Also if we do not answer names: two nodes on one machine take each other's routes.
     if let Some(link) = tailnet::who_has_names().context("addresses and routes of this machine")? {
         bail!("100.100.100.100 is {link}'s already: another node lives here, perhaps a tailscaled; stop it");
+    }
+    if let Some((link, net)) =
+        tailnet::who_is_inside(&config.prefixes).context("addresses and routes of this machine")?
+    {
+        bail!(
+            "prefixes: expected what no other interface has, found {net} on {link}: whom it belongs to would not be known"
+        );
     }
     Ok(())
 }
@@ -119,14 +133,14 @@ fn resolv_conf(config: &Config) -> anyhow::Result<(Option<ResolvConf>, Vec<Socke
 
 /// What is removed at the end. The TUN goes with its last descriptor, and addresses and routes with it.
 struct Made {
-    /// What keeps the network's addresses to the TUN; `None` where the kernel has no nf_tables.
-    _guard: Option<Lock>,
     tun: Vec<OwnedFd>,
     tailnet: Tailnet,
     udp: Vec<UdpSocket>,
     dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
     status: StatusSocket,
     state: OwnedFd,
+    /// What keeps the network's addresses to the TUN, and so goes last; `None` where the kernel has no nf_tables.
+    _guard: Option<Lock>,
 }
 
 impl Made {
@@ -146,7 +160,7 @@ impl Made {
         let status = StatusSocket::bind(&config.status_socket)
             .with_context(|| format!("status_socket: {}", config.status_socket.display()))?;
         let state = slots::create().context("memory for the state")?;
-        Ok(Self { _guard: guard, tun, tailnet, udp, dns, status, state })
+        Ok(Self { tun, tailnet, udp, dns, status, state, _guard: guard })
     }
 }
 
@@ -157,6 +171,10 @@ fn guard(config: &Config) -> anyhow::Result<Option<Lock>> {
     let names = [IpAddr::V4(NAMES_V4), IpAddr::V6(NAMES_V6)];
     match Lock::install(&guard_ruleset(&interface, &config.prefixes, &names)) {
         Ok(lock) => Ok(Some(lock)),
+        // Somebody's table is in the place of ours, perhaps another node's.
+        Err(error @ LockError::Refused { errno: Errno::EPERM | Errno::EEXIST | Errno::EBUSY, .. }) => {
+            Err(anyhow::Error::new(error).context("nf_tables"))
+        }
         Err(error) => {
             let error = anyhow::Error::new(error);
             say(format_args!(
@@ -301,6 +319,8 @@ impl<'a> Serving<'a> {
             descriptors.extend([udp.as_fd(), tcp.as_fd()]);
         }
         descriptors.extend(self.made.tun.iter().map(OwnedFd::as_fd));
+        let registration = self.config.registration.as_ref().map(registration).transpose()?;
+        descriptors.extend(registration.as_ref().map(OwnedFd::as_fd));
         let stderr = io::stderr();
         let pid = sys::spawn(&Spawn {
             binary: self.binary.as_fd(),
@@ -335,6 +355,7 @@ impl<'a> Serving<'a> {
         }
         VpnHandover {
             guest: false,
+            relay_ports: Vec::new(),
             node: Told {
                 login_server: LoginServer { authkey: self.authkey.clone(), ..config.login_server.clone() },
                 hostname: config.hostname.clone(),
@@ -355,6 +376,7 @@ impl<'a> Serving<'a> {
                     udp: self.made.udp.len(),
                     dns: self.made.dns.iter().map(|(address, ..)| *address).collect(),
                     queues: self.made.tun.len(),
+                    registration: config.registration.is_some(),
                 },
             },
         }
@@ -417,14 +439,11 @@ impl<'a> Serving<'a> {
             Ok(Message::SetNetwork(request)) => {
                 let outcome = network::check(&self.config.prefixes, &request.addresses)
                     .and_then(|()| self.set(&request.addresses));
-                if let Err(refusal) = outcome {
-                    say(format_args!("addresses that the node asked for are refused: {refusal}"));
-                }
-                let answer = Answer { sequence: request.sequence, outcome };
-                if let Some(child) = &mut self.child {
-                    // It does not read, or is gone: then it does not need the answer.
-                    drop(child.report.write(&answer.encode()));
-                }
+                self.answer(Answer { sequence: request.sequence, outcome });
+            }
+            // Here is no lock on the way to the server.
+            Ok(Message::SetServer(request)) => {
+                self.answer(Answer { sequence: request.sequence, outcome: Err(Refusal::Fixed) });
             }
             Ok(Message::Report(report)) => {
                 if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
@@ -453,6 +472,16 @@ impl<'a> Serving<'a> {
             }
             Ok(_) => {}
             Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if let Err(refusal) = answer.outcome {
+            say(format_args!("addresses that the node asked for are refused: {refusal}"));
+        }
+        if let Some(child) = &mut self.child {
+            // It does not read, or is gone: then it does not need the answer.
+            drop(child.report.write(&answer.encode()));
         }
     }
 

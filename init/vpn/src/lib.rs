@@ -18,6 +18,7 @@ pub mod parent;
 pub mod path;
 pub mod plane;
 pub mod published;
+pub mod registration;
 pub mod route;
 pub mod state;
 pub mod status;

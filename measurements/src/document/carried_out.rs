@@ -9,11 +9,13 @@ use super::shape::SECTION;
 
 /// Judges every value of the completed section by the table.
 pub(super) fn check(section: &Value) -> Result<(), Problem> {
+    registration(section)?;
     fields(section, SECTION, "")?;
     together(section)
 }
 
-/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server.
+/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server, and resolvers that only the VPN
+/// process asks so far.
 fn together(section: &Value) -> Result<(), Problem> {
     let inside = |value: &Value, key: &str| match value {
         Value::Object(fields) => fields.get(key).cloned(),
@@ -25,7 +27,18 @@ fn together(section: &Value) -> Result<(), Problem> {
         return Err(Problem::NotImplemented {
             path: format!("{SECTION}.vpn.login_server"),
             found: "null, the default, with mode \"tunnel\"".to_owned(),
-            implemented: "an object; there is no registration at a VPC server".to_owned(),
+            implemented: "an object; there is no VPC server to register at yet".to_owned(),
+        });
+    }
+    let resolvers = inside(section, "dns").and_then(|dns| inside(&dns, "resolvers"));
+    if let Some(resolvers @ Value::List(items)) = resolvers.as_ref().filter(|_| !tunnel)
+        && !items.is_empty()
+    {
+        return Err(Problem::NotImplemented {
+            path: format!("{SECTION}.dns.resolvers"),
+            found: format!("{} with mode \"direct\"", resolvers.describe()),
+            implemented: "only []; they are asked for the names of a tunnel's login server and relays"
+                .to_owned(),
         });
     }
     Ok(())
@@ -72,6 +85,20 @@ fn fields(found: &Value, at: &str, row_path: &str) -> Result<(), Problem> {
                 value(field, &at, row(&suffix, &at)?)
             })
         }
+        _ => Ok(()),
+    }
+}
+
+/// A VPC server that is named: the table alone would not say why it is of no use.
+fn registration(section: &Value) -> Result<(), Problem> {
+    let Value::Object(section) = section else { return Ok(()) };
+    let Some(Value::Object(vpn)) = section.get("vpn") else { return Ok(()) };
+    match vpn.get("server_app_id") {
+        Some(named) if !is(named, "\"self\"") => Err(Problem::NotImplemented {
+            path: format!("{SECTION}.vpn.server_app_id"),
+            found: named.describe(),
+            implemented: "only \"self\"; there is no VPC server to register at yet".to_owned(),
+        }),
         _ => Ok(()),
     }
 }

@@ -134,10 +134,9 @@ pub(super) fn login_url(text: &str, plain_http: bool) -> Option<String> {
     (loopback || host == "localhost" || plain_http).then(|| text.to_owned())
 }
 
-/// The host of such a URL, if it is an IPv4 address.
-pub(super) fn ipv4_host(text: &str) -> Option<Ipv4Addr> {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
-    authority(rest)?.parse().ok()
+/// The host of such a URL.
+pub(super) fn url_host(text: &str) -> Option<&str> {
+    authority(text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?)
 }
 
 /// The host of what follows `//` in a URL, if all of it is plain.
@@ -282,10 +281,16 @@ mod tests {
         assert_eq!(login_url("http://10.0.0.1", false), None);
         assert!(login_url("http://10.0.0.1", true).is_some());
         assert_eq!(login_url("http://", true), None);
-        assert_eq!(ipv4_host("https://192.0.2.1:8443/x"), Some(Ipv4Addr::new(192, 0, 2, 1)));
-        assert_eq!(ipv4_host("http://192.0.2.1"), Some(Ipv4Addr::new(192, 0, 2, 1)));
-        for text in ["https://a.example", "https://[2001:db8::1]", "192.0.2.1", "https://192.0.2.1.example"] {
-            assert_eq!(ipv4_host(text), None, "{text}");
+        for (text, host) in [
+            ("https://192.0.2.1:8443/x", "192.0.2.1"),
+            ("http://192.0.2.1", "192.0.2.1"),
+            ("https://a.example:8443", "a.example"),
+            ("https://[2001:db8::1]:1", "2001:db8::1"),
+        ] {
+            assert_eq!(url_host(text), Some(host), "{text}");
+        }
+        for text in ["192.0.2.1", "https://192.0.2.1.1", "https://"] {
+            assert_eq!(url_host(text), None, "{text}");
         }
     }
 

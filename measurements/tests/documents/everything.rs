@@ -31,6 +31,7 @@ fn node() -> Value {
                     "url": "https://hs.example", "noise_key": format!("mkey:{digest}"), "plain_http": true, "authkey": { "env": "VPN_KEY" }
                 },
                 "prefixes": ["100.128.0.0/10", "fd7a:115c:a1e0::/48"], "derp_pins": { "derp.example": digest },
+                "derp_ports": [443, 8443],
                 "require_policy": false,
             },
             "egress": {

@@ -12,7 +12,17 @@ fn keys_of_the_section() {
         (
             "/casemate/dns",
             json!({"resolvers": [{"kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net"}]}),
-            "casemate.dns.resolvers a list of 1 (implemented: only [])",
+            "casemate.dns.resolvers a list of 1 with mode \"direct\" (implemented: only []; they are asked for the names of a tunnel's login server and relays)",
+        ),
+        (
+            "/casemate/dns",
+            json!({"resolvers": [{"kind": "doh", "address": "9.9.9.9:443", "name": "dns.quad9.net"}]}),
+            "casemate.dns.resolvers[0].kind \"doh\" (implemented: only \"dot\")",
+        ),
+        (
+            "/casemate/dns",
+            json!({"resolvers": [{"kind": "dot", "address": "[2620:fe::fe]:853", "name": "dns.quad9.net"}]}),
+            "casemate.dns.resolvers[0].address \"[2620:fe::fe]:853\" (implemented: only IPv4)",
         ),
         (
             "/casemate/time",
@@ -32,22 +42,17 @@ fn keys_of_the_section() {
         (
             "/casemate/vpn",
             json!({}),
-            "casemate.vpn.login_server null, the default, with mode \"tunnel\" (implemented: an object; there is no registration at a VPC server)",
+            "casemate.vpn.login_server null, the default, with mode \"tunnel\" (implemented: an object; there is no VPC server to register at yet)",
         ),
         (
             "/casemate/vpn",
             json!({"server_app_id": APP}),
-            "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\")",
-        ),
-        (
-            "/casemate/vpn",
-            json!({"login_server": {"url": "https://hs.example", "authkey": "k"}}),
-            "casemate.vpn.login_server.url \"https://hs.example\" (implemented: only an IPv4 address as host)",
+            "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\"; there is no VPC server to register at yet)",
         ),
         (
             "/casemate/vpn",
             json!({"login_server": {"url": "https://[2001:db8::1]", "authkey": "k"}}),
-            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only an IPv4 address as host)",
+            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only an IPv4 address or a DNS name as host; the link has no IPv6)",
         ),
         (
             "/casemate/egress",

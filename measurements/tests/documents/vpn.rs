@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bad::refused;
-use crate::support::{changed, parse};
+use crate::support::{changed, parse, refusal};
 
 #[test]
 fn a_login_server_belongs_to_a_tunnel_and_is_who_it_must_be() {
@@ -50,4 +50,73 @@ fn a_login_server_belongs_to_a_tunnel_and_is_who_it_must_be() {
     ] {
         parse(&changed(&[(at, good)])).unwrap();
     }
+}
+
+#[test]
+fn a_servers_name_needs_somebody_to_ask() {
+    let vpn = |url: &str| json!({ "login_server": { "url": url, "authkey": "k" } });
+    for url in ["https://hs.example", "https://hs.example:8443"] {
+        let expected = format!(
+            "casemate.vpn.login_server.url: expected an IPv4 address as host, or in casemate.dns.resolvers one to ask for the name, found \"{url}\""
+        );
+        refused(&[("/casemate/vpn", vpn(url), &expected)]);
+        let dns =
+            json!({ "resolvers": [{ "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" }] });
+        let config = parse(&changed(&[("/casemate/vpn", vpn(url)), ("/casemate/dns", dns.clone())])).unwrap();
+        assert_eq!(config.section().vpn.login_server.as_ref().unwrap().url, url);
+        assert_eq!(config.section().dns.resolvers.len(), 1);
+        // An address needs nobody, and may have one: relays have names, too.
+        parse(&changed(&[("/casemate/vpn", vpn("https://192.0.2.1")), ("/casemate/dns", dns)])).unwrap();
+    }
+    let inside = json!({ "resolvers": [
+        { "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" },
+        { "kind": "dot", "address": "100.64.0.53:853", "name": "dns.t.internal" },
+    ] });
+    assert_eq!(
+        refusal(&changed(&[("/casemate/vpn", vpn("https://hs.example")), ("/casemate/dns", inside)])),
+        "doc.json: casemate.dns.resolvers[1].address: expected an address outside casemate.vpn.prefixes, found one of the private network's"
+    );
+    let local = json!({ "login_server": { "url": "http://localhost", "authkey": "k" } });
+    let dns = json!({ "resolvers": [{ "kind": "dot", "address": "9.9.9.9:853", "name": "dns.quad9.net" }] });
+    assert_eq!(
+        refusal(&changed(&[("/casemate/vpn", local), ("/casemate/dns", dns)])),
+        "doc.json: not implemented in this version: casemate.vpn.login_server.url \"http://localhost\" (implemented: only an IPv4 address or a DNS name as host; the link has no IPv6)"
+    );
+}
+
+#[test]
+fn relays_have_the_ports_that_the_document_lists() {
+    let vpn = |ports: Value| json!({ "login_server": { "url": "https://192.0.2.1", "authkey": "k" }, "derp_ports": ports });
+    refused(&[
+        (
+            "/casemate/vpn",
+            vpn(json!([443, 53])),
+            "casemate.vpn.derp_ports[1]: expected another port than 53, which is for names, found 53",
+        ),
+        (
+            "/casemate/vpn",
+            vpn(json!([443, 8443, 443])),
+            "casemate.vpn.derp_ports[2]: expected a port that is not there twice, found 443",
+        ),
+        (
+            "/casemate/vpn",
+            vpn(json!([0])),
+            "casemate.vpn.derp_ports[0]: expected a whole number from 1 to 65535, found 0",
+        ),
+        (
+            "/casemate/vpn",
+            vpn(json!([1, 2, 3, 4, 5, 6, 7, 8, 9])),
+            "casemate.vpn.derp_ports: expected a list of 0 to 8, found a list of 9",
+        ),
+        (
+            "/casemate/vpn/derp_ports",
+            json!([443, 8443]),
+            "casemate.vpn.derp_ports: expected [443] (mode is direct), found a list of 2",
+        ),
+    ]);
+    let ports =
+        |vpn: Value| parse(&changed(&[("/casemate/vpn", vpn)])).unwrap().section().vpn.derp_ports.clone();
+    assert_eq!(ports(vpn(json!([8443, 443]))), [8443, 443]);
+    assert_eq!(ports(vpn(json!([]))), [0_u16; 0]);
+    assert_eq!(ports(json!({ "login_server": { "url": "https://192.0.2.1", "authkey": "k" } })), [443]);
 }

@@ -1,17 +1,17 @@
 //! The lock: installed in one transaction, read back and compared.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 use thiserror::Error;
 
 use super::socket::Socket;
 use crate::compare::{Difference, Found, compare, of_table};
-use crate::names::SERVICES;
+use crate::names::{LOGIN_SERVER, NEVER, SERVICES, TABLE};
 use crate::policy::Ifname;
 use crate::rules::{gateways, link_ruleset, own_addresses};
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Ruleset, Set};
 use crate::wire::{
     ChainObject, CounterObject, ElementsObject, Kind, Outgoing, RuleObject, SetObject, SetType, TableObject,
     WireError,
@@ -19,6 +19,8 @@ use crate::wire::{
 
 /// The most addresses that a link may have; a lease gives one.
 const MAX_ADDRESSES: usize = 16;
+/// The most addresses of the coordination server.
+const MAX_SERVERS: usize = 8;
 
 /// The standing lock. It owns the netlink socket that owns the tables: as long as it lives nobody else can change them,
 /// and if it is dropped they stay as they are (`NFT_TABLE_F_PERSIST`), without an owner.
@@ -96,6 +98,15 @@ pub enum LockError {
         /// How many.
         found: usize,
     },
+    /// The rule set has the coordination server's address in it, or there is no private network.
+    #[error("login server: its address is not looked up under this policy")]
+    NoNamedServer,
+    /// An address that is no place outside.
+    #[error("login server: {0} is no place outside")]
+    ServerAddress(Ipv4Addr),
+    /// More addresses than are believed of one name.
+    #[error("login server: expected at most {MAX_SERVERS} addresses, found {0}")]
+    TooManyServers(usize),
 }
 
 impl LockError {
@@ -153,33 +164,67 @@ impl Lock {
         gateway.iter().try_for_each(|address| check(address, "the gateway"))?;
 
         let name = link_ruleset(link, None).table;
-        let current = self.tables.iter_mut().find(|table| table.table == name);
-        let Some(current) = current else { return Err(LockError::UnknownLink { link: link.clone() }) };
-        let mut next = current.clone();
-        for set in &mut next.sets {
+        let known = self.tables.iter().any(|table| table.table == name);
+        if !known {
+            return Err(LockError::UnknownLink { link: link.clone() });
+        }
+        self.fill(&name, |set| {
             let fits = |a: &&IpAddr| a.is_ipv4() == (set.kind == SetType::Ipv4);
-            let elements: BTreeSet<_> = if set.name == own_addresses(link, set.kind) {
-                own.iter().filter(fits).copied().collect()
+            if set.name == own_addresses(link, set.kind) {
+                Some(own.iter().filter(fits).copied().collect())
             } else if set.name == gateways(link, set.kind) {
-                gateway.iter().filter(fits).copied().collect()
+                Some(gateway.iter().filter(fits).copied().collect())
             } else {
-                continue;
-            };
-            set.elements = elements;
-        }
-        let mut changes = Vec::new();
-        for set in &next.sets {
-            let elements = set.object(&name);
-            let empty = ElementsObject { keys: Vec::new(), ..elements.clone() };
-            changes.push(Outgoing::Empty(next.family, empty));
-            if !elements.keys.is_empty() {
-                changes.push(Outgoing::Add(next.family, crate::wire::Object::Elements(elements)));
+                None
             }
+        })
+    }
+
+    /// Replaces the addresses that the VPN process may connect to as its coordination server's, in one transaction.
+    ///
+    /// # Errors
+    /// If the policy names no such server, of more than 8 addresses, and of one that no service could reach either ([`NEVER`]): who
+    /// says where a name leads is not believed beyond that. Then nothing was changed.
+    pub fn set_login_server(&mut self, addresses: &[Ipv4Addr]) -> Result<(), LockError> {
+        let named =
+            |table: &Ruleset| table.table == TABLE && table.sets.iter().any(|s| s.name == LOGIN_SERVER);
+        if !self.tables.iter().any(named) {
+            return Err(LockError::NoNamedServer);
         }
-        self.socket.transact(&changes)?;
-        *current = next;
-        let table = current.clone();
-        check_table(&mut self.socket, &table)
+        if addresses.len() > MAX_SERVERS {
+            return Err(LockError::TooManyServers(addresses.len()));
+        }
+        if let Some(wrong) = addresses.iter().find(|a| NEVER.iter().any(|net| net.contains(*a))) {
+            return Err(LockError::ServerAddress(*wrong));
+        }
+        let elements = || addresses.iter().copied().map(IpAddr::V4).collect();
+        self.fill(TABLE, |set| (set.name == LOGIN_SERVER).then(elements))
+    }
+
+    /// Replaces what is in some sets of a table, in one transaction, and reads it back.
+    fn fill(
+        &mut self,
+        table: &str,
+        elements: impl Fn(&Set) -> Option<BTreeSet<IpAddr>>,
+    ) -> Result<(), LockError> {
+        for current in self.tables.iter_mut().filter(|one| one.table == table) {
+            let mut next = current.clone();
+            let mut changes = Vec::new();
+            for set in &mut next.sets {
+                let Some(elements) = elements(set) else { continue };
+                set.elements = elements;
+                let elements = set.object(table);
+                let empty = ElementsObject { keys: Vec::new(), ..elements.clone() };
+                changes.push(Outgoing::Empty(next.family, empty));
+                if !elements.keys.is_empty() {
+                    changes.push(Outgoing::Add(next.family, crate::wire::Object::Elements(elements)));
+                }
+            }
+            self.socket.transact(&changes)?;
+            *current = next;
+            check_table(&mut self.socket, current)?;
+        }
+        Ok(())
     }
 
     /// Reads every table back and compares it with what was meant.

@@ -13,11 +13,11 @@ pub use guard::guard_ruleset;
 pub use link::link_ruleset;
 pub(crate) use link::{gateways, own_addresses};
 
-use crate::names::{TABLE, priority};
+use crate::names::{LOGIN_SERVER, TABLE, priority};
 use crate::policy::{Ifname, Policy, Service};
-use crate::ruleset::{Rule, Ruleset};
+use crate::ruleset::{Rule, Ruleset, Set};
 use crate::term::Term;
-use crate::wire::{BaseChain, ChainType, Family, Hook, Policy as ChainPolicy};
+use crate::wire::{BaseChain, ChainType, Family, Hook, Policy as ChainPolicy, SetType};
 
 /// Names of the chains that others jump to.
 mod chain {
@@ -66,6 +66,9 @@ pub fn ruleset(policy: &Policy) -> Ruleset {
     set.add(chain::FORWARDED, None, services::forwarded(policy));
     set.add(chain::LINK_TO_SERVICES, None, services::link_to_services(policy));
     if let Some(tunnel) = &policy.tunnel {
+        if tunnel.login_server.is_named() {
+            set.sets.push(Set::empty(LOGIN_SERVER.to_owned(), SetType::Ipv4));
+        }
         set.add(chain::FROM_TUNNEL, None, from_outside::from_tunnel(policy));
         set.add(chain::TUNNEL_TO_SERVICES, None, services::tunnel_to_services(policy));
         set.add(chain::VPN, None, our_own::vpn(policy, tunnel));

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::from_outside::{ICMP_ERRORS, NEIGHBOUR, private};
 use super::{chain, lo, to};
-use crate::names::{DNS_PORT, ICMP_ECHO_REPLY, JUDGED, NEVER, NTP_PORT, RELAY_PORT, flow, process};
-use crate::policy::{Policy, Proto, Service, Tunnel};
+use crate::names::{DNS_PORT, ICMP_ECHO_REPLY, JUDGED, LOGIN_SERVER, NEVER, NTP_PORT, flow, process};
+use crate::policy::{LoginServer, Policy, Proto, Service, Tunnel};
 use crate::ruleset::Rule;
 use crate::term::{Network, State, Term, host, protocol};
 
@@ -169,8 +169,9 @@ pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
     rules
 }
 
-/// On the link: TCP to the coordination server and, on port 443, to relays; UDP from its one port to anywhere but port 53, which
-/// peers, relays and STUN servers have no use for; answers there. Never to what is no place outside, nor to the private network
+/// On the link: TCP to the coordination server, to resolvers and, on the relays' ports, to anywhere: the coordinator says where relays
+/// are, and what it says opens nothing for anybody else. UDP from its one port to anywhere but port 53, which peers, relays and STUN
+/// servers have no use for; answers there. Never to what is no place outside, nor to the private network
 /// itself. On the TUN: questions about names, to other nodes. To services: answers about names.
 pub(super) fn vpn(policy: &Policy, tunnel: &Tunnel) -> Vec<Rule> {
     let (link, tun) = (|| to(&policy.link), || to(&tunnel.interface));
@@ -198,17 +199,31 @@ pub(super) fn vpn(policy: &Policy, tunnel: &Tunnel) -> Vec<Rule> {
     let never = NEVER.map(IpNet::V4).into_iter().chain(private(tunnel));
     rules.extend(never.map(|net| Rule::drop([Term::Destination(net)], process("vpn"))));
     rules.push(Rule::drop([Term::DestinationPort(Proto::Udp, DNS_PORT)], process("vpn")));
+    let (server, port) = match tunnel.login_server {
+        LoginServer::At(server) => (Term::Destination(host(server.ip().to_canonical())), server.port()),
+        LoginServer::Named { port } => {
+            // A connection that stands outlives what its name meant when it was opened.
+            rules.push(Rule::accept([
+                link(),
+                Term::DestinationPort(Proto::Tcp, port),
+                Term::CtOriginal,
+                Term::CtState(State::Established),
+                Term::CtMarkAny(flow::OUTBOUND),
+            ]));
+            (Term::DestinationIn(LOGIN_SERVER.to_owned()), port)
+        }
+    };
     let [original, mark] = opens();
-    let server = tunnel.login_server;
-    rules.push(Rule::accept([
-        link(),
-        Term::Destination(host(server.ip().to_canonical())),
-        Term::DestinationPort(Proto::Tcp, server.port()),
-        original,
-        mark,
-    ]));
+    rules.push(Rule::accept([link(), server, Term::DestinationPort(Proto::Tcp, port), original, mark]));
+    for resolver in &tunnel.resolvers {
+        let [original, mark] = opens();
+        let there = Term::Destination(host(resolver.ip().to_canonical()));
+        let port = Term::DestinationPort(Proto::Tcp, resolver.port());
+        rules.push(Rule::accept([link(), there, port, original, mark]));
+    }
     let ours = || [Term::Network(Network::Ipv4), Term::SourcePort(Proto::Udp, tunnel.port)];
-    for first in [[Term::Network(Network::Ipv4), Term::DestinationPort(Proto::Tcp, RELAY_PORT)], ours()] {
+    let relay = |port: &u16| [Term::Network(Network::Ipv4), Term::DestinationPort(Proto::Tcp, *port)];
+    for first in tunnel.relay_ports.iter().map(relay).chain([ours()]) {
         let ([network, port], [original, mark]) = (first, opens());
         rules.push(Rule::accept([link(), network, port, original, mark]));
     }

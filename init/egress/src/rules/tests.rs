@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::policy::{Allow, Backend, Mode, Policy, Proto, Service, Tunnel, Uids};
+use crate::policy::{Allow, Backend, LoginServer, Mode, Policy, Proto, Service, Tunnel, Uids};
 use crate::ruleset::{Rule, Ruleset};
 use crate::term::Term;
 use crate::wire::{Policy as ChainPolicy, Verdict};
@@ -32,7 +32,9 @@ pub(crate) fn tunnel() -> Tunnel {
         prefixes: vec!["100.64.0.0/10".parse().unwrap()],
         names: "100.100.100.100".parse().unwrap(),
         port: 41641,
-        login_server: "192.0.2.80:8080".parse().unwrap(),
+        login_server: LoginServer::At("192.0.2.80:8080".parse().unwrap()),
+        resolvers: Vec::new(),
+        relay_ports: vec![443],
     }
 }
 
@@ -86,11 +88,19 @@ fn modes() -> impl Strategy<Value = Mode> {
 fn tunnels() -> impl Strategy<Value = Option<Tunnel>> {
     let prefix = (any::<[u8; 4]>(), 1u8..=32)
         .prop_map(|(address, length)| ipnet::Ipv4Net::new(address.into(), length).unwrap().trunc());
-    let some = (proptest::collection::vec(prefix, 1..3), any::<[u8; 4]>(), any::<u16>(), any::<u16>());
-    proptest::option::of(some.prop_map(|(prefixes, server, to, port)| Tunnel {
+    let server = prop_oneof![
+        (any::<[u8; 4]>(), any::<u16>()).prop_map(|(address, port)| LoginServer::At((address, port).into())),
+        any::<u16>().prop_map(|port| LoginServer::Named { port }),
+    ];
+    let resolvers = proptest::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..3);
+    let relays = proptest::collection::vec(any::<u16>(), 0..3);
+    let some = (proptest::collection::vec(prefix, 1..3), server, any::<u16>(), resolvers, relays);
+    proptest::option::of(some.prop_map(|(prefixes, login_server, port, resolvers, relay_ports)| Tunnel {
         prefixes,
         port,
-        login_server: (server, to).into(),
+        login_server,
+        resolvers: resolvers.into_iter().map(|(address, port)| (address, port).into()).collect(),
+        relay_ports,
         ..tunnel()
     }))
 }
@@ -277,6 +287,39 @@ proptest! {
         let jumps: Vec<String> = set.chains.iter().flat_map(|c| &c.rules).map(ToString::to_string)
             .filter(|text| text.ends_with("to mesh")).collect();
         prop_assert_eq!(jumps, ["meta skuid 103 goto mesh"]);
+    }
+
+    /// Whatever the mode: by TCP the VPN process opens connections on the link to its server, to the resolvers and to the relays'
+    /// ports, and a set has addresses for nobody else.
+    #[test]
+    fn the_vpn_process_reaches_its_server_resolvers_and_relays_by_tcp(mut policy in policies(), tunnel in tunnels()) {
+        let tunnel = tunnel.unwrap_or_else(self::tunnel);
+        policy.tunnel = Some(tunnel.clone());
+        let set = ruleset(&policy);
+        let chain = set.chains.iter().find(|c| c.name == "vpn").unwrap();
+        let texts: Vec<String> = chain.rules.iter().map(ToString::to_string)
+            .filter(|text| text.contains("oifname \"eth0\"") && text.contains("tcp dport")).collect();
+        let opens = "ct direction original ct mark set 0x00000001 accept";
+        let mut expected = match tunnel.login_server {
+            LoginServer::At(server) => {
+                vec![format!("oifname \"eth0\" ip daddr {} tcp dport {} {opens}", server.ip(), server.port())]
+            }
+            LoginServer::Named { port } => vec![
+                format!("oifname \"eth0\" tcp dport {port} ct direction original ct state established ct mark & 0x00000001 != 0x00000000 accept"),
+                format!("oifname \"eth0\" ip daddr @login4 tcp dport {port} {opens}"),
+            ],
+        };
+        for resolver in &tunnel.resolvers {
+            expected.push(format!("oifname \"eth0\" ip daddr {} tcp dport {} {opens}", resolver.ip(), resolver.port()));
+        }
+        for port in &tunnel.relay_ports {
+            expected.push(format!("oifname \"eth0\" meta protocol ip tcp dport {port} {opens}"));
+        }
+        prop_assert_eq!(texts, expected);
+        let named = matches!(tunnel.login_server, LoginServer::Named { .. });
+        prop_assert_eq!(set.sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), if named { vec!["login4"] } else { vec![] });
+        let others = set.chains.iter().filter(|c| c.name != "vpn").flat_map(|c| &c.rules);
+        prop_assert_eq!(others.filter(|rule| rule.to_string().contains("@login4")).count(), 0);
     }
 
     #[test]

@@ -162,6 +162,162 @@ fn anything_else_is_refused_by_its_name() {
     assert!(Value::read(twice).unwrap_err().to_string().contains("hostname: expected each key once"));
 }
 
+fn registering(registration: &Json) -> Json {
+    json!({"registration": registration, "hostname": "node-1"})
+}
+
+#[test]
+fn the_key_comes_from_one_place() {
+    let at = json!({"url": "https://vpc.example/api/register"});
+    let parsed = read(&registering(&at)).unwrap_or_else(|error| panic!("{error}"));
+    let (config, document) = (parsed.config, parsed.document);
+    let expected = Registration {
+        url: "https://vpc.example/api/register".to_owned(),
+        plain_http: false,
+        node_type: None,
+        document: None,
+    };
+    assert_eq!((config.registration, document), (Some(expected), None));
+    let nobody = LoginServer { url: String::new(), noise_key: None, authkey: None, plain_http: false };
+    assert_eq!(config.login_server, nobody);
+
+    let full = json!({"url": "http://192.0.2.1:8000/api/register", "document": "/c", "node_type": "rag", "plain_http": true});
+    let parsed = read(&registering(&full)).unwrap_or_else(|error| panic!("{error}"));
+    let registration = parsed.config.registration.unwrap();
+    assert_eq!(registration.node_type.as_deref(), Some("rag"));
+    assert!(registration.plain_http && parsed.config.login_server.plain_http);
+    assert_eq!(parsed.document.as_deref(), Some(Path::new("/c")));
+
+    // The server and its key may be said beside it, as long as what to join with is not.
+    let key = format!("mkey:{}", "0a".repeat(32));
+    let login = json!({"url": "https://hs.example", "noise_key": key, "authkey": null});
+    let both = with(&[("/login_server", login), ("/registration", at.clone())]);
+    let config = read(&both).unwrap_or_else(|error| panic!("{error}")).config;
+    assert_eq!(config.login_server.noise_key.unwrap().to_string(), key);
+    assert!(config.registration.is_some());
+    for authkey in [json!("hskey-auth-x-y"), json!({"file": "/k"})] {
+        let both = with(&[("/login_server/authkey", authkey), ("/registration", at.clone())]);
+        assert_eq!(
+            read(&both).err().unwrap(),
+            "registration: expected null, since login_server.authkey says where the key comes from, found an object"
+        );
+    }
+    for neither in
+        [json!({"hostname": "a"}), json!({"hostname": "a", "login_server": null, "registration": null})]
+    {
+        assert_eq!(
+            read(&neither).err().unwrap(),
+            "login_server: expected an object, or one at registration, found nothing"
+        );
+    }
+}
+
+#[test]
+fn a_registration_that_is_wrong_is_refused_by_its_name() {
+    let at = "https://vpc.example/api/register";
+    for (registration, expected) in [
+        (json!("x"), "registration: expected an object, found \"x\""),
+        (
+            json!({}),
+            "registration.url: expected an https:// URL with a path and nothing behind it, or http:// to loopback (plain_http: true for others), found nothing",
+        ),
+        (
+            json!({"url": at, "typo": 1}),
+            "registration.typo: expected one of the keys document, node_type, plain_http, url",
+        ),
+        (
+            json!({"url": at, "document": "c"}),
+            "registration.document: expected an absolute path, found \"c\"",
+        ),
+        (
+            json!({"url": at, "node_type": "A b"}),
+            "registration.node_type: expected a DNS label, found \"A b\"",
+        ),
+        (json!({"url": at, "plain_http": 1}), "registration.plain_http: expected true or false, found 1"),
+    ] {
+        assert_eq!(read(&registering(&registration)).err().unwrap(), expected);
+    }
+    for url in [
+        "http://127.0.0.1:8000/api/register",
+        "http://[::1]/r",
+        "http://localhost/r",
+        "https://[2001:db8::1]:1/r",
+    ] {
+        assert!(registration_url(url, false).is_some(), "{url}");
+    }
+    for url in ["http://h/r", "http://192.0.2.1/r", "http://127.0.0.1.example/r"] {
+        assert!(registration_url(url, false).is_none() && registration_url(url, true).is_some(), "{url}");
+    }
+    for url in [
+        "",
+        "/r",
+        "h/r",
+        "ftp://h/r",
+        "https://",
+        "https://h",
+        "https://h/",
+        "https:///r",
+        "https://u@h/r",
+        "https://h/r?x",
+        "https://h/r#x",
+        "https://h/a b",
+        "https://h:0/r",
+        "https://h/\n",
+    ] {
+        assert!(registration_url(url, true).is_none(), "{url}");
+    }
+    assert!(registration_url(&format!("https://h/{}", "x".repeat(512)), true).is_none());
+}
+
+#[test]
+fn the_document_is_read_as_it_is_and_must_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let config = registering(&json!({"url": "https://vpc.example/r", "document": at("document")}));
+    fs::write(at("config"), config.to_string()).unwrap();
+    for (content, expected) in [
+        (None, "No such file"),
+        (Some("[\"secret\"]"), "(content): expected an app-compose document, found a list"),
+        (Some("{"), "expected"),
+    ] {
+        if let Some(content) = content {
+            fs::write(at("document"), content).unwrap();
+        }
+        let error = Config::load(&at("config")).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", at("document").display())), "{error}");
+        assert!(error.contains(expected) && !error.contains("secret"), "{error}");
+    }
+    let document = "{ \"casemate\" :\n{}}\n";
+    fs::write(at("document"), document).unwrap();
+    let config = Config::load(&at("config")).unwrap();
+    assert_eq!(config.registration.unwrap().document.as_deref(), Some(document));
+}
+
+/// The keys of an object are those that a wrong one is told.
+#[test]
+fn the_readme_names_every_key_and_no_other() {
+    let wrong = [
+        ("", with(&[("/?", json!(1))])),
+        ("login_server.", with(&[("/login_server/?", json!(1))])),
+        ("registration.", registering(&json!({"url": "https://h/r", "?": 1}))),
+        ("dns.", with(&[("/dns", json!({"?": 1}))])),
+    ];
+    let mut known: Vec<String> = Vec::new();
+    for (prefix, config) in &wrong {
+        let Err(Problem::UnknownKey { expected, .. }) = Parsed::read(config.to_string().as_bytes()) else {
+            panic!("accepted: {config}");
+        };
+        known.extend(expected.split(", ").map(|key| format!("{prefix}{key}")));
+    }
+    known.retain(|key| !["login_server", "registration", "dns"].contains(&key.as_str()));
+    known.sort_unstable();
+    let rows =
+        include_str!("../README.md").lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut told: Vec<&str> = rows.map(|(key, _)| key).collect();
+    told.sort_unstable();
+    assert_eq!(known, told);
+}
+
 #[test]
 fn http_goes_where_it_is_wanted() {
     for url in [

@@ -40,7 +40,7 @@ pub(super) struct Timing {
     pub(super) max_back_off: Duration,
     /// Silence after which a relay is dead.
     pub(super) watchdog: Duration,
-    /// How long an answer may take after our network changed.
+    /// How long an answer may take after our network changed, or when somebody wants to know.
     pub(super) answer: Duration,
     /// After this long without use, a connection that is not home is closed.
     pub(super) idle: Duration,
@@ -289,18 +289,14 @@ impl Task {
                     return End::Moved;
                 }
                 network = now;
-                let mut number = [0; 8];
-                // Without random bytes it is zeros: whether it is this answer does not matter, any frame is one.
-                let _zeros = fill_random(&mut number);
-                encode(&Frame::Ping(number), &mut out);
-                asked.get_or_insert_with(Instant::now);
+                ask(&mut asked, &mut out);
             }
             if let Some(at) = asked {
                 let heard = *self.shared.last_frame.lock().unwrap_or_else(PoisonError::into_inner);
                 if heard.is_some_and(|heard| heard > at) {
                     asked = None;
                 } else if at.elapsed() >= self.timing.answer {
-                    return End::Broken("no answer since our network changed".to_owned(), None);
+                    return End::Broken("no answer when asked".to_owned(), None);
                 }
             }
             while out.len() < WRITE_BATCH
@@ -308,6 +304,9 @@ impl Task {
             {
                 used |= !batch.bytes.is_empty();
                 self.put(&batch, &mut out);
+                if batch.bytes.is_empty() {
+                    ask(&mut asked, &mut out);
+                }
             }
             if !out.is_empty() {
                 if let Err(error) = flush(&mut stream, &out).await {
@@ -331,6 +330,10 @@ impl Task {
                         used |= !batch.bytes.is_empty();
                         last_sent = Instant::now();
                         self.put(&batch, &mut out);
+                        // Who wants to know whether it answers must hear of it also if it does not: the watchdog takes minutes.
+                        if batch.bytes.is_empty() {
+                            ask(&mut asked, &mut out);
+                        }
                     }
                     None => return End::Over,
                 },
@@ -450,6 +453,15 @@ impl Reader {
             self.shared.dropped_in.fetch_add(count, Ordering::Relaxed);
         }
     }
+}
+
+/// Asks the relay whether it still hears us, if it was not asked yet.
+fn ask(asked: &mut Option<Instant>, out: &mut BytesMut) {
+    let mut number = [0; 8];
+    // Without random bytes it is zeros: whether it is this answer does not matter, any frame is one.
+    let _zeros = fill_random(&mut number);
+    encode(&Frame::Ping(number), out);
+    asked.get_or_insert_with(Instant::now);
 }
 
 async fn flush<W: AsyncWrite + Unpin>(stream: &mut W, out: &[u8]) -> std::io::Result<()> {

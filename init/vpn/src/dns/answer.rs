@@ -141,8 +141,10 @@ impl Asked {
         if zone.policy().internal_only {
             return self.refuse(Some(PROHIBITED));
         }
-        // A name without a dot is for a search list; nobody outside hears of our hosts' short names.
-        if name.num_labels() == 1 {
+        // A name without a dot is for a search list; nobody outside hears of our hosts' short names. A host has addresses: what else is
+        // asked of one label is asked of a top-level domain, and to deny that would deny all below it (RFC 8020).
+        let host = matches!(question.query_type(), RecordType::A | RecordType::AAAA);
+        if host && name.iter().count() == 1 {
             return self.reply(ResponseCode::NXDomain, Vec::new(), None, Outcome::Answered, None);
         }
         if upstreams.is_empty() {
@@ -176,20 +178,17 @@ impl Asked {
         let owner = zone.reverse(net.addr()).filter(|_| whole);
         let code = if whole && owner.is_none() { ResponseCode::NXDomain } else { ResponseCode::NoError };
         let wanted = matches!(question.query_type(), RecordType::PTR | RecordType::ANY);
-        let records = owner
+        let record = owner
             .filter(|_| wanted)
             .map(|owner| Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(owner))));
         let labels = match net.addr() {
             IpAddr::V4(_) => REVERSE_LABELS_V4,
             IpAddr::V6(_) => REVERSE_LABELS_V6,
         };
-        Some(self.reply(
-            code,
-            records.into_iter().collect(),
-            Some(&name.trim_to(labels)),
-            Outcome::Answered,
-            None,
-        ))
+        let apex = name.trim_to(labels);
+        let own = matches!(question.query_type(), RecordType::SOA | RecordType::ANY) && apex == *name;
+        let records = record.or_else(|| own.then(|| authority(name))).into_iter().collect();
+        Some(self.reply(code, records, Some(&apex), Outcome::Answered, None))
     }
 
     fn of_base(&self, zone: &Zone, code: ResponseCode, records: Vec<Record>) -> Answer {

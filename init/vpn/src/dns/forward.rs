@@ -87,7 +87,7 @@ pub(super) fn answers(reply: &[u8], id: u16, question: &Query) -> bool {
     })
 }
 
-fn random_id() -> Option<u16> {
+pub(super) fn random_id() -> Option<u16> {
     let mut bytes = [0; 2];
     fill_random(&mut bytes).ok()?;
     Some(u16::from_be_bytes(bytes))

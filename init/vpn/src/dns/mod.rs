@@ -7,6 +7,7 @@
 //! [`answer`] is a function of the query's bytes and the [`Zone`]; [`serve`] does the rest.
 
 mod answer;
+mod authenticated;
 mod forward;
 mod lookup;
 mod serve;
@@ -19,6 +20,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::answer::{Answer, Forward, Outcome, Transport, answer};
+pub use self::authenticated::Authenticated;
 pub use self::lookup::lookup;
 pub use self::serve::{Listeners, serve};
 pub use self::zone::{Ignored, Policy, Zone};

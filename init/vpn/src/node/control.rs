@@ -34,6 +34,9 @@ impl Node {
             ControlEvent::Joining { phase, refusal } => {
                 info!(?phase, ?refusal, "joining");
                 self.phase = phase;
+                if let Some(registering) = &mut self.registering {
+                    registering.look_at(phase);
+                }
                 self.refusal = refusal;
                 self.connected &= phase != Phase::Unwilling;
             }

@@ -75,6 +75,7 @@ pub(super) async fn load(config: &Config, slots: &Slots) -> Result<(Kept, Policy
         next: None,
         disco: Secret::generate()?,
         server: None,
+        login: None,
         refused: Vec::new(),
         stamp: 0,
         home: None,

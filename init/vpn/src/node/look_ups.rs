@@ -60,7 +60,7 @@ mod tests {
     async fn a_name_that_takes_long_is_not_asked_for_again_meanwhile() {
         // Who never answers.
         let resolver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let dead = Arc::new(Dialer::new(vec![resolver.local_addr().unwrap()]));
+        let dead = Arc::new(Dialer::new(vec![resolver.local_addr().unwrap()], None, None));
         let (done, mut ended) = mpsc::channel(8);
         let mut look_ups = LookUps::new(done);
         let names = || (0..64).map(|number| format!("stun{number}.example"));
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(begun, 64);
         // One that ends is asked for again, also one that nobody knew.
         assert!(look_ups.begin("192.0.2.1".to_owned(), &dead));
-        let nobody = Arc::new(Dialer::new(Vec::new()));
+        let nobody = Arc::new(Dialer::new(Vec::new(), None, None));
         let (done, mut found) = mpsc::channel(8);
         let mut other = LookUps::new(done);
         assert!(other.begin("stun.example".to_owned(), &nobody));

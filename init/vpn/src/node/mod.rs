@@ -19,9 +19,11 @@ mod pace;
 mod ping;
 mod probes;
 mod reached;
+mod register;
 mod relays;
 mod report;
 mod settings;
+mod sockets;
 mod stamp;
 mod totals;
 
@@ -53,21 +55,24 @@ use crate::parent::{Config, Handover, RequestError, Requests};
 use crate::path::{Action, PathConfig, Paths, Via};
 use crate::plane::{self, Plane};
 use crate::published::Published;
+use crate::registration::Registration;
 use crate::state::{NodeKey, StateError};
 use crate::status::{self, Ask, Request};
-use crate::sys::{Features, Tun, Udp, UdpOptions, probe};
+use crate::sys::{Features, Tun, Udp, probe};
 
 use assignment::Assignment;
 use clock::Sleep;
 use coalesce::Coalescer;
 use control::MadeKey;
-use dial::Dialer;
+use dial::{Dialer, Locked};
 use keep::{Keeper, Told};
 use look_ups::{LookUps, LookedUp};
 use pace::Pace;
 use reached::Reached;
+use register::Registering;
 use relays::{RelayEvents, Relays};
 use settings::Settings;
+use sockets::{listeners, sockets};
 use totals::{Bytes, Totals};
 
 /// How often what nobody tells us of is looked at: our own addresses, traffic, the report.
@@ -121,8 +126,8 @@ async fn run_on(
     handover: Handover,
     ready: impl FnOnce() + Send,
 ) -> Result<Infallible, NodeError> {
-    let Handover { config, state, requests, status, dns, udp, tun: _ } = handover;
-    let settings = Settings::new(&config)?;
+    let Handover { config, state, requests, status, dns, udp, registration, tun: _ } = handover;
+    let settings = Arc::new(Settings::new(&config, registration.is_some())?);
     let slots = Slots::new(state)?;
     let udp = sockets(udp, config.port)?;
     let port = udp
@@ -131,7 +136,8 @@ async fn run_on(
         .local_address()?
         .port();
     let dns = listeners(dns)?;
-    let opened = Opened { config, settings, slots, requests, status, dns, tun, features, udp, port };
+    let opened =
+        Opened { config, settings, registration, slots, requests, status, dns, tun, features, udp, port };
     let (node, ends, map) = start(opened, ready).await?;
     node.drive(ends, map).await
 }
@@ -139,7 +145,8 @@ async fn run_on(
 /// What was handed over, opened.
 struct Opened {
     config: Config,
-    settings: Settings,
+    settings: Arc<Settings>,
+    registration: Option<Registration>,
     slots: Slots,
     requests: Requests,
     status: Option<std::os::unix::net::UnixListener>,
@@ -155,7 +162,8 @@ async fn start(
     opened: Opened,
     ready: impl FnOnce() + Send,
 ) -> Result<(Node, Ends, Option<Arc<Netmap>>), NodeError> {
-    let Opened { config, settings, slots, requests, status, dns, tun, features, udp, port } = opened;
+    let Opened { config, settings, registration, slots, requests, status, dns, tun, features, udp, port } =
+        opened;
     let (kept, policy, origin) = identity::load(&config, &slots).await?;
     let others = identity::others(&config, &kept).await?;
     let parent = Arc::new(requests);
@@ -183,7 +191,9 @@ async fn start(
         tokio::spawn(status::serve(tokio::net::UnixListener::from_std(listener)?, asks.clone()));
     }
 
-    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone()));
+    let locked = settings.server.as_ref().filter(|_| config.login_server.locked);
+    let locked = locked.map(|server| Locked { host: server.host.clone(), parent: Arc::clone(&parent) });
+    let dialer = Arc::new(Dialer::new(config.dns.resolvers.clone(), settings.authenticated.clone(), locked));
     let (relays, relay_events) = Relays::start(&settings.trust, &dialer, &plane, receivers.relay, &key)?;
     let boxes = Boxes::new(kept.disco.clone());
     let map = kept.map.clone().map(Arc::new);
@@ -198,8 +208,21 @@ async fn start(
     });
     let (control, heard) = mpsc::channel(16);
     let (auth, offered) = watch::channel(settings.authkey.clone());
-    let session = session::run(
-        settings.session.clone(),
+    let known = register::server(&settings, registration.as_ref(), &kept);
+    let phase = if known.is_some() { Phase::Joining } else { Phase::KeyNeeded };
+    let (server, servers) = watch::channel(known);
+    let (registering, answers) = match &registration {
+        None => (None, mpsc::channel(1).1),
+        Some(registration) => {
+            let dial = Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>;
+            let (registering, answers) =
+                Registering::start(registration, &config, &settings, &kept, server, dial)?;
+            (Some(registering), answers)
+        }
+    };
+    let session = register::session(
+        Arc::clone(&settings),
+        servers,
         Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>,
         Identity {
             machine: kept.machine.clone(),
@@ -246,7 +269,8 @@ async fn start(
         totals: Totals::default(),
         local: Vec::new(),
         sleep: Sleep::default(),
-        phase: Phase::Joining,
+        phase,
+        registering,
         refusal: None,
         policy: PolicyState::default(),
         connected: false,
@@ -273,6 +297,7 @@ async fn start(
         names,
         made_keys,
         assignments,
+        answers,
         session,
     };
     Ok((node, ends, map))
@@ -288,6 +313,7 @@ struct Ends {
     names: mpsc::Receiver<LookedUp>,
     made_keys: mpsc::Receiver<MadeKey>,
     assignments: mpsc::Receiver<Result<(), RequestError>>,
+    answers: register::Answers,
     session: tokio::task::JoinHandle<Result<(), session::SessionError>>,
 }
 
@@ -327,6 +353,8 @@ struct Node {
     local: Vec<IpAddr>,
     sleep: Sleep,
     phase: Phase,
+    /// Where keys to join with come from, if not from the configuration.
+    registering: Option<Registering>,
     refusal: Option<Refusal>,
     policy: PolicyState,
     /// Whether maps come: a server that refuses us talks to us as well.
@@ -392,6 +420,7 @@ impl Node {
                     }
                 }
                 Some(made) = ends.made_keys.recv() => self.on_made_key(Instant::now(), made),
+                Some(answer) = ends.answers.recv() => self.on_registered(Instant::now(), answer),
                 Some(outcome) = ends.assignments.recv() => self.on_assigned(Instant::now(), outcome),
                 ended = &mut ends.session => {
                     return Err(match ended {
@@ -555,32 +584,4 @@ impl Node {
         // The first line always has room.
         drop(answer.try_send(line));
     }
-}
-
-/// The UDP sockets: those that were handed over, or our own. IPv6 may be missing.
-fn sockets(given: Vec<std::net::UdpSocket>, port: u16) -> Result<Vec<Arc<Udp>>, NodeError> {
-    let options = UdpOptions { segment: true, gro: true, dont_fragment: false };
-    if !given.is_empty() {
-        let adopted = given.into_iter().map(|socket| Udp::adopt(socket.into(), options).map(Arc::new));
-        return Ok(adopted.collect::<Result<_, _>>()?);
-    }
-    let v4 = Udp::bind(false, port, options)?;
-    let port = v4.local_address()?.port();
-    let mut sockets = vec![Arc::new(v4)];
-    match Udp::bind(true, port, options) {
-        Ok(v6) => sockets.push(Arc::new(v6)),
-        Err(error) => info!(%error, "no IPv6"),
-    }
-    Ok(sockets)
-}
-
-fn listeners(given: Vec<(std::net::UdpSocket, std::net::TcpListener)>) -> Result<dns::Listeners, NodeError> {
-    let mut listeners = dns::Listeners { udp: Vec::new(), tcp: Vec::new() };
-    for (udp, tcp) in given {
-        udp.set_nonblocking(true)?;
-        tcp.set_nonblocking(true)?;
-        listeners.udp.push(tokio::net::UdpSocket::from_std(udp)?);
-        listeners.tcp.push(tokio::net::TcpListener::from_std(tcp)?);
-    }
-    Ok(listeners)
 }

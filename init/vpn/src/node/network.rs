@@ -33,7 +33,8 @@ impl Node {
     /// set, so that nobody reaches us at one that we do not have.
     pub(super) fn apply(&mut self, now: Instant, map: Arc<Netmap>, changes: &Changes) {
         let before = self.map.replace(Arc::clone(&map));
-        self.assignment.want(&map.node.addresses);
+        let can_have = |address: &&IpNet| self.config.ipv6 || matches!(address, IpNet::V4(_));
+        self.assignment.want(&map.node.addresses.iter().filter(can_have).copied().collect::<Vec<_>>());
         self.assign(now);
         let peers = !(changes.removed.is_empty() && changes.changed.is_empty());
         if changes.node || peers {

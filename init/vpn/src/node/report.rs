@@ -12,6 +12,7 @@ use crate::control::join::{Phase, RefusalKind};
 use crate::control::map::PolicyState;
 use crate::netmap::TailnetNode;
 use crate::parent::message::{Report, Standing};
+use crate::registration::Trouble;
 use crate::status::{
     ControlStatus, DerpStatus, FilterStatus, PathStatus, PeerStatus, Refusal, SelfStatus, Status,
 };
@@ -19,6 +20,13 @@ use crate::status::{
 impl Node {
     /// How we stand, in one word.
     pub(super) fn standing(&self) -> Standing {
+        if let Some((kind, _)) = self.trouble() {
+            return match kind {
+                Trouble::Pin => Standing::PinMismatch,
+                Trouble::Unreachable => Standing::KeyNeeded,
+                Trouble::Limited | Trouble::Refused | Trouble::Answer => Standing::Refused,
+            };
+        }
         let kind = self.refusal.as_ref().map(|refusal| refusal.kind);
         match (self.phase, kind) {
             (_, Some(RefusalKind::Pin)) => Standing::PinMismatch,
@@ -35,6 +43,21 @@ impl Node {
             (Phase::Joining | Phase::Joined, _) if self.asked => Standing::Joining,
             _ => Standing::Starting,
         }
+    }
+
+    /// Why the registration gives no key, where one is needed and nothing else is in force.
+    fn trouble(&self) -> Option<(Trouble, &str)> {
+        let needed = self.phase == Phase::KeyNeeded && self.map.is_none();
+        self.registering.as_ref().filter(|_| needed)?.trouble()
+    }
+
+    /// Who refused us last: the registration, if it should give a key and does not; else the login server.
+    fn last_refusal(&self) -> Option<Refusal> {
+        let (kind, text) = self.trouble().map(|(kind, text)| (kind.name(), text)).or_else(|| {
+            let refusal = self.refusal.as_ref()?;
+            Some((refusal.kind.name(), refusal.text.as_str()))
+        })?;
+        Some(Refusal { kind: kind.to_owned(), text: text.to_owned() })
     }
 
     /// For the parent.
@@ -85,10 +108,7 @@ impl Node {
         let dns = self.dns_counters.counts();
         Status {
             state: self.standing().word().to_owned(),
-            refusal: self
-                .refusal
-                .as_ref()
-                .map(|refusal| Refusal { kind: refusal.kind.name().to_owned(), text: refusal.text.clone() }),
+            refusal: self.last_refusal(),
             node: map.map(|map| SelfStatus {
                 name: map.node.name.clone(),
                 id: map.node.id,

@@ -8,24 +8,34 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::NodeError;
-use crate::control::client::ClientSettings;
+use super::register::Server;
+use crate::control::client::{ClientSettings, ServerUrl};
 use crate::control::join::AuthKey;
 use crate::control::map::MapSettings;
 use crate::control::session::{SessionConfig, Timing};
 use crate::derp::Trust;
-use crate::dns::Policy;
+use crate::dns::{Authenticated, Policy};
+use crate::key::{Machine, Public};
 use crate::parent::Config;
 
 /// Everything that does not change while we run.
 pub(super) struct Settings {
-    pub(super) session: SessionConfig,
+    /// The login server, and its pinned key: as far as the configuration says them.
+    pub(super) server: Option<ServerUrl>,
+    pub(super) pin: Option<Public<Machine>>,
+    plain_http: bool,
+    map: MapSettings,
+    pub(super) roots: Arc<RootCertStore>,
     pub(super) trust: Trust,
     pub(super) names: Arc<Policy>,
     pub(super) authkey: Option<AuthKey>,
+    /// Who says where servers are.
+    pub(super) authenticated: Option<Authenticated>,
 }
 
 impl Settings {
-    pub(super) fn new(config: &Config) -> Result<Self, NodeError> {
+    /// `registers`: a registration may say what the configuration does not.
+    pub(super) fn new(config: &Config, registers: bool) -> Result<Self, NodeError> {
         let bad = |field: &str, expected: &str| NodeError::Config(format!("{field}: expected {expected}"));
         let roots = Arc::new(roots(config.roots.as_deref())?);
         let mut pins = BTreeMap::new();
@@ -42,21 +52,28 @@ impl Settings {
                     bad("login_server.authkey", "a pre-auth key of visible ASCII characters")
                 })?),
             };
+        let resolvers = &config.dns.authenticated;
+        let authenticated = match resolvers.is_empty() {
+            true => None,
+            false => Some(
+                Authenticated::new(resolvers, &roots)
+                    .map_err(|error| NodeError::Config(format!("dns.authenticated: {error}")))?
+                    .ok_or_else(|| bad("dns.authenticated", "names that a certificate can carry"))?,
+            ),
+        };
         Ok(Self {
-            session: SessionConfig {
-                client: ClientSettings {
-                    url: config
-                        .login_server
-                        .url
-                        .parse()
+            authenticated,
+            server: match config.login_server.url.as_str() {
+                "" if registers => None,
+                url => Some(
+                    url.parse()
                         .map_err(|_| bad("login_server.url", "an http:// or https:// URL without a path"))?,
-                    pin: config.login_server.noise_key,
-                    plain_http: config.login_server.plain_http,
-                    roots: Arc::clone(&roots),
-                },
-                map: MapSettings { prefixes: config.prefixes.clone(), require_policy: config.require_policy },
-                timing: Timing::default(),
+                ),
             },
+            pin: config.login_server.noise_key,
+            plain_http: config.login_server.plain_http,
+            map: MapSettings { prefixes: config.prefixes.clone(), require_policy: config.require_policy },
+            roots: Arc::clone(&roots),
             trust: Trust { roots, pins, debug_use_derp_http: config.debug_use_derp_http },
             names: Arc::new(Policy {
                 internal_only: config.dns.internal_only,
@@ -67,6 +84,20 @@ impl Settings {
             }),
             authkey,
         })
+    }
+
+    /// A session with this server.
+    pub(super) fn session(&self, server: Server) -> SessionConfig {
+        SessionConfig {
+            client: ClientSettings {
+                url: server.url,
+                pin: server.pin,
+                plain_http: self.plain_http,
+                roots: Arc::clone(&self.roots),
+            },
+            map: self.map.clone(),
+            timing: Timing::default(),
+        }
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn kept(peers: u32) -> Kept {
         (2..peers + 2).map(|number| (NodeId(number.into()), node(number, key(number)))).collect();
     let address = "192.0.2.1:41641".parse().unwrap();
     Kept {
+        login: None,
         machine: Secret::generate().unwrap(),
         disco: Secret::generate().unwrap(),
         server: Some(Secret::generate().unwrap().public()),
@@ -152,6 +153,7 @@ async fn a_parent_that_reads_nothing_for_ten_seconds_stops_nothing() {
     while beats.send(BEAT).is_ok() {}
     let (_os, tun) = pair();
     let handover = Handover {
+        registration: None,
         config: config(),
         state: memory,
         requests: Requests::new(ours),
@@ -198,6 +200,7 @@ async fn a_parent_that_reads_nothing_for_ten_seconds_stops_nothing() {
                 let answer = Answer { sequence: request.sequence, outcome: Ok(()) };
                 parent.send(&answer.encode()).unwrap();
             }
+            Message::SetServer(_) => panic!("there is no lock"),
             Message::Kept => {}
         }
     }

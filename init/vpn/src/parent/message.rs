@@ -5,6 +5,7 @@
 //! | first byte | who sends it | size | what |
 //! | --- | --- | --- | --- |
 //! | `N` | process | [`SetNetwork::LEN`] | these are the node's addresses now |
+//! | `L` | process | [`SetServer::LEN`] | the coordination server's name leads to these addresses now |
 //! | `n` | parent | [`Answer::LEN`] | done, or refused and why |
 //! | `V` | process | [`Report::LEN`] | how the network stands |
 //! | `K` | process | 1 | the slots were written |
@@ -22,6 +23,8 @@ pub const KEPT: &[u8] = b"K";
 pub const LONGEST: usize = Report::LEN;
 /// The most addresses of a node.
 pub const ADDRESSES: usize = 8;
+/// The most addresses of the coordination server.
+pub const SERVERS: usize = 8;
 /// The most tags that a report names.
 pub const TAGS: usize = 8;
 /// The longest tag or name that a report carries (RFC 1035 section 2.3.4: a label has 63 bytes; `tag:` before it).
@@ -48,7 +51,16 @@ pub struct SetNetwork {
     pub addresses: Vec<IpNet>,
 }
 
-/// The parent's word on a [`SetNetwork`].
+/// "The coordination server's name leads there": wherever it led before, and is not listed, is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetServer {
+    /// Which request this is; the answer repeats it.
+    pub sequence: u32,
+    /// At most [`SERVERS`]. The guest's link has no IPv6.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// The parent's word on a [`SetNetwork`] or a [`SetServer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Which request.
@@ -182,6 +194,40 @@ impl SetNetwork {
     }
 }
 
+impl SetServer {
+    /// Its size.
+    pub const LEN: usize = 8 + SERVERS * 4;
+    const KIND: u8 = b'L';
+
+    /// The bytes. `None`: more addresses than a message has room for.
+    pub fn encode(&self) -> Option<[u8; Self::LEN]> {
+        let mut writer = Writer::new(Self::KIND);
+        writer.put(&[u8::try_from(self.addresses.len()).ok()?, 0, 0]);
+        writer.put(&self.sequence.to_le_bytes());
+        for address in &self.addresses {
+            writer.put(&address.octets());
+        }
+        writer.done()
+    }
+
+    /// From hostile bytes.
+    ///
+    /// # Errors
+    /// Whatever is no such message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes, Self::LEN, Self::KIND)?;
+        let [count, 0, 0] = reader.take()? else { return Err(Malformed) };
+        let sequence = u32::from_le_bytes(reader.take()?);
+        if usize::from(count) > SERVERS {
+            return Err(Malformed);
+        }
+        let addresses =
+            (0..count).map(|_| reader.take::<4>().map(Ipv4Addr::from)).collect::<Result<_, _>>()?;
+        reader.nothing_else()?;
+        Ok(Self { sequence, addresses })
+    }
+}
+
 impl Answer {
     /// Its size.
     pub const LEN: usize = 8;
@@ -274,6 +320,8 @@ impl Report {
 pub enum Message {
     /// Addresses to set.
     SetNetwork(SetNetwork),
+    /// Where the coordination server's name leads.
+    SetServer(SetServer),
     /// How the network stands.
     Report(Report),
     /// The slots were written.
@@ -288,6 +336,7 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         match bytes.first() {
             Some(&SetNetwork::KIND) => SetNetwork::decode(bytes).map(Self::SetNetwork),
+            Some(&SetServer::KIND) => SetServer::decode(bytes).map(Self::SetServer),
             Some(&Report::KIND) => Report::decode(bytes).map(Self::Report),
             _ if bytes == KEPT => Ok(Self::Kept),
             _ => Err(Malformed),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::key::{Machine, Public};
+use crate::registration::Registration;
 
 pub use requests::{RequestError, Requests};
 
@@ -64,14 +65,17 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoginServer {
-    /// Its URL, `https://…` or `http://…`.
+    /// Its URL, `https://…` or `http://…`; empty: as the registration says.
     pub url: String,
-    /// Its pinned Noise key.
+    /// Its pinned Noise key; `None`: as the registration says, or `/key`.
     pub noise_key: Option<Public<Machine>>,
-    /// What registers the node; `None`: only what is kept.
+    /// What registers the node; `None`: only what is kept, or what the registration gives.
     pub authkey: Option<AuthKey>,
     /// Whether `http://` may go to another machine.
     pub plain_http: bool,
+    /// Whether the parent locks the way to it: it must hear where the URL's name leads before we connect there.
+    #[serde(default)]
+    pub locked: bool,
 }
 
 /// A pre-auth key, which no log shows.
@@ -125,10 +129,23 @@ pub struct Dns {
     pub internal_only: bool,
     /// Names that the network may never claim.
     pub allowlist: Vec<String>,
+    /// Who is asked, over TLS, where the coordination server and relays are, and then nobody else is; empty: `resolvers` are.
+    #[serde(default)]
+    pub authenticated: Vec<Resolver>,
+}
+
+/// A resolver that speaks DNS over TLS (RFC 7858).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolver {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The name that its certificate carries.
+    pub name: String,
 }
 
 /// What follows the report descriptor, in this order: the state, the status socket, for each DNS address a UDP socket and then a TCP
-/// listener, the TUN's queues.
+/// listener, the TUN's queues, the registration's document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Descriptors {
@@ -140,6 +157,9 @@ pub struct Descriptors {
     pub dns: Vec<SocketAddr>,
     /// Queues of the TUN.
     pub queues: usize,
+    /// A [`Registration`] in JSON.
+    #[serde(default)]
+    pub registration: bool,
 }
 
 /// Everything that is handed over.
@@ -159,4 +179,6 @@ pub struct Handover {
     pub dns: Vec<(UdpSocket, TcpListener)>,
     /// The TUN's queues, `IFF_VNET_HDR`, non-blocking.
     pub tun: Vec<OwnedFd>,
+    /// Where the key to join with comes from, if the login server's configuration does not say it.
+    pub registration: Option<Registration>,
 }

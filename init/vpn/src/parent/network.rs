@@ -31,12 +31,26 @@ pub enum Refusal {
     /// The request was no message at all.
     #[error("not a request of this version")]
     Malformed,
+    /// The document says where the coordination server is.
+    #[error("the coordination server's address is not looked up")]
+    Fixed,
+    /// An address that no server outside has.
+    #[error("an address that is no place outside")]
+    Nowhere,
 }
 
 impl Refusal {
     /// All, by the number that stands for each, from 1.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Prefix, Self::Outside, Self::Names, Self::Twice, Self::Kernel, Self::Malformed];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Prefix,
+        Self::Outside,
+        Self::Names,
+        Self::Twice,
+        Self::Kernel,
+        Self::Malformed,
+        Self::Fixed,
+        Self::Nowhere,
+    ];
 
     pub(super) fn number(self) -> u8 {
         let position = Self::ALL.iter().position(|one| *one == self).unwrap_or(Self::ALL.len());

@@ -1,6 +1,7 @@
 //! The process's end of the way to its parent.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use thiserror::Error;
 
-use super::message::{Answer, KEPT, LONGEST, Report, SetNetwork};
+use super::message::{Answer, KEPT, LONGEST, Report, SetNetwork, SetServer};
 use super::network::Refusal;
 
 /// The parent asks the kernel, which answers at once; it may be busy with another process for a while.
@@ -52,12 +53,26 @@ impl Requests {
     /// # Errors
     /// If the parent refuses, or does not answer within 15 s.
     pub fn set_network(&self, addresses: &[IpNet]) -> Result<(), RequestError> {
+        self.ask(|sequence| SetNetwork { sequence, addresses: addresses.to_vec() }.encode())
+    }
+
+    /// Says where the coordination server's name leads: only then may we connect there.
+    ///
+    /// # Errors
+    /// If the parent refuses, or does not answer within 15 s.
+    pub fn set_server(&self, addresses: &[Ipv4Addr]) -> Result<(), RequestError> {
+        self.ask(|sequence| SetServer { sequence, addresses: addresses.to_vec() }.encode())
+    }
+
+    fn ask<const LEN: usize>(
+        &self,
+        request: impl FnOnce(u32) -> Option<[u8; LEN]>,
+    ) -> Result<(), RequestError> {
         let mut next = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         let sequence = *next;
         *next = next.wrapping_add(1);
-        let request = SetNetwork { sequence, addresses: addresses.to_vec() };
         let deadline = Instant::now().checked_add(PATIENCE);
-        self.send(&request.encode().ok_or(RequestError::TooMany)?, deadline)?;
+        self.send(&request(sequence).ok_or(RequestError::TooMany)?, deadline)?;
         loop {
             let mut bytes = [0; LONGEST];
             let length = self.receive(&mut bytes, deadline)?;
@@ -185,6 +200,18 @@ mod tests {
             let refused = requests.set_network(&[address]).unwrap_err();
             assert!(matches!(refused, RequestError::Refused(Refusal::Outside)), "{refused}");
         });
+        let server = Ipv4Addr::new(192, 0, 2, 7);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let Message::SetServer(asked) = next(&parent) else { panic!("another message") };
+                assert_eq!(asked.addresses, [server]);
+                let answer = Answer { sequence: asked.sequence, outcome: Err(Refusal::Nowhere) };
+                parent.send(&answer.encode()).unwrap();
+            });
+            let refused = requests.set_server(&[server]).unwrap_err();
+            assert!(matches!(refused, RequestError::Refused(Refusal::Nowhere)), "{refused}");
+        });
+        assert!(matches!(requests.set_server(&[server; 9]), Err(RequestError::TooMany)));
         requests.kept().unwrap();
         assert_eq!(next(&parent), Message::Kept);
         requests.report(&Report::default()).unwrap();

@@ -12,6 +12,10 @@ use crate::disco::{Message, TxId};
 use crate::key::{Disco, Node, Public};
 use crate::netmap::RegionId;
 
+/// At how many nodes with one disco key it is looked for the one whose ping a pong answers. One process has one node key at a time;
+/// but a map may give all of its peers the same disco key.
+const MAX_NODES_PER_DISCO: usize = 8;
+
 /// What the machines need to know beforehand.
 #[derive(Clone, Debug)]
 pub struct PathConfig {
@@ -59,8 +63,8 @@ pub enum Outcome {
 pub struct Paths {
     env: Env,
     peers: HashMap<Public<Node>, Entry>,
-    /// Several nodes can have one disco key: one process that was in the map under other keys before.
-    by_disco: HashMap<Public<Disco>, Vec<Public<Node>>>,
+    /// Several nodes can have one disco key: one process that was in the map under other keys before, or whoever says so.
+    by_disco: BTreeSet<(Public<Disco>, Public<Node>)>,
     deadlines: BTreeSet<(Instant, Public<Node>)>,
     /// Whose call-me-maybe waits for our addresses.
     waiting: BTreeSet<Public<Node>>,
@@ -80,7 +84,7 @@ impl Paths {
         Self {
             env: Env { own, excluded, endpoints: Vec::new(), endpoints_at: None },
             peers: HashMap::new(),
-            by_disco: HashMap::new(),
+            by_disco: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             waiting: BTreeSet::new(),
             asked: None,
@@ -99,9 +103,9 @@ impl Paths {
             self.peers.entry(key).or_insert_with(|| Entry { path: PeerPath::new(key), deadline: None });
         let (before, after) = (entry.path.disco(), config.disco);
         if before != after {
-            unlink(&mut self.by_disco, before, &key);
+            self.unlink(before, key);
             if let Some(disco) = after {
-                self.by_disco.entry(disco).or_default().push(key);
+                self.by_disco.insert((disco, key));
             }
         }
         self.with(now, &key, out, |path, env, out| path.configure(now, env, config, out));
@@ -110,7 +114,7 @@ impl Paths {
     /// A peer is no longer in the map.
     pub fn remove_peer(&mut self, key: &Public<Node>) {
         if let Some(entry) = self.peers.remove(key) {
-            unlink(&mut self.by_disco, entry.path.disco(), key);
+            self.unlink(entry.path.disco(), *key);
             if let Some(deadline) = entry.deadline {
                 self.deadlines.remove(&(deadline, *key));
             }
@@ -158,14 +162,14 @@ impl Paths {
         message: &Message,
         out: &mut Vec<Action>,
     ) -> Outcome {
-        let nodes = self.by_disco.get(sender).map_or(&[][..], Vec::as_slice);
-        let Some(first) = nodes.first().copied() else { return Outcome::UnknownSender };
+        let Some(first) = self.nodes_of(sender).next() else { return Outcome::UnknownSender };
+        let is_theirs = |node: &Public<Node>| self.by_disco.contains(&(*sender, *node));
         let via = match source {
             Source::Udp(address) => Via::Udp(address),
             Source::Relay { region, .. } => Via::Relay(region),
         };
         if let Source::Relay { node, .. } = source
-            && !nodes.contains(&node)
+            && !is_theirs(&node)
         {
             return Outcome::WrongNode;
         }
@@ -173,7 +177,7 @@ impl Paths {
             (Message::Ping { txid, node }, _) => {
                 let claimed = match source {
                     Source::Relay { node, .. } => Some(node),
-                    Source::Udp(_) => node.filter(|node| nodes.contains(node)),
+                    Source::Udp(_) => node.filter(is_theirs),
                 };
                 let key = claimed.unwrap_or(first);
                 let mut taken = false;
@@ -182,8 +186,13 @@ impl Paths {
                 });
                 if taken { Outcome::Taken } else { Outcome::Refused }
             }
-            (Message::Pong { txid, .. }, _) => {
-                let nodes = nodes.to_vec();
+            (Message::Pong { txid, .. }, source) => {
+                let says = match source {
+                    Source::Relay { node, .. } => Some(node),
+                    Source::Udp(_) => None,
+                };
+                let others = self.nodes_of(sender).take(MAX_NODES_PER_DISCO);
+                let nodes: Vec<_> = says.into_iter().chain(others).collect();
                 self.on_pong(now, &nodes, txid, via, out)
             }
             (Message::CallMeMaybe { endpoints }, Source::Relay { node, .. }) => {
@@ -276,6 +285,18 @@ impl Paths {
         Outcome::UnknownPong
     }
 
+    /// The nodes with a disco key, in the order of their keys.
+    fn nodes_of(&self, disco: &Public<Disco>) -> impl Iterator<Item = Public<Node>> {
+        let (first, last) = (Public::zero(), Public::new([0xff; 32]));
+        self.by_disco.range((*disco, first)..=(*disco, last)).map(|(_, node)| *node)
+    }
+
+    fn unlink(&mut self, disco: Option<Public<Disco>>, key: Public<Node>) {
+        if let Some(disco) = disco {
+            self.by_disco.remove(&(disco, key));
+        }
+    }
+
     fn keys(&self) -> Vec<Public<Node>> {
         self.peers.keys().copied().collect()
     }
@@ -303,21 +324,6 @@ impl Paths {
         if entry.path.call_waits() && self.waiting.insert(*key) && self.asked.is_none() {
             self.asked = Some(now);
             out.push(Action::NeedEndpoints);
-        }
-    }
-}
-
-fn unlink(
-    by_disco: &mut HashMap<Public<Disco>, Vec<Public<Node>>>,
-    disco: Option<Public<Disco>>,
-    key: &Public<Node>,
-) {
-    if let Some(disco) = disco
-        && let Some(nodes) = by_disco.get_mut(&disco)
-    {
-        nodes.retain(|node| node != key);
-        if nodes.is_empty() {
-            by_disco.remove(&disco);
         }
     }
 }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::filter::Filter;
 use crate::key::{Disco, Machine, Node, Public, Secret};
 use crate::netmap::{Netmap, RegionId};
+use crate::registration::Login;
 use record::Part;
 
 /// The node key, and the how-manieth it is: where keys are derived, the number decides the key.
@@ -51,6 +52,8 @@ pub struct Kept {
     pub disco: Secret<Disco>,
     /// The server's key, as it was when it admitted us.
     pub server: Option<Public<Machine>>,
+    /// The login server that a registration named.
+    pub login: Option<Login>,
     /// The keys that must not be sent again.
     pub refused: Vec<Refused>,
     /// The time of our last handshake, in nanoseconds since 1970: peers take none that is not later.

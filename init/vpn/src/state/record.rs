@@ -13,6 +13,7 @@ use super::node::NodeRecord;
 use super::{Kept, NodeKey, Refused, StateError, compile};
 use crate::key::{KEY_LEN, Kind, Machine, Node, Public, Secret};
 use crate::netmap::{DerpMap, DnsConfig, NamedFilters, Netmap, RegionId};
+use crate::registration::Login;
 
 /// The version of the record that this program writes.
 const VERSION: u32 = 1;
@@ -28,6 +29,9 @@ struct Record<Paths, Map> {
     next: Option<NextRecord>,
     disco: Zeroizing<String>,
     server: Option<Public<Machine>>,
+    /// Absent in the records of programs that knew none.
+    #[serde(default)]
+    login: Option<Login>,
     refused: Vec<RefusedRecord>,
     #[serde(default)]
     stamp: u64,
@@ -99,6 +103,7 @@ pub(super) fn encode(kept: &Kept, part: Part, most: usize) -> Result<Option<Zero
             .map(|next| NextRecord { generation: next.generation, node: secret_text(&next.secret) }),
         disco: secret_text(&kept.disco),
         server: kept.server,
+        login: kept.login.clone(),
         refused: kept
             .refused
             .iter()
@@ -176,6 +181,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Kept, StateError> {
         },
         disco: secret(&record.disco, "disco key")?,
         server: record.server,
+        login: record.login,
         refused: record
             .refused
             .into_iter()

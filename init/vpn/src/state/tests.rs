@@ -42,6 +42,11 @@ fn kept() -> Kept {
         machine: Secret::generate().unwrap(),
         disco: Secret::generate().unwrap(),
         server: Some(Secret::generate().unwrap().public()),
+        login: Some(Login {
+            registered_at: "https://vpc.example/api/register".to_owned(),
+            url: "https://hs.example".to_owned(),
+            noise_key: Secret::generate().unwrap().public(),
+        }),
         refused: vec![Refused { digest: [3; 32], text: "authkey already used".to_owned() }],
         stamp: 1_800_000_000_000_000_000,
         home: Some(RegionId(999)),

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -26,6 +27,9 @@ const MAX_SEGMENTS: usize = 64;
 /// The longest that can be sent at once, IPv6 headers off.
 const MAX_SEND: usize = 65_535 - 48;
 
+/// After so many milliseconds segments are tried again.
+const AGAIN: u64 = 60_000;
+
 /// What to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpOptions {
@@ -42,7 +46,11 @@ pub struct UdpOptions {
 pub struct Udp {
     fd: OwnedFd,
     v6: bool,
-    segment: AtomicBool,
+    /// Whether segments are wanted.
+    segment: bool,
+    opened: Instant,
+    /// Until when none are sent, in milliseconds after that.
+    without: AtomicU64,
     /// Whether segments were ever taken.
     worked: AtomicBool,
 }
@@ -97,7 +105,14 @@ impl Udp {
         // The numbers are the same for both families.
         let discover = if options.dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_DONT };
         set_int(&fd, level, option, discover)?;
-        Ok(Self { fd, v6, segment: AtomicBool::new(options.segment), worked: AtomicBool::new(false) })
+        Ok(Self {
+            fd,
+            v6,
+            segment: options.segment,
+            opened: Instant::now(),
+            without: AtomicU64::new(0),
+            worked: AtomicBool::new(false),
+        })
     }
 
     /// Whether it is of IPv6.
@@ -113,9 +128,14 @@ impl Udp {
         local_address(&self.fd)
     }
 
-    /// Whether it still sends segments in one call.
+    /// Whether it sends segments in one call now.
     pub fn segments(&self) -> bool {
-        self.segment.load(Ordering::Relaxed)
+        let without = self.without.load(Ordering::Relaxed);
+        self.segment && (without == 0 || self.milliseconds() >= without)
+    }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How many packets of a size fit in one send.
@@ -148,7 +168,8 @@ impl Udp {
                 _ => false,
             };
             if never {
-                self.segment.store(false, Ordering::Relaxed);
+                // It may be one peer's device of several.
+                self.without.store(self.milliseconds() + AGAIN, Ordering::Relaxed);
             }
             lost += if never || matches!(error, Errno::EINVAL | Errno::EMSGSIZE) {
                 run.chunks(size).filter(|datagram| self.send_one(to, datagram, None).is_err()).count()

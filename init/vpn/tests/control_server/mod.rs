@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod node;
+pub(crate) mod peers;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -163,9 +164,17 @@ impl ControlServer {
     }
 
     pub(crate) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls)
+    }
+
+    /// Starts one on a socket of the test's.
+    pub(crate) fn on(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
+        Self::start_on(listener, Secret::generate().unwrap(), tls)
+    }
+
+    /// Where a test listens, with a key of its own.
+    pub(crate) fn start_on(listener: TcpListener, key: Secret<Machine>, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().unwrap();
-        let key = Secret::generate().unwrap();
         let (sender, streams) = mpsc::unbounded_channel();
         let state = Arc::new(State {
             key: key.clone(),

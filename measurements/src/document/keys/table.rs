@@ -52,9 +52,10 @@ fn is_ipv4_socket(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.starts_with('['))
 }
 
-/// There is no resolver, and the physical link has no IPv6 address.
-fn is_ipv4_url(value: &Value) -> bool {
-    !matches!(value, Value::Text(text) if crate::document::forms::ipv4_host(text).is_none())
+/// The physical link has no IPv6 address, and no server is in the machine itself.
+fn is_elsewhere(value: &Value) -> bool {
+    let Value::Text(text) = value else { return true };
+    crate::document::forms::url_host(text).is_some_and(|host| !host.contains(':') && host != "localhost")
 }
 
 const NULL: Option<&str> = Some("null");
@@ -74,11 +75,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("network.address", text(18, "IPv4 ADDRESS/PREFIX"), NULL, Yes, "its address; with `static`, and only then"),
     key("network.gateway", text(15, "IPv4 address"), NULL, Yes, "the gateway, inside the prefix; with `static`, and only then"),
     key("dns", Object, FIELDS, Yes, "names outside the private network"),
-    key("dns.resolvers", list(0, 8), EMPTY, Only(&["[]"]), "authenticated resolvers, in order of preference"),
-    key("dns.resolvers[]", Object, None, No, "one resolver"),
-    key("dns.resolvers[].kind", Word(&["dot", "doh"]), None, No, "DNS over TLS or over HTTPS"),
-    key("dns.resolvers[].address", text(64, SOCKET), None, No, "where it listens"),
-    key("dns.resolvers[].name", text(253, DNS_NAME), None, No, "the name that its certificate carries"),
+    key("dns.resolvers", list(0, 8), EMPTY, Yes, "authenticated resolvers, in order of preference, for the names of the login server and of relays; with `tunnel`, and only then"),
+    key("dns.resolvers[]", Object, None, Yes, "one resolver"),
+    key("dns.resolvers[].kind", Word(&["dot", "doh"]), None, Only(&["\"dot\""]), "DNS over TLS or over HTTPS"),
+    key("dns.resolvers[].address", text(64, SOCKET), None, Where(is_ipv4_socket, "IPv4"), "where it listens"),
+    key("dns.resolvers[].name", text(253, DNS_NAME), None, Yes, "the name that its certificate carries"),
     key("time", Object, FIELDS, Yes, "the clock"),
     key("time.nts", list(0, 8), EMPTY, Yes, "authenticated time servers, more than half of which must agree; none: the host's clock, said so in status"),
     key("time.nts[]", Object, None, Yes, "one server"),
@@ -97,7 +98,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("vpn.mode", Word(&["tunnel", "direct"]), Some("\"tunnel\""), Yes, "with a VPN, or without: gateway or fixed targets"),
     key("vpn.server_app_id", text(40, "\"self\" or 40 hex digits"), Some("\"self\""), Only(&["\"self\""]), "whose registration API to call"),
     key("vpn.login_server", Object, NULL, Yes, "a plain Headscale instead of a VPC server; with `tunnel`, and only then; null with `tunnel`, which is registration at a VPC server, is not carried out yet"),
-    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback, or with plain_http)"), None, Where(is_ipv4_url, "an IPv4 address as host"), "its address"),
+    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback, or with plain_http)"), None, Where(is_elsewhere, "an IPv4 address or a DNS name as host; the link has no IPv6"), "its address; a name needs `dns.resolvers`, and its certificate must carry it unless `noise_key` is pinned"),
     key("vpn.login_server.noise_key", text(69, "mkey: and 64 hex digits"), NULL, Yes, "its key, pinned; needed with `plain_http`"),
     key("vpn.login_server.plain_http", Boolean, Some("false"), Yes, "whether http:// may go to another machine"),
     key("vpn.login_server.authkey", TextOrObject { max: 512, form: "pre-auth key" }, None, Yes, "the key that joins; whoever can read the document can use it, so it should be for one node, tagged and short-lived"),
@@ -106,6 +107,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("vpn.prefixes[]", text(43, "IP prefix"), None, Yes, "one prefix"),
     key("vpn.derp_pins", Map { max: 64, keys: DNS_NAME }, FIELDS, Yes, "DERP servers by their certificate; with `tunnel`, and only then"),
     key("vpn.derp_pins.*", text(64, DIGEST), None, Yes, "SHA-256 of the certificate"),
+    key("vpn.derp_ports", list(0, 8), Some("[443]"), Yes, "TCP ports that DERP servers may have, wherever the map says they are; none: they are not used; another list than the default with `tunnel` only"),
+    key("vpn.derp_ports[]", PORT, None, Yes, "one port, each once; not 53"),
     key("vpn.require_policy", Boolean, Some("true"), Yes, "refuse a network map without a packet filter; false with `tunnel` only"),
     key("egress", Object, FIELDS, Yes, "what may leave"),
     key("egress.mode", Word(&["internal-only", "allowlist", "external-allowed"]), Some("\"internal-only\""), Yes, "the mode, which also picks the tag"),

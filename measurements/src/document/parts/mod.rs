@@ -37,16 +37,17 @@ pub(super) fn section(
     };
     let role = node.at("role")?.word(&[("node", Role::Node), ("server", Role::Server)])?;
     let services = services::services(&node.at("services")?)?;
+    let dns = network::dns(&node.at("dns")?)?;
     let mesh = mesh::mesh(&node.at("mesh")?, &services, &around)?;
     Ok(Section {
         role,
         node: names(&node.at("node")?)?,
         network: network::network(&node.at("network")?)?,
-        dns: network::dns(&node.at("dns")?)?,
         time: network::time(&node.at("time")?)?,
         collateral: network::collateral(&node.at("collateral")?)?,
         gateway: node.at("gateway")?.present().map(|gateway| network::gateway(&gateway)).transpose()?,
-        vpn: vpn::vpn(&node.at("vpn")?, around.allowed_envs)?,
+        vpn: vpn::vpn(&node.at("vpn")?, around.allowed_envs, &dns)?,
+        dns,
         egress: egress::egress(&node.at("egress")?)?,
         logs: people::logs(&node.at("logs")?, &mesh)?,
         mesh,

@@ -6,9 +6,10 @@ use crate::document::Warning;
 use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
-use crate::section::{AuthKey, LoginServer, ServerAppId, Vpn, VpnMode};
+use crate::document::shape::SECTION;
+use crate::section::{AuthKey, Dns, LoginServer, ServerAppId, Vpn, VpnMode};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Shared address space (RFC 6598), where tailnets live.
 const TAILNET_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -17,34 +18,68 @@ const TAILNET_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0x
 /// What the dstack-vpc containers use; it is public address space.
 const SEEDS_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 128, 0, 0), 10);
 
+/// Where DERP servers listen unless the document says otherwise (tailscale `derp/derphttp`).
+const DERP_PORTS: [u16; 1] = [443];
+/// The lock lets nobody ask for names in the clear, on whatever port a coordinator puts a relay.
+const DNS_PORT: u16 = 53;
+
 /// `allowed_envs` are dstack's: the names that an encrypted environment may set.
-pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String]) -> Result<Vpn, Problem> {
+pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result<Vpn, Problem> {
     let server_app_id = node.at("server_app_id")?.form("\"self\" or 40 hex digits", |text| {
         if text == "self" { Some(ServerAppId::Own) } else { forms::app_id(text).map(ServerAppId::App) }
     })?;
     let login_server = match node.at("login_server")?.present() {
         None => None,
-        Some(login) if server_app_id == ServerAppId::Own => Some(login_server(&login, allowed_envs)?),
+        Some(login) if server_app_id == ServerAppId::Own => Some(login_server(&login, allowed_envs, dns)?),
         Some(login) => return Err(login.problem("null where server_app_id names a server")),
     };
     let mode = node.at("mode")?.word(&[("tunnel", VpnMode::Tunnel), ("direct", VpnMode::Direct)])?;
     let require_policy = node.at("require_policy")?.boolean()?;
+    let derp_ports = derp_ports(&node.at("derp_ports")?)?;
     if mode == VpnMode::Direct {
         only_for_a_tunnel(node, login_server.is_some(), require_policy)?;
+        if derp_ports != DERP_PORTS {
+            return Err(node.at("derp_ports")?.problem("[443] (mode is direct)"));
+        }
+    }
+    let prefixes = prefixes(&node.at("prefixes")?)?;
+    if mode == VpnMode::Tunnel {
+        resolvers_are_outside(dns, &prefixes)?;
     }
     let mut derp_pins = BTreeMap::new();
     for (host, pin) in node.at("derp_pins")?.entries()? {
         let host = forms::dns_name(host).ok_or_else(|| pin.problem("a key that is a DNS name"))?;
         derp_pins.insert(host, pin.form("64 hex digits", forms::digest)?);
     }
-    Ok(Vpn {
-        mode,
-        server_app_id,
-        login_server,
-        prefixes: prefixes(&node.at("prefixes")?)?,
-        derp_pins,
-        require_policy,
-    })
+    Ok(Vpn { mode, server_app_id, login_server, prefixes, derp_pins, derp_ports, require_policy })
+}
+
+/// Who is asked where the network's own server is cannot be inside the network: no packet to its addresses leaves by the link.
+fn resolvers_are_outside(dns: &Dns, prefixes: &[IpNet]) -> Result<(), Problem> {
+    let inside = |address: &SocketAddr| prefixes.iter().any(|net| net.contains(&address.ip().to_canonical()));
+    match dns.resolvers.iter().position(|resolver| inside(&resolver.address)) {
+        None => Ok(()),
+        Some(number) => Err(Problem::invalid(
+            &format!("{SECTION}.dns.resolvers[{number}].address"),
+            "an address outside casemate.vpn.prefixes",
+            "one of the private network's",
+        )),
+    }
+}
+
+fn derp_ports(node: &Node<'_>) -> Result<Vec<u16>, Problem> {
+    let mut ports: Vec<u16> = Vec::new();
+    for item in node.items()? {
+        let port = item.integer()?;
+        if port == DNS_PORT {
+            return Err(item.problem("another port than 53, which is for names"));
+        }
+        if ports.contains(&port) {
+            return Err(item.problem("a port that is not there twice"));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
 }
 
 /// What would mean nothing without a VPN is refused, and not ignored.
@@ -62,7 +97,7 @@ fn only_for_a_tunnel(node: &Node<'_>, login_server: bool, require_policy: bool) 
     Ok(())
 }
 
-fn login_server(node: &Node<'_>, allowed_envs: &[String]) -> Result<LoginServer, Problem> {
+fn login_server(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result<LoginServer, Problem> {
     let plain_http = node.at("plain_http")?.boolean()?;
     let noise_key = node.at("noise_key")?.present();
     if plain_http && noise_key.is_none() {
@@ -82,16 +117,18 @@ fn login_server(node: &Node<'_>, allowed_envs: &[String]) -> Result<LoginServer,
             (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
         })?)
     };
-    Ok(LoginServer {
-        url: node
-            .at("url")?
-            .form("an https:// URL (or http:// to loopback, or with plain_http)", |text| {
-                forms::login_url(text, plain_http)
-            })?,
-        plain_http,
-        noise_key: noise_key.transpose()?,
-        authkey,
-    })
+    let url = node.at("url")?;
+    let text = url.form("an https:// URL (or http:// to loopback, or with plain_http)", |text| {
+        forms::login_url(text, plain_http)
+    })?;
+    let is_name = forms::url_host(&text).is_some_and(|host| host.parse::<IpAddr>().is_err());
+    if is_name && dns.resolvers.is_empty() {
+        // Nobody who is not authenticated is asked where it leads.
+        return Err(
+            url.problem("an IPv4 address as host, or in casemate.dns.resolvers one to ask for the name")
+        );
+    }
+    Ok(LoginServer { url: text, plain_http, noise_key: noise_key.transpose()?, authkey })
 }
 
 fn prefixes(node: &Node<'_>) -> Result<Vec<IpNet>, Problem> {

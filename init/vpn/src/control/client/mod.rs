@@ -238,6 +238,11 @@ impl Client {
         }
     }
 
+    /// A byte stream to a server that is known by a verified certificate, or spoken to in plain HTTP where that is allowed.
+    pub(crate) async fn verified(&self) -> Result<Wire, OpenError> {
+        self.open(Certificates::Verified).await.map(|(stream, _)| stream)
+    }
+
     const fn certificates(&self) -> Certificates {
         if self.settings.pin.is_some() { Certificates::Logged } else { Certificates::Verified }
     }
@@ -284,7 +289,7 @@ struct Http1 {
 }
 
 /// `Retry-After`, where it is a number of seconds.
-fn retry_after(value: &[u8]) -> Option<Duration> {
+pub(crate) fn retry_after(value: &[u8]) -> Option<Duration> {
     std::str::from_utf8(value).ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 

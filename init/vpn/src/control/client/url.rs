@@ -33,6 +33,11 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
+    /// A server and what is behind it in a URL: path and query.
+    pub(crate) fn with_path(text: &str) -> Option<(Self, String)> {
+        parse(text)
+    }
+
     /// Host and port as HTTP writes them.
     pub fn authority(&self) -> String {
         let default = if self.https { 443 } else { 80 };

@@ -108,7 +108,7 @@ fn one_429_after_another_comes_later_and_later_and_never_for_two_at_once() {
         pauses.push(now - before);
         pauses
     };
-    let (one, other) = (pauses(0x0123_4567_89ab_cdef), pauses(0xfedc_ba98_7654_3210));
+    let (one, other) = (pauses(0x9e37_79b9_7f4a_7c15), pauses(0xd1b5_4a32_d192_ed03));
     for (n, least) in [1, 2, 4, 8, 16, 32, 60, 60, 1].into_iter().enumerate() {
         let least = Duration::from_secs(least);
         for pauses in [&one, &other] {

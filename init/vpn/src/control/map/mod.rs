@@ -264,7 +264,7 @@ impl MapState {
                 }
                 self.peers.upsert_all(message.peers_changed.unwrap_or_default(), &mut judge);
                 let online = message.online_change.unwrap_or_default();
-                judge.count_list(online.unreadable, online.beyond, "peers seen");
+                judge.count_list(online.unreadable, online.beyond, "peers that came or went");
                 for (id, online) in online.items {
                     self.peers.online(id, online);
                 }

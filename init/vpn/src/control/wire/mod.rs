@@ -244,8 +244,6 @@ pub struct MapResponse {
     pub peers_removed: Option<List<u64, MAX_PEERS>>,
     /// Parts of peers that changed.
     pub peers_changed_patch: Option<List<PeerPatch, MAX_PEERS>>,
-    /// Peers that were seen, or are gone from sight.
-    pub peer_seen_change: Option<Table<u64, bool, MAX_PEERS>>,
     /// Peers that came or went.
     pub online_change: Option<Table<u64, bool, MAX_PEERS>>,
     /// The relays.

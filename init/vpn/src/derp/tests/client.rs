@@ -466,8 +466,8 @@ async fn lost(events: &mut mpsc::Receiver<Event>) -> Option<String> {
     }
 }
 
-#[tokio::test]
-async fn in_another_network_a_connection_that_is_dead_is_made_anew() {
+/// A connection that does not answer when it is asked is made anew; one that answers is not.
+async fn is_found_out(asks: impl Fn(&Pool)) {
     let relay = Relay::start(None, None).await;
     let (tell, told) = watch::channel(false);
     let node = DerpNode { derp_port: swallows(relay.address, told).await.port(), ..relay.node() };
@@ -477,14 +477,27 @@ async fn in_another_network_a_connection_that_is_dead_is_made_anew() {
     assert_eq!(connected(&mut events).await, REGION);
 
     // It answers: nothing happens, for longer than an answer may take.
-    a.network_changed(false);
+    asks(&a);
     sleep(QUICK.answer + Duration::from_millis(500)).await;
     assert!(events.try_recv().is_err(), "a good connection was given up");
 
     // It does not answer, and nobody closes it.
     tell.send_replace(true);
-    a.network_changed(false);
-    assert_eq!(lost(&mut events).await.unwrap(), "no answer since our network changed");
+    asks(&a);
+    assert_eq!(lost(&mut events).await.unwrap(), "no answer when asked");
+}
+
+#[tokio::test]
+async fn in_another_network_a_connection_that_is_dead_is_made_anew() {
+    is_found_out(|pool| pool.network_changed(false)).await;
+}
+
+#[tokio::test]
+async fn a_probe_finds_a_connection_that_is_dead() {
+    is_found_out(|pool| {
+        pool.probe(REGION);
+    })
+    .await;
 }
 
 #[tokio::test]

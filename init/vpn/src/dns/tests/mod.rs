@@ -1,3 +1,4 @@
+mod authenticated;
 mod coordinator;
 mod server;
 
@@ -173,6 +174,11 @@ fn names_of_the_tailnet() {
         (".", RecordType::NS, FORWARDED),
         // For a search list.
         ("node-2.", A, "NXDomain "),
+        ("*.", A, "NXDomain "),
+        // Of a top-level domain; to deny it would deny all below.
+        ("com.", RecordType::DS, FORWARDED),
+        ("com.", RecordType::NS, FORWARDED),
+        ("64.100.in-addr.arpa.", SOA, "NoError 64.100.in-addr.arpa. 64.100.in-addr.arpa. 1 600 600 600 10"),
     ] {
         assert_eq!(told(&zone, name, kind), expected, "{name} {kind}");
     }

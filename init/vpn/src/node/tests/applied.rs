@@ -34,6 +34,7 @@ fn config() -> Config {
             noise_key: None,
             authkey: None,
             plain_http: false,
+            locked: false,
         },
         hostname: "a".to_owned(),
         prefixes: vec!["100.64.0.0/10".parse().unwrap()],
@@ -54,6 +55,7 @@ fn config() -> Config {
 
 fn kept() -> Kept {
     Kept {
+        login: None,
         machine: Secret::new([1; 32]),
         node: NodeKey { generation: 0, secret: Secret::new([2; 32]) },
         next: None,
@@ -106,7 +108,8 @@ async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Ri
     let slots = Slots::new(slots::create().unwrap()).unwrap();
     slots.write(&kept.encode().unwrap()).unwrap();
     let opened = Opened {
-        settings: Settings::new(&config).unwrap(),
+        settings: Arc::new(Settings::new(&config, false).unwrap()),
+        registration: None,
         config,
         slots,
         requests: parent(outcome),

@@ -118,9 +118,29 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_odd_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..Report::LEN + 8), first in prop_oneof![Just(b'V'), Just(b'N'), Just(b'K')]) {
+    fn no_bytes_are_too_odd_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..Report::LEN + 8), first in prop_oneof![Just(b'V'), Just(b'N'), Just(b'L'), Just(b'K')]) {
         let mut bytes = bytes;
         if let Some(byte) = bytes.first_mut() { *byte = first; }
         drop(Message::decode(&bytes));
     }
+}
+
+#[test]
+fn where_the_servers_name_leads_comes_back_and_nothing_else_does() {
+    let addresses: Vec<Ipv4Addr> = (0..8).map(|n| Ipv4Addr::new(192, 0, 2, n)).collect();
+    for count in 0..=SERVERS {
+        let request = SetServer { sequence: 0x8000_0001, addresses: addresses[..count].to_vec() };
+        let bytes = request.encode().unwrap();
+        assert_eq!(Message::decode(&bytes), Ok(Message::SetServer(request)));
+    }
+    assert_eq!(SetServer { sequence: 0, addresses: vec![Ipv4Addr::LOCALHOST; SERVERS + 1] }.encode(), None);
+    let good = SetServer { sequence: 1, addresses: addresses[..3].to_vec() }.encode().unwrap();
+    // A count that is larger than there is room for, or smaller than what is there; padding; bytes behind the last address.
+    for (at, to) in [(0, b'l'), (1, 9), (1, 2), (2, 1), (3, 1), (SetServer::LEN - 1, 1)] {
+        let mut bytes = good;
+        bytes[at] = to;
+        assert_eq!(SetServer::decode(&bytes), Err(Malformed), "{at} {to}");
+    }
+    assert_eq!(SetServer::decode(&good[..SetServer::LEN - 1]), Err(Malformed));
+    assert_eq!(Message::decode(&[&good[..], &[0]].concat()), Err(Malformed));
 }

@@ -309,3 +309,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_map_that_gives_all_peers_one_disco_key_costs_few_of_them() {
+    let now = Instant::now();
+    let a = address("192.0.2.1:1");
+    let mut paths = paths(now, &[], None);
+    let key = |n: u16| {
+        let mut bytes = [9; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        Public::<Node>::new(bytes)
+    };
+    for n in 0..300 {
+        let config = PeerConfig { disco: Some(OTHER_DISCO), home: Some(HOME), endpoints: &[a] };
+        paths.set_peer(now, key(n), config, &mut Vec::new());
+    }
+    let pinged = |paths: &mut Paths, n: u16| {
+        let mut out = Vec::new();
+        paths.wanted(now, &key(n), &mut out);
+        pings(&out)[0].1
+    };
+    // A pong is looked for at a few of them, and a node that a message names is found whatever their number.
+    let (first, last) = (pinged(&mut paths, 0), pinged(&mut paths, 299));
+    let mut out = Vec::new();
+    assert_eq!(
+        paths.on_disco(now, &OTHER_DISCO, Source::Udp(a), &pong(last), &mut out),
+        Outcome::UnknownPong
+    );
+    assert_eq!(paths.on_disco(now, &OTHER_DISCO, Source::Udp(a), &pong(first), &mut out), Outcome::Taken);
+    out.clear();
+    let ping = Message::Ping { txid: [5; 12], node: Some(key(299)) };
+    assert_eq!(paths.on_disco(now, &OTHER_DISCO, Source::Udp(a), &ping, &mut out), Outcome::Taken);
+    assert!(matches!(out[0], Action::Disco { peer, .. } if peer == key(299)));
+    // Of those that are left, each is found.
+    for n in 0..292 {
+        paths.remove_peer(&key(n));
+    }
+    assert_eq!(paths.on_disco(now, &OTHER_DISCO, Source::Udp(a), &pong(last), &mut out), Outcome::Taken);
+    for n in 292..300 {
+        paths.remove_peer(&key(n));
+    }
+    assert_eq!(paths.on_disco(now, &OTHER_DISCO, Source::Udp(a), &ping, &mut out), Outcome::UnknownSender);
+}
