@@ -224,7 +224,7 @@ async fn one_relays_flood_pushes_no_others_connection_out() {
 async fn what_was_not_accepted_of_a_map_has_one_name() {
     let mut rig = rig(&kept(), Ok(())).await;
     rig.server_says(json!({ "Node": us(), "Peers": [{ "ID": 9, "Key": "nonsense" }] }));
-    rig.node.map_drops = Box::new(rig.state.drops().clone());
+    *rig.node.map_drops = rig.state.drops().clone();
     let drops = rig.node.status(Instant::now()).drops;
     assert_eq!(drops.get("map-bad-key"), Some(&1), "{drops:?}");
     assert!(drops.keys().all(|name| !name.contains('_') && !name.contains("map-map")), "{drops:?}");
