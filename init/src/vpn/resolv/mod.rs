@@ -101,7 +101,8 @@ pub(super) fn recover(path: &Path) -> io::Result<Back> {
     // It may be a link to what is not there yet.
     match fs::symlink_metadata(&before) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Back::Nothing),
-        found => drop(found?),
+        Err(error) => return Err(error),
+        Ok(_) => {}
     }
     let ours = |path: &Path| read(path).ok().flatten().filter(|text| text::is_ours(&before, text));
     let Some(now) = ours(path) else {
