@@ -123,12 +123,14 @@ fn a_node_outlives_its_vpn_process_and_its_login_server() {
     let guest = Guest::switch_on(&login, &wanted);
     guest.machine.wait_ready();
     note("ready, without a server");
-    let status = guest.machine.wait_status("a node that joins", |status| status["vpn"]["state"] == "joining");
+    let status = guest.machine.wait_status("a node that could not ask yet", |status| {
+        status["vpn"]["state"] == "starting" && status["vpn"]["node_key"] != json!(null)
+    });
     assert_eq!((&status["vpn"]["connected"], &status["egress"]["locked"]), (&json!(false), &json!(true)));
     guest.says("did not reach the outside");
     judge(&guest.wire, &of_a_node(host.v4, &[])[..1], &[]);
     println!(
-        "fault no login server from the start: expected joining, and nothing on the wire but to it, found so"
+        "fault no login server from the start: expected a node that could not ask yet, and nothing on the wire but to it, found so"
     );
 
     server.resume();
