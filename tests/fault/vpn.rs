@@ -48,7 +48,7 @@ impl Orders {
         )
     }
 
-    /// Has one carried out: its number is the sectors that it waits for, less the one that there is from the beginning.
+    /// Has one carried out: its number is the sectors that it waits for. There is one from the beginning.
     pub(crate) fn carry_out(machine: &Machine, fault: &str) {
         let (_, sectors) = fault.split_once('#').unwrap();
         let size = sectors.parse::<u64>().unwrap() * SECTOR;
