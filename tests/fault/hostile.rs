@@ -186,6 +186,8 @@ fn a_hostile_login_server_leads_nowhere() {
     drop(stranger);
     let hostile = serve(&runtime, &host, pinned);
     Orders::carry_out(&guest.machine, faults[0]);
+    // A stream is preceded by an update.
+    guest.machine.wait("a request for the map", || hostile.updates().pop());
     let maps = runtime.block_on(hostile.next_stream());
     maps.map(&map(&maps, &["100.64.0.1/32"], gateway, host.v4));
     let joined = |status: &Value, address: &str| {

@@ -22,7 +22,6 @@ mod certificate;
 #[allow(dead_code, reason = "shared with the boot tests")]
 mod console;
 #[path = "../../init/vpn/tests/control_server/mod.rs"]
-#[allow(dead_code, reason = "shared with the VPN's own tests")]
 mod control_server;
 #[path = "../tunnel/frames.rs"]
 #[allow(dead_code, reason = "shared with the tests of the network between machines")]

@@ -225,15 +225,14 @@ pub(crate) const WEAKENED: Row = together(
     60,
 );
 
-/// The VPN process's, in a machine whose private network the test makes ([`crate::vpn`]): each when the test says so, which gives
-/// it so many sectors.
+/// The VPN process's, in a machine whose private network the test makes ([`crate::vpn`]): each when the test says so, which makes
+/// a disk of one sector so many long.
 pub(crate) const VPN: Faults = &[
-    ("kill:vpn@ready#1", SaysLater("vpn", AGAIN)),
-    // While its server is down.
     ("kill:vpn@ready#2", SaysLater("vpn", AGAIN)),
+    // While its server is down.
+    ("kill:vpn@ready#3", SaysLater("vpn", AGAIN)),
     // Ten in a row; with the waits that it has otherwise they would take five minutes.
-    ("hurry:vpn@ready#3", Nothing("vpn")),
-    ("kill:vpn@ready#4", SaysLater("vpn", AGAIN)),
+    ("hurry:vpn@ready#4", Nothing("vpn")),
     ("kill:vpn@ready#5", SaysLater("vpn", AGAIN)),
     ("kill:vpn@ready#6", SaysLater("vpn", AGAIN)),
     ("kill:vpn@ready#7", SaysLater("vpn", AGAIN)),
@@ -243,9 +242,10 @@ pub(crate) const VPN: Faults = &[
     ("kill:vpn@ready#11", SaysLater("vpn", AGAIN)),
     ("kill:vpn@ready#12", SaysLater("vpn", AGAIN)),
     ("kill:vpn@ready#13", SaysLater("vpn", AGAIN)),
-    ("squeeze:vpn@ready#14", SaysLater("vpn", &[OutOfMemory, Restarting])),
-    ("stop:vpn@ready#15", Says(Stage::Ready, "vpn", HUNG)),
+    ("kill:vpn@ready#14", SaysLater("vpn", AGAIN)),
+    ("squeeze:vpn@ready#15", SaysLater("vpn", &[OutOfMemory, Restarting])),
+    ("stop:vpn@ready#16", Says(Stage::Ready, "vpn", HUNG)),
 ];
 
 /// A server that is none: the process is started anew once the real one is there.
-pub(crate) const STRANGER: Faults = &[("kill:vpn@ready#1", SaysLater("vpn", AGAIN))];
+pub(crate) const STRANGER: Faults = &[("kill:vpn@ready#2", SaysLater("vpn", AGAIN))];

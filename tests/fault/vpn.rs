@@ -48,7 +48,7 @@ impl Orders {
         )
     }
 
-    /// Has one carried out: its number is the sectors that it waits for, less the one that there is from the beginning.
+    /// Has one carried out: its number is the sectors that it waits for. There is one from the beginning.
     pub(crate) fn carry_out(machine: &Machine, fault: &str) {
         let (_, sectors) = fault.split_once('#').unwrap();
         let size = sectors.parse::<u64>().unwrap() * SECTOR;
@@ -123,12 +123,14 @@ fn a_node_outlives_its_vpn_process_and_its_login_server() {
     let guest = Guest::switch_on(&login, &wanted);
     guest.machine.wait_ready();
     note("ready, without a server");
-    let status = guest.machine.wait_status("a node that joins", |status| status["vpn"]["state"] == "joining");
+    let status = guest.machine.wait_status("a node that could not ask yet", |status| {
+        status["vpn"]["state"] == "starting" && status["vpn"]["node_key"] != json!(null)
+    });
     assert_eq!((&status["vpn"]["connected"], &status["egress"]["locked"]), (&json!(false), &json!(true)));
     guest.says("did not reach the outside");
     judge(&guest.wire, &of_a_node(host.v4, &[])[..1], &[]);
     println!(
-        "fault no login server from the start: expected joining, and nothing on the wire but to it, found so"
+        "fault no login server from the start: expected a node that could not ask yet, and nothing on the wire but to it, found so"
     );
 
     server.resume();
