@@ -78,7 +78,7 @@ fn addresses_follow_the_lease() {
     assert!(reach(&bench, true));
     bench.lock.set_own_addresses(&link(), &[], None).unwrap();
     assert!(!reach(&bench, false), "the lease is over");
-    assert!(bench.count("frame:eth0:source") + bench.reaches("frame:eth0:arp", 1));
+    assert!(bench.reaches("frame:eth0:source", 1) || bench.reaches("frame:eth0:arp", 1));
     let other = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 16));
     bench.lock.set_own_addresses(&link(), &[other], Some(IpAddr::V4(GATEWAY))).unwrap();
     assert!(!reach(&bench, false), "another address is ours now");
