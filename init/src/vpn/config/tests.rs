@@ -229,7 +229,7 @@ fn a_registration_that_is_wrong_is_refused_by_its_name() {
         ),
         (
             json!({"url": at, "typo": 1}),
-            "registration.typo: expected one of the keys document, node_type, plain_http, url",
+            "registration.typo: expected one of the keys document, node_type, plain_http, url, found this unknown one",
         ),
         (
             json!({"url": at, "document": "c"}),

@@ -21,7 +21,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::control::client::ServerUrl;
-use crate::control::join::AuthKey;
+use crate::control::join::{AuthKey, harmless};
 use crate::key::{Machine, Public};
 
 /// The longest answer that is read.
@@ -193,11 +193,11 @@ fn server(field: Option<&RawValue>, rules: &Rules) -> Result<(ServerUrl, String)
         if !same {
             return Err(AnswerError::OtherServer {
                 expected: expected.authority(),
-                found: server.authority(),
+                found: harmless(&server.authority()),
             });
         }
     } else if !server.https && !rules.plain_http && !server.is_loopback() {
-        return Err(AnswerError::PlainHttp(server.authority()));
+        return Err(AnswerError::PlainHttp(harmless(&server.authority())));
     }
     Ok((server, text))
 }
@@ -243,5 +243,5 @@ fn derp_pins(field: Option<&RawValue>, rules: &Rules) -> Result<(), AnswerError>
         let configured = rules.derp_pins.get(&host.to_ascii_lowercase());
         !configured.is_some_and(|configured| configured.eq_ignore_ascii_case(pin))
     });
-    other.map_or(Ok(()), |(host, _)| Err(AnswerError::DerpPin(host)))
+    other.map_or(Ok(()), |(host, _)| Err(AnswerError::DerpPin(harmless(&host))))
 }
