@@ -6,6 +6,7 @@ mod net_rig;
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use casemate_init::net::tailnet::{self, Tailnet};
 use casemate_init::sys::open_tun;
@@ -135,7 +136,12 @@ fn who_answers_for_names_already_is_found_by_address_and_by_route() {
         let (tun, _tailnet) = made(1280, true);
         assert_eq!(tailnet::who_has_names().unwrap().as_deref(), Some(LINK));
         drop(tun);
-        assert_eq!(tailnet::who_has_names().unwrap(), None);
+        // A program that another test is just starting may hold a copy of it until its exec.
+        let gone = || tailnet::who_has_names().unwrap().is_none();
+        assert!((0..200).any(|_| gone() || {
+            std::thread::sleep(Duration::from_millis(10));
+            false
+        }));
     });
 }
 

@@ -80,6 +80,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(2);
 /// Between two changes of the relays that take effect: each may cost connections.
 const RELAYS: Duration = Duration::from_secs(10);
+/// Between two changes of the names: all are made anew.
+const NAMES: Duration = Duration::from_secs(1);
 
 /// Why the node ended.
 #[derive(Debug, Error)]
@@ -264,6 +266,7 @@ async fn start(
         assignment: Assignment::default(),
         assigned,
         relays_pace: Pace::new(RELAYS),
+        names_pace: Pace::new(NAMES),
         reached: Reached::default(),
         totals: Totals::default(),
         local: Vec::new(),
@@ -346,6 +349,8 @@ struct Node {
     assigned: mpsc::Sender<Result<(), RequestError>>,
     /// How often the relays change.
     relays_pace: Pace,
+    /// How often the names change.
+    names_pace: Pace,
     reached: Reached,
     totals: Totals,
     /// This machine's addresses.
@@ -392,6 +397,7 @@ impl Node {
                 self.keeper.due(),
                 self.assignment.due(),
                 self.relays_pace.due(),
+                self.names_pace.due(),
                 self.pings_due(now),
                 self.maps.due(),
             ];
@@ -437,6 +443,7 @@ impl Node {
             self.act(now);
             self.assign(now);
             self.set_relays(now);
+            self.set_names(now);
             self.check(now);
             self.tend_pings(now);
             self.keeper.write_if_due(now, &self.parent);

@@ -36,8 +36,9 @@ impl Node {
         let can_have = |address: &&IpNet| self.config.ipv6 || matches!(address, IpNet::V4(_));
         self.assignment.want(&map.node.addresses.iter().filter(can_have).copied().collect::<Vec<_>>());
         self.assign(now);
-        let peers = !(changes.removed.is_empty() && changes.changed.is_empty());
-        if changes.node || peers {
+        // What is built anew for all peers is built only if what it is made of changed: of most changes, a path or a name.
+        let changed = Changed::between(before.as_deref(), &map, changes);
+        if changes.node || changed.plane {
             self.plane.set_network(&network(&map, self.assignment.set()));
         } else if changes.filter {
             self.plane.set_filter(Arc::clone(&map.filter));
@@ -53,8 +54,10 @@ impl Node {
             self.paths.remove_peer(key);
             self.reached.forget(&mut self.keeper.kept.paths, key);
         }
-        if peers {
+        if changed.disco {
             self.boxes.set_known(map.peers.values().filter_map(|peer| peer.disco));
+        }
+        if !changes.changed.is_empty() {
             let by_key: BTreeMap<&Public<NodeKind>, &Arc<TailnetNode>> = if changes.changed.len() > 8 {
                 map.peers.values().map(|peer| (&peer.key, peer)).collect()
             } else {
@@ -71,13 +74,8 @@ impl Node {
             self.relays_pace.ask();
             self.set_relays(now);
         }
-        if let Some(zone) = self.zone.load().updated(&map) {
-            let ignored = zone.ignored();
-            if *ignored != crate::dns::Ignored::default() {
-                warn!(?ignored, "the coordinator's words on names are not all believed");
-            }
-            self.zone.publish(zone);
-        }
+        self.names_pace.ask();
+        self.set_names(now);
         // While the key after the map's own is admitted already, it is not a map of who we are; a restart would not take it.
         if map.node.key == self.keeper.kept.node.secret.public() {
             self.keeper.kept.map = Some((*map).clone());
@@ -109,6 +107,18 @@ impl Node {
             let relays = Arc::clone(&map.derp);
             self.pool.set_map(Arc::clone(&relays));
             self.netcheck.set_map(now, relays, &mut self.wishes);
+        }
+    }
+
+    /// The names of the map are answered, if others were not made a moment ago.
+    pub(super) fn set_names(&mut self, now: Instant) {
+        let Some(map) = self.map.as_ref().filter(|_| self.names_pace.take(now)) else { return };
+        if let Some(zone) = self.zone.load().updated(map) {
+            let ignored = zone.ignored();
+            if *ignored != crate::dns::Ignored::default() {
+                warn!(?ignored, "the coordinator's words on names are not all believed");
+            }
+            self.zone.publish(zone);
         }
     }
 
@@ -144,6 +154,37 @@ impl Node {
                 || address.is_some_and(|address| peer.addresses.iter().any(|net| net.addr() == address))
         });
         found.map(Arc::clone)
+    }
+}
+
+/// What of the peers changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Changed {
+    /// What the plane knows of them.
+    plane: bool,
+    /// Who may speak disco.
+    disco: bool,
+}
+
+impl Changed {
+    fn between(before: Option<&Netmap>, map: &Netmap, changes: &Changes) -> Self {
+        let all = Self { plane: true, disco: true };
+        let Some(before) = before else { return all };
+        if !changes.removed.is_empty() || before.peers.len() != map.peers.len() {
+            return all;
+        }
+        let (mut plane, mut disco) = (false, false);
+        for ((old_id, old), (id, new)) in before.peers.iter().zip(map.peers.iter()) {
+            if Arc::ptr_eq(old, new) {
+                continue;
+            }
+            if old_id != id {
+                return all;
+            }
+            plane |= old.key != new.key || old.expired != new.expired || old.allowed != new.allowed;
+            disco |= old.disco != new.disco;
+        }
+        Self { plane, disco }
     }
 }
 
@@ -188,6 +229,33 @@ mod tests {
     use super::super::tests::{kept, plane};
     use super::*;
     use crate::path::{PathConfig, Route};
+
+    #[test]
+    fn what_is_made_of_all_peers_is_made_again_for_what_it_is_made_of() {
+        let map = kept(3).map.unwrap();
+        let with = |change: &dyn Fn(&mut TailnetNode)| {
+            let mut peers = (*map.peers).clone();
+            let (id, peer) = peers.iter().nth(1).map(|(id, peer)| (*id, (**peer).clone())).unwrap();
+            let mut peer = peer;
+            change(&mut peer);
+            peers.insert(id, Arc::new(peer));
+            Netmap { peers: Arc::new(peers), ..map.clone() }
+        };
+        let none = Changes::default();
+        let found = |change: &dyn Fn(&mut TailnetNode)| Changed::between(Some(&map), &with(change), &none);
+        let changed = |plane, disco| Changed { plane, disco };
+        assert_eq!(found(&|peer| peer.endpoints.clear()), changed(false, false));
+        assert_eq!(found(&|peer| peer.name.push('x')), changed(false, false));
+        assert_eq!(found(&|peer| peer.disco = None), changed(false, true));
+        assert_eq!(found(&|peer| peer.expired = true), changed(true, false));
+        assert_eq!(found(&|peer| peer.allowed.clear()), changed(true, false));
+        assert_eq!(found(&|peer| peer.key = map.node.key), changed(true, false));
+        assert_eq!(Changed::between(None, &map, &none), changed(true, true));
+        let mut fewer = (*map.peers).clone();
+        fewer.pop_first();
+        let fewer = Netmap { peers: Arc::new(fewer), ..map.clone() };
+        assert_eq!(Changed::between(Some(&map), &fewer, &none), changed(true, true));
+    }
 
     #[tokio::test]
     async fn a_peer_whose_key_lives_again_is_reached_again() {
