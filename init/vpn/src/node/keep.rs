@@ -15,7 +15,7 @@ use crate::state::Kept;
 /// What may be lost by a sudden end, in time.
 const DELAY: Duration = Duration::from_secs(1);
 /// The bytes that are written in a second, in the mean: a large map that changes all the time is not the node's whole work.
-const PER_SECOND: usize = 256 << 10;
+const PER_SECOND: usize = 64 << 10;
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the parent hears of us, although nothing changed.

@@ -80,7 +80,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(2);
 /// Between two changes of the relays that take effect: each may cost connections.
 const RELAYS: Duration = Duration::from_secs(10);
-/// Between two changes of the names: all are made anew.
+/// Between two changes of the names, for each thousand of them: all are made anew.
 const NAMES: Duration = Duration::from_secs(1);
 
 /// Why the node ended.

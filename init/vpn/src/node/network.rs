@@ -7,7 +7,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::Node;
+use super::{NAMES, Node};
 use crate::control::map::Changes;
 use crate::key::{Node as NodeKind, Public};
 use crate::netmap::{Netmap, NodeId, TailnetNode};
@@ -113,6 +113,7 @@ impl Node {
     /// The names of the map are answered, if others were not made a moment ago.
     pub(super) fn set_names(&mut self, now: Instant) {
         let Some(map) = self.map.as_ref().filter(|_| self.names_pace.take(now)) else { return };
+        self.names_pace.every(NAMES * u32::try_from(map.peers.len() / 1000 + 1).unwrap_or(u32::MAX));
         if let Some(zone) = self.zone.load().updated(map) {
             let ignored = zone.ignored();
             if *ignored != crate::dns::Ignored::default() {

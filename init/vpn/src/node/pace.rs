@@ -15,6 +15,11 @@ impl Pace {
         Self { interval, done: None, asked: false }
     }
 
+    /// From now on at most so often: what takes longer is done less.
+    pub(super) const fn every(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// It is wanted: now, if it was not done for so long, else later.
     pub(super) const fn ask(&mut self) {
         self.asked = true;

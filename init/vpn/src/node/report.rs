@@ -64,12 +64,7 @@ impl Node {
     pub(super) fn parent_report(&self, now: Instant) -> Report {
         let map = self.map.as_ref();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let direct = map.map_or(0, |map| {
-            map.peers
-                .values()
-                .filter(|peer| self.paths.status(now, &peer.key).is_some_and(|path| path.trusted))
-                .count()
-        });
+        let direct = self.paths.trusted(now);
         Report {
             standing: self.standing(),
             connected: self.connected,

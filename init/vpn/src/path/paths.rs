@@ -262,6 +262,11 @@ impl Paths {
         self.peers.get(key).map(|entry| entry.path.status(now))
     }
 
+    /// How many peers are reached by a direct way that is trusted.
+    pub fn trusted(&self, now: Instant) -> usize {
+        self.peers.values().filter(|entry| entry.path.status(now).trusted).count()
+    }
+
     /// A peer's disco key: for whom its messages are sealed.
     pub fn disco(&self, key: &Public<Node>) -> Option<Public<Disco>> {
         self.peers.get(key)?.path.disco()
