@@ -23,6 +23,8 @@ use crate::supervise::{Awake, Exit, Next, Restarts, SILENCE, START_LIMIT};
 use crate::sys::{self, Namespaces, Spawn};
 use crate::{health, roles, status};
 
+#[cfg(feature = "danger-faults")]
+mod hurry;
 #[cfg(test)]
 mod tests;
 
@@ -202,13 +204,6 @@ impl Processes {
         let outputs = self.list.iter().map(|process| &process.output).chain(&self.outputs);
         let rings = outputs.map(|output| Ok((output.name().to_owned(), output.reader()?)));
         std::iter::once(Ok((log::OWN.to_owned(), log::own_reader()?))).chain(rings).collect()
-    }
-
-    /// From now on one waits before each restart as before the first; whether there is one.
-    #[cfg(feature = "danger-faults")]
-    pub(super) fn hurry(&mut self, name: &str) -> bool {
-        let process = self.list.iter_mut().find(|process| process.recipe.name == name);
-        process.map(|process| process.recipe.restarts.hurry()).is_some()
     }
 
     /// Says something to one that runs. One that does not read it, or is gone, does not need it.

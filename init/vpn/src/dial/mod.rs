@@ -150,4 +150,11 @@ mod tests {
         assert_eq!(turns, ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2", "192.0.2.3"]);
         assert_eq!(in_turn(Vec::new()), Vec::<IpAddr>::new());
     }
+
+    #[test]
+    fn an_address_that_is_gone_is_noticed() {
+        assert!(has_source("127.0.0.1:80".parse().unwrap()), "a port of another socket does not matter");
+        // TEST-NET-1 (RFC 5737): nobody has it.
+        assert!(!has_source("192.0.2.1:80".parse().unwrap()));
+    }
 }
