@@ -120,12 +120,16 @@ fn honest_names_hold(node: &Ours) {
     }
 }
 
-/// Until a map is in force that has this peer.
+/// Names follow the map by so much (`init/vpn/src/node/mod.rs`, `NAMES`).
+const NAMES: std::time::Duration = s(1);
+
+/// Until a map is in force that has this peer, and its names are.
 fn knows(node: &Ours, name: &str) {
     until(s(20), "the map", || {
         let status = node.status()?;
         status["peers"].as_array()?.iter().any(|peer| peer["name"] == name).then_some(())
     });
+    std::thread::sleep(NAMES + NAMES / 10);
 }
 
 struct Rig {

@@ -400,11 +400,13 @@ impl Netcheck {
         }
         self.history.add(now, latency.clone());
         if blocked || round.probes.is_empty() {
-            // Each try is a connection: of those that took us, all are tried again with a full report.
+            // Each try is a connection: of those that took us, all are tried again with a full report. Home has one, by which it is
+            // asked whether it is still there.
             let full = self.last_full == Some(round.started);
             let several = self.eligible().nth(1).is_some();
-            let untried = self.eligible().filter(|region| full || !self.relays.contains_key(&region.id));
-            let regions = untried.map(|region| region.id).collect::<Vec<_>>();
+            let untried = |region: RegionId| full || !self.relays.contains_key(&region);
+            let tried = |region: &RegionId| untried(*region) || self.report.home == Some(*region);
+            let regions = self.eligible().map(|region| region.id).filter(tried).collect::<Vec<_>>();
             if several && !regions.is_empty() {
                 out.push(Action::TryRelays { regions });
             }

@@ -269,7 +269,7 @@ async fn start(
         names_pace: Pace::new(NAMES),
         reached: Reached::default(),
         totals: Totals::default(),
-        local: Vec::new(),
+        local: None,
         sleep: Sleep::default(),
         phase,
         registering,
@@ -353,8 +353,8 @@ struct Node {
     names_pace: Pace,
     reached: Reached,
     totals: Totals,
-    /// This machine's addresses.
-    local: Vec<IpAddr>,
+    /// This machine's addresses; `None`: not looked at yet.
+    local: Option<Vec<IpAddr>>,
     sleep: Sleep,
     phase: Phase,
     /// Where keys to join with come from, if not from the configuration.
@@ -506,26 +506,29 @@ impl Node {
             Ok(found) => found,
             Err(error) => {
                 warn!(%error, "this machine's addresses cannot be read");
-                self.local.clone()
+                self.local.clone().unwrap_or_default()
             }
         };
         self.take_addresses(now, found, slept);
     }
 
     fn take_addresses(&mut self, now: Instant, found: Vec<IpAddr>, slept: Option<Duration>) {
-        if found == self.local && slept.is_none() {
+        if self.local.as_ref() == Some(&found) && slept.is_none() {
             return;
         }
         info!(addresses = ?found, ?slept, "this machine's network");
-        self.local = found;
+        let first = self.local.replace(found).is_none();
         // What STUN saw belongs to the network that was: the end of the round that this begins tells where we are.
         self.netcheck.network_changed(now);
         self.paths.network_changed(now, &mut self.actions);
         self.pool.network_changed(slept.is_some());
-        self.host.send_modify(|host| {
-            host.network = host.network.wrapping_add(1);
-            host.slept += slept.unwrap_or_default();
-        });
+        // Where we begin is no change.
+        if !first {
+            self.host.send_modify(|host| {
+                host.network = host.network.wrapping_add(1);
+                host.slept += slept.unwrap_or_default();
+            });
+        }
         self.act(now);
         if slept.is_some() {
             // By the ways that are left now.
@@ -535,8 +538,11 @@ impl Node {
 
     /// Where we may be reached: told to the server, and to whoever is called.
     fn tell_endpoints(&mut self, now: Instant) {
-        let own =
-            self.local.iter().map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
+        let own = self
+            .local
+            .iter()
+            .flatten()
+            .map(|address| (SocketAddr::new(*address, self.port), EndpointType::Local));
         let seen = self.netcheck.report().endpoints().map(|address| (address, EndpointType::Stun));
         let mut endpoints: Vec<(SocketAddr, EndpointType)> = Vec::new();
         for (address, kind) in own.chain(seen) {

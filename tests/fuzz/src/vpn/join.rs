@@ -181,7 +181,12 @@ impl Run {
                 self.on(Event::OwnKeyExpired(false));
             }
             b'f' => self.barren = true,
-            b'n' => self.joiner.network_changed(),
+            b'n' => {
+                self.joiner.network_changed();
+                // What was asked without a key in another network may be asked again in this one.
+                self.requests.together.clear();
+                self.before.together.clear();
+            }
             _ => {}
         }
     }
