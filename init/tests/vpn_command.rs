@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// A network namespace that goes with this.
@@ -65,9 +66,13 @@ fn ip(arguments: &[&str]) {
 struct Running(Child);
 
 impl Running {
-    fn stop(mut self) -> String {
+    fn stop(self) -> String {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    fn stop_by(mut self, signal: Signal) -> String {
         let pid = i32::try_from(self.0.id()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
         let status = self.0.wait().unwrap();
         let mut words = String::new();
         self.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -150,6 +155,32 @@ fn a_second_node_is_refused_in_one_line() {
     assert!(refused(&[other, port, no_names]).contains("100.100.100.100 is cm0's already"));
     // The first one is as it was.
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+}
+
+#[test]
+fn a_terminal_that_goes_ends_it_in_order() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("terminal"));
+    let running = namespace.start(&config(dir.path(), &[]));
+    until("a status socket", || dir.path().join("status").exists());
+    running.stop_by(Signal::SIGHUP);
+    assert!(!dir.path().join("status").exists());
+    assert!(!namespace.ip("link").contains("cm0"));
+}
+
+#[test]
+fn a_server_by_name_needs_somebody_to_ask() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("names"));
+    let server = |url: &str| ("login_server", json!({ "url": url }));
+    let words = namespace.refused(&config(dir.path(), &[server("https://headscale.example:8443")]));
+    assert!(words.contains("login_server.url: expected an address as host, or in dns.resolvers"), "{words}");
+    assert!(!dir.path().join("status").exists() && !namespace.ip("link").contains("cm0"));
+    let asks = ("dns", json!({ "resolvers": ["192.0.2.53:53"] }));
+    for changes in [vec![server("https://headscale.example:8443"), asks], vec![server("https://[::1]:8443")]]
+    {
+        let running = namespace.start(&config(dir.path(), &changes));
+        until("a status socket", || dir.path().join("status").exists());
+        running.stop();
+    }
 }
 
 #[test]
@@ -251,7 +282,7 @@ fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
     assert_eq!(fs::read(format!("/proc/{first}/cmdline")).unwrap(), b"casemate-vpn\0");
     let link = namespace.ip("-o link show cm0");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(first).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
     until("another node", || nodes(parent).iter().any(|(pid, _)| *pid != first));
     assert_eq!(namespace.ip("-o link show cm0").split(':').next(), link.split(':').next());
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));

@@ -45,7 +45,10 @@ const SAVE_PACE: Duration = Duration::from_secs(1);
 /// Messages of the node in a second: a beat, a report and what it asks for, with room.
 const MESSAGES: usize = 64;
 
-/// Runs until SIGTERM or SIGINT.
+/// What ends us in order: asked to, by hand, and by a terminal that goes.
+const ENDS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Runs until SIGTERM, SIGINT, SIGHUP or SIGQUIT.
 ///
 /// # Errors
 /// What cannot be made, or is there already: then nothing is left of what was.
@@ -53,7 +56,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     ensure!(geteuid().is_root(), "expected to be root: interfaces and routes are to be made");
     // From here on these wait for the loop: what was made is removed in any case.
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+    for signal in ENDS.into_iter().chain([Signal::SIGCHLD]) {
         signals.add(signal);
     }
     signals.thread_block().context("signals")?;
@@ -63,6 +66,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let made = Made::make(config)?;
     // Once there are sockets where names are asked for.
     let (resolv, resolvers) = resolv_conf(config)?;
+    refuse_names(config, &resolvers)?;
     let serving = Serving::new(config, &made, resolv, resolvers)?;
     say(format_args!(
         "{} is up, MTU {}, {} queues; UDP port {}; questions at {}",
@@ -76,6 +80,35 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
     }
     serving.serve(&signals)
+}
+
+/// Puts back the resolv.conf that a run that was killed has left. First of all: whatever else is wrong, the machine is to have its names.
+pub(super) fn recover() {
+    let path = Path::new(resolv::PATH);
+    match resolv::recover(path) {
+        Ok(Back::Done) => say(format_args!("{} is as it was before a run that was killed", path.display())),
+        Ok(Back::Nothing | Back::Taken | Back::Changed) => {}
+        Err(error) => say(format_args!("{}: {error}", path.display())),
+    }
+}
+
+/// Somebody has to know the names of the servers that are configured by name.
+fn refuse_names(config: &Config, resolvers: &[SocketAddr]) -> anyhow::Result<()> {
+    let asked = !resolvers.is_empty() || !config.dns.resolvers.is_empty();
+    let registration = config.registration.as_ref().map(|one| ("registration.url", one.url.as_str()));
+    let servers = [("login_server.url", config.login_server.url.as_str())].into_iter().chain(registration);
+    for (field, url) in servers.filter(|_| !asked) {
+        let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let known =
+            |host: &str| host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        if !(authority.is_empty() || known(authority) || known(host)) {
+            bail!(
+                "{field}: expected an address as host, or in dns.resolvers somebody to ask for the name, found {url:?}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Where the node registers, in memory of its own: a document is long.
@@ -112,21 +145,17 @@ fn refuse_neighbours(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes `/etc/resolv.conf`, where that is wanted; else puts back what a run that was killed has left. Also whom it named.
+/// Takes `/etc/resolv.conf`, where that is wanted. Also whom it named.
 fn resolv_conf(config: &Config) -> anyhow::Result<(Option<ResolvConf>, Vec<SocketAddr>)> {
     let path = Path::new(resolv::PATH);
     if config.resolv_conf {
-        let needed = config.dns.resolvers.is_empty() && !config.dns.internal_only;
+        // With `internal_only` too: the names of servers are asked of them as well.
+        let needed = config.dns.resolvers.is_empty();
         let (taken, resolvers) =
             ResolvConf::take(path, &config.interface, needed).context("dns.resolv_conf")?;
         let before = taken.before().display();
         say(format_args!("{} is ours; what was there before is {before}", path.display()));
         return Ok((Some(taken), resolvers));
-    }
-    match resolv::recover(path) {
-        Ok(Back::Done) => say(format_args!("{} is as it was before a run that was killed", path.display())),
-        Ok(Back::Nothing | Back::Taken | Back::Changed) => {}
-        Err(error) => say(format_args!("{}: {error}", path.display())),
     }
     Ok((None, Vec::new()))
 }
@@ -398,7 +427,7 @@ impl<'a> Serving<'a> {
         while let Some(signal) = signals.read_signal().context("signals")? {
             let signal =
                 i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-            if matches!(signal, Some(Signal::SIGTERM | Signal::SIGINT)) {
+            if signal.is_some_and(|signal| ENDS.contains(&signal)) {
                 self.stop();
             }
         }
@@ -464,13 +493,12 @@ impl<'a> Serving<'a> {
     /// Names of the network can be said without its domain.
     fn set_search(&mut self, domain: &str) {
         let Some(resolv) = self.resolv.as_mut().filter(|_| self.search != domain) else { return };
-        domain.clone_into(&mut self.search);
         match resolv.set_search(domain) {
             Ok(Back::Changed) => {
                 // It says so itself, and is no longer ours.
                 self.resolv = None;
             }
-            Ok(_) => {}
+            Ok(_) => domain.clone_into(&mut self.search),
             Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
         }
     }

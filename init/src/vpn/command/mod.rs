@@ -132,6 +132,7 @@ impl Wanted {
 }
 
 fn join(file: &Path) -> anyhow::Result<bool> {
+    super::parent::recover();
     let config = super::Config::load(file)?;
     super::parent::run(&config)?;
     Ok(true)

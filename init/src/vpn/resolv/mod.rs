@@ -96,7 +96,6 @@ pub(super) enum Back {
 /// # Errors
 /// What the kernel says.
 pub(super) fn recover(path: &Path) -> io::Result<Back> {
-    remove(&beside(path, NEXT))?;
     let before = beside(path, BEFORE);
     // It may be a link to what is not there yet.
     match fs::symlink_metadata(&before) {
@@ -110,12 +109,16 @@ pub(super) fn recover(path: &Path) -> io::Result<Back> {
             return Ok(Back::Changed);
         }
         // Killed before it took its place.
+        remove(&beside(path, NEXT))?;
         remove(&before)?;
         return Ok(Back::Nothing);
     };
     let file = File::open(path)?;
     match file.try_lock() {
-        Ok(()) => put_back(path, &before, &now),
+        Ok(()) => {
+            remove(&beside(path, NEXT))?;
+            put_back(path, &before, &now)
+        }
         Err(TryLockError::WouldBlock) => Ok(Back::Taken),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -195,10 +198,17 @@ impl ResolvConf {
         let (file, in_place) =
             match create(before, &text).and_then(|file| Ok((file, exchange(before, path)?))) {
                 Ok((file, ())) => (file, false),
-                Err(error) if cannot_move(&error) => {
+                // In place only a file itself: through a link it would be somebody else's that is overwritten.
+                Err(error) if cannot_move(&error) && fs::symlink_metadata(path)?.is_file() => {
                     remove(before)?;
                     drop(create(before, old)?);
-                    (write_in_place(path, &text)?, true)
+                    let written = write_in_place(path, &text).inspect_err(|_| {
+                        // As far as that can be: the file system does not take what it is told.
+                        if write_in_place(path, old).is_ok() {
+                            drop(remove(before));
+                        }
+                    });
+                    (written?, true)
                 }
                 Err(error) => {
                     remove(before)?;

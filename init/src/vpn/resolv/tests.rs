@@ -219,6 +219,32 @@ fn what_cannot_be_taken_is_said_and_nothing_is_left() {
     assert_eq!((text_of(&path).as_str(), names(&dir).len()), (OLD, 1));
 }
 
+#[test]
+fn what_a_link_leads_to_is_never_overwritten() {
+    let (dir, path) = machine(OLD);
+    let target = dir.path().join("of-another-program");
+    fs::rename(&path, &target).unwrap();
+    symlink(&target, &path).unwrap();
+    // A file system without RENAME_EXCHANGE.
+    let unknown = |_: &Path, _: &Path| Err(io::Error::from_raw_os_error(libc::EINVAL));
+    let refused = ResolvConf::take_with(&path, "casemate0", true, unknown).unwrap_err();
+    assert!(matches!(refused, Refusal::File { .. }), "{refused}");
+    assert_eq!(text_of(&target), OLD);
+    assert_eq!(fs::read_link(&path).unwrap(), target);
+    assert_eq!(names(&dir), ["of-another-program", "resolv.conf"]);
+}
+
+#[test]
+fn what_runs_keeps_what_it_is_just_writing() {
+    let (_dir, path) = machine(OLD);
+    let (taken, _) = take(&path);
+    let next = beside(&path, NEXT);
+    fs::write(&next, "half").unwrap();
+    assert_eq!(recover(&path).unwrap(), Back::Taken);
+    assert!(next.exists());
+    drop(taken);
+}
+
 /// A mount point, as in a container.
 fn stuck(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::EBUSY))

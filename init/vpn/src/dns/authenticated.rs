@@ -17,11 +17,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::forward::{answers, random_id};
+use super::lookup::OTHER_FAMILY;
 use crate::dial::first_of;
 use crate::parent::Resolver;
 
 /// How long one resolver may take for everything: TCP, TLS, two questions.
-const ATTEMPT: Duration = Duration::from_secs(4);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(4);
 /// More addresses of one host are not believed.
 const MAX_ADDRESSES: usize = 8;
 
@@ -88,11 +89,12 @@ impl Authenticated {
         tcp.set_nodelay(true)?;
         let mut stream = TlsConnector::from(Arc::clone(&self.config)).connect(server, tcp).await?;
         let mut found = one(&mut stream, name, RecordType::A).await?;
-        // Whoever has the one does not fail for the want of the other.
-        match one(&mut stream, name, RecordType::AAAA).await {
-            Ok(more) => found.extend(more),
-            Err(error) if found.is_empty() => return Err(error),
-            Err(_) => {}
+        // Whoever has the one neither fails for the want of the other nor waits for it: some never answer for AAAA.
+        let other = one(&mut stream, name, RecordType::AAAA);
+        if found.is_empty() {
+            found = other.await?;
+        } else if let Ok(Ok(more)) = timeout(OTHER_FAMILY, other).await {
+            found.extend(more);
         }
         found.truncate(MAX_ADDRESSES);
         Ok(found)

@@ -15,7 +15,7 @@ use super::forward::ask;
 const MAX_ADDRESSES: usize = 8;
 /// How long the one family is waited for once the other is known: some resolvers never answer for AAAA. RFC 8305 section 3 has 50 ms,
 /// for people who wait.
-const OTHER_FAMILY: Duration = Duration::from_millis(300);
+pub(super) const OTHER_FAMILY: Duration = Duration::from_millis(300);
 
 /// What the resolvers say of a host, IPv4 first; empty if they know none, or do not answer. Once one family is known, the other is
 /// not waited for long.
@@ -28,10 +28,8 @@ pub async fn lookup(resolvers: &[SocketAddr], host: &str) -> Vec<IpAddr> {
             let other = other(&found, v6).await;
             (found, other)
         }
-        found = &mut v6 => {
-            let other = other(&found, v4).await;
-            (other, found)
-        }
+        // IPv4 is waited for: most servers have it, and many machines have nothing else.
+        found = &mut v6 => (v4.await, found),
     };
     v4.into_iter().chain(v6).take(MAX_ADDRESSES).collect()
 }

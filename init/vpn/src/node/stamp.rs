@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 /// How far the kept time of the last handshake may be behind, in nanoseconds: ten seconds.
 const BEHIND: u64 = 10_000_000_000;
 
+/// How much further behind: a large record is not written at once (`keep`; 4 MiB at 64 KiB a second), nor saved at once by the parent.
+const UNWRITTEN: u64 = 120_000_000_000;
+
 /// What counts as used at a start. A clock that has passed what was kept makes later times by itself: a process that is started again
 /// and again must not run ahead of it, since whoever takes its place without what was kept has nothing but the clock.
 pub(super) fn used(kept: u64) -> u64 {
@@ -13,7 +16,7 @@ pub(super) fn used(kept: u64) -> u64 {
 
 fn used_at(kept: u64, clock: Duration) -> u64 {
     let clock = u64::try_from(clock.as_nanos()).unwrap_or(0);
-    if clock > kept { kept } else { kept.saturating_add(BEHIND) }
+    if clock > kept { kept } else { kept.saturating_add(BEHIND + UNWRITTEN) }
 }
 
 /// What is to be kept of the last time, if that is not near enough.

@@ -27,6 +27,11 @@ struct Server {
 }
 
 async fn server(name: &str, answer: Answer) -> Server {
+    server_that(name, answer, false).await
+}
+
+/// One that, if it `waits`, does not close the connection where it has no answer.
+async fn server_that(name: &str, answer: Answer, waits: bool) -> Server {
     let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
     let certificate = certified.cert.der().clone();
@@ -48,7 +53,12 @@ async fn server(name: &str, answer: Answer) -> Server {
                 let mut query = vec![0; usize::from(length)];
                 stream.read_exact(&mut query).await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                let Some(reply) = answer(Message::from_vec(&query).unwrap()) else { break };
+                let Some(reply) = answer(Message::from_vec(&query).unwrap()) else {
+                    if waits {
+                        std::future::pending::<()>().await;
+                    }
+                    break;
+                };
                 let reply = reply.to_vec().unwrap();
                 let length = u16::try_from(reply.len()).unwrap();
                 stream.write_all(&[&length.to_be_bytes(), &*reply].concat()).await.unwrap();
@@ -95,6 +105,22 @@ async fn a_name_is_asked_for_in_both_families_and_ipv4_comes_first() {
     let found = client(&[(&server, "dns.example")]).lookup(HOST).await.unwrap();
     let expected: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
     assert_eq!(found, expected);
+    assert_eq!(server.asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn who_has_an_address_does_not_wait_for_the_other_family() {
+    let v4 = |query: Message| {
+        let kind = query.queries.first()?.query_type;
+        if kind == RecordType::A { both(query) } else { None }
+    };
+    let server = server_that("dns.example", v4, true).await;
+    let client = client(&[(&server, "dns.example")]);
+    let found = tokio::time::timeout(crate::dns::authenticated::ATTEMPT / 2, client.lookup(HOST))
+        .await
+        .expect("it waits")
+        .unwrap();
+    assert_eq!(found, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
     assert_eq!(server.asked.load(Ordering::Relaxed), 2);
 }
 
