@@ -3,6 +3,7 @@
 pub mod command;
 mod config;
 mod kept;
+mod names;
 mod parent;
 mod resolv;
 mod sockets;
