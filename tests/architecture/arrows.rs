@@ -7,7 +7,8 @@ use crate::workspace::members;
 const ARROWS: &[(&str, &[&str])] = &[
     ("casemate-measure", &[]),
     ("casemate-egress", &[]),
-    ("casemate-vpn", &[]),
+    ("casemate-aead", &[]),
+    ("casemate-vpn", &["casemate-aead"]),
     ("casemate-verify", &["casemate-measure"]),
     ("casemate-agent", &["casemate-measure", "casemate-verify"]),
     ("casemate-mesh", &["casemate-measure", "casemate-verify"]),

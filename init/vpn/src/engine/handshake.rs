@@ -2,11 +2,11 @@
 //! revision 34), without a pre-shared key: a tailnet has none.
 
 use blake2::{Blake2s256, Digest as _};
-use ring::aead::Aad;
+use casemate_aead::TAG;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::Identity;
-use super::session::{TAG, aead, nonce};
 use super::stamp::Stamp;
 use crate::key::{KEY_LEN, Node, Public, Secret};
 use crate::noise::handshake::{hkdf, hmac};
@@ -75,7 +75,7 @@ impl Symmetric {
     /// Seals what lies before the room for the tag.
     fn seal(&mut self, key: &Key, place: &mut [u8]) -> Option<()> {
         let (plain, room) = place.split_at_mut_checked(place.len().checked_sub(TAG)?)?;
-        let tag = aead(key)?.seal_in_place_separate_tag(nonce(0), Aad::from(self.hash), plain).ok()?;
+        let tag = aead(key)?.seal_in_place_separate_tag(once(), Aad::from(self.hash), plain).ok()?;
         room.copy_from_slice(tag.as_ref());
         self.mix_hash(place);
         Some(())
@@ -85,7 +85,7 @@ impl Symmetric {
         let mut room = [0; IDENTITY];
         let place = room.get_mut(..sealed.len())?;
         place.copy_from_slice(sealed);
-        let plain = aead(key)?.open_in_place(nonce(0), Aad::from(self.hash), place).ok()?;
+        let plain = aead(key)?.open_in_place(once(), Aad::from(self.hash), place).ok()?;
         let plain = <[u8; N]>::try_from(&*plain).ok()?;
         self.mix_hash(sealed);
         Some(plain)
@@ -218,6 +218,15 @@ impl Proven {
         let (receive, send) = hkdf(&state.chaining, &[]);
         Some((Keys { send, receive, theirs: sender }, message))
     }
+}
+
+/// A key that is used once, so that its counter is zero (section 5.4: each key is mixed anew).
+fn aead(key: &Key) -> Option<LessSafeKey> {
+    Some(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).ok()?))
+}
+
+fn once() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
 }
 
 /// Puts parts one after another.

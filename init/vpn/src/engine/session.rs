@@ -3,12 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use casemate_aead::{AeadError, Key, TAG};
 
 use super::{OVERHEAD, Refused};
 
-/// The length of a tag.
-pub(super) const TAG: usize = 16;
 /// What is before the sealed part: kind, index, counter.
 const HEADER: usize = 16;
 
@@ -19,18 +17,9 @@ const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// Nor lives longer, in milliseconds.
 pub(super) const REJECT_AFTER_TIME: u64 = 180_000;
 
-pub(super) fn aead(key: &[u8; 32]) -> Option<LessSafeKey> {
-    Some(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).ok()?))
-}
-
-pub(super) fn nonce(counter: u64) -> Nonce {
-    let [a, b, c, d, e, f, g, h] = counter.to_le_bytes();
-    Nonce::assume_unique_for_key([0, 0, 0, 0, a, b, c, d, e, f, g, h])
-}
-
 /// Seals: shared by all threads that send.
 pub struct Sender {
-    key: LessSafeKey,
+    key: Key,
     /// What the peer calls its end.
     theirs: u32,
     counter: AtomicU64,
@@ -46,22 +35,19 @@ impl std::fmt::Debug for Sender {
 
 impl Sender {
     pub(super) fn new(key: &[u8; 32], theirs: u32, made: u64, initiator: bool) -> Option<Self> {
-        Some(Self { key: aead(key)?, theirs, counter: AtomicU64::new(0), made, initiator })
+        Some(Self { key: Key::new(key)?, theirs, counter: AtomicU64::new(0), made, initiator })
     }
 
     /// Seals a packet into a slot that has room for [`OVERHEAD`] more; `None` if it has not, or if the session is used up.
     pub fn seal(&self, packet: &[u8], slot: &mut [u8]) -> Option<usize> {
         let length = packet.len().checked_add(OVERHEAD)?;
         let (header, rest) = slot.get_mut(..length)?.split_first_chunk_mut::<HEADER>()?;
-        let (body, room) = rest.split_at_mut_checked(packet.len())?;
         // Two looks, so that the counter stands still once it is used up.
         if self.counter.load(Ordering::Relaxed) >= REJECT_AFTER_MESSAGES {
             return None;
         }
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
-        body.copy_from_slice(packet);
-        let tag = self.key.seal_in_place_separate_tag(nonce(counter), Aad::empty(), body).ok()?;
-        room.copy_from_slice(tag.as_ref());
+        self.key.seal(counter, packet, rest).ok()?;
         let [i0, i1, i2, i3] = self.theirs.to_le_bytes();
         let [a, b, c, d, e, f, g, h] = counter.to_le_bytes();
         *header = [4, 0, 0, 0, i0, i1, i2, i3, a, b, c, d, e, f, g, h];
@@ -95,7 +81,7 @@ impl Sender {
 
 /// Opens: belongs to whoever has it.
 pub(super) struct Receiver {
-    key: LessSafeKey,
+    key: Key,
     /// What we call our end.
     ours: u32,
     made: u64,
@@ -104,7 +90,7 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) fn new(key: &[u8; 32], ours: u32, made: u64) -> Option<Self> {
-        Some(Self { key: aead(key)?, ours, made, window: Window::default() })
+        Some(Self { key: Key::new(key)?, ours, made, window: Window::default() })
     }
 
     pub(super) const fn ours(&self) -> u32 {
@@ -115,7 +101,7 @@ impl Receiver {
         now.saturating_sub(self.made) < REJECT_AFTER_TIME
     }
 
-    /// Opens a data message into a slot that is as long as its sealed part. A counter counts once the seal is found good.
+    /// Opens a data message into a slot that is as long as what it carries. A counter counts once the seal is found good.
     pub(super) fn open(&mut self, message: &[u8], slot: &mut [u8]) -> Result<usize, Refused> {
         let (header, sealed) = message.split_first_chunk::<HEADER>().ok_or(Refused::Malformed)?;
         let [.., a, b, c, d, e, f, g, h] = *header;
@@ -123,11 +109,12 @@ impl Receiver {
         if !self.window.takes(counter) {
             return Err(Refused::Replayed);
         }
-        let place = slot.get_mut(..sealed.len()).ok_or(Refused::Malformed)?;
-        place.copy_from_slice(sealed);
-        let plain =
-            self.key.open_in_place(nonce(counter), Aad::empty(), place).map_err(|_| Refused::Forged)?;
-        let length = plain.len();
+        let length = sealed.len().checked_sub(TAG).ok_or(Refused::Malformed)?;
+        let place = slot.get_mut(..length).ok_or(Refused::Malformed)?;
+        self.key.open(counter, sealed, place).map_err(|error| match error {
+            AeadError::Length { .. } => Refused::Malformed,
+            AeadError::Forged => Refused::Forged,
+        })?;
         self.window.mark(counter);
         Ok(length)
     }

@@ -118,8 +118,8 @@ fn a_slot_that_is_too_short_is_refused() {
     assert_eq!(sender.seal(&ip_packet(200), &mut [0; 231]), None);
     let mut message = [0; 232];
     assert_eq!(sender.seal(&ip_packet(200), &mut message), Some(232));
-    assert_eq!(theirs.opener(2).open(&message, &mut [0; 215]), Opened::Refused(Refused::Malformed));
-    assert_eq!(theirs.opener(2).open(&message, &mut [0; 216]), Opened::Packet(200));
+    assert_eq!(theirs.opener(2).open(&message, &mut [0; 199]), Opened::Refused(Refused::Malformed));
+    assert_eq!(theirs.opener(2).open(&message, &mut [0; 200]), Opened::Packet(200));
 }
 
 #[test]
