@@ -44,6 +44,7 @@ mod tailscaled;
 mod wait;
 
 mod goals;
+mod pages;
 mod processes;
 mod tunnel;
 mod turn;

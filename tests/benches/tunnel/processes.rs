@@ -5,6 +5,7 @@ use std::{fmt, fs};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::net::Host;
+use crate::pages::resident_once;
 
 /// All processes of a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Processes {
     /// What each has resident.
     pub(crate) fn rss(&self) -> Rss {
         let mb = |field| self.0.iter().map(|pid| kib(*pid, field) as f64 / 1024.0).collect();
-        Rss { each: mb("VmRSS:"), peaks: mb("VmHWM:") }
+        Rss { each: mb("VmRSS:"), peaks: mb("VmHWM:"), once: resident_once(&self.0) }
     }
 }
 
@@ -43,6 +44,7 @@ impl Processes {
 pub(crate) struct Rss {
     each: Vec<f64>,
     peaks: Vec<f64>,
+    once: f64,
 }
 
 impl Rss {
@@ -51,9 +53,9 @@ impl Rss {
         self.each.iter().sum()
     }
 
-    /// Of the largest.
-    pub(crate) fn largest(&self) -> f64 {
-        self.each.iter().copied().fold(0.0, f64::max)
+    /// Of all together, each page once: of ours, parent and child are one program.
+    pub(crate) const fn once(&self) -> f64 {
+        self.once
     }
 }
 
@@ -61,7 +63,7 @@ impl fmt::Display for Rss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rss_mb={:.1} rss_peak_mb={:.1}", self.now(), self.peaks.iter().sum::<f64>())?;
         if self.each.len() > 1 {
-            write!(f, " of={:.1?}", self.each)?;
+            write!(f, " of={:.1?} once_mb={:.1}", self.each, self.once)?;
         }
         Ok(())
     }
