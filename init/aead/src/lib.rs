@@ -9,6 +9,8 @@ use thiserror::Error;
 
 /// The length of a key.
 pub const KEY: usize = 32;
+/// The longest text: the longest IP packet.
+pub const MAX_TEXT: usize = 65_535;
 /// By how much a sealed text is longer: the tag (RFC 8439 section 2.8).
 pub const TAG: usize = 16;
 
@@ -23,6 +25,9 @@ pub enum AeadError {
         /// Bytes of the room.
         got: usize,
     },
+    /// The text is longer than [`MAX_TEXT`].
+    #[error("expected at most {MAX_TEXT} bytes, got {0}")]
+    TooLong(usize),
     /// It was not sealed with this key and counter, or was changed since.
     #[error("the seal is wrong")]
     Forged,
@@ -42,7 +47,8 @@ pub struct Key(Inner);
 
 enum Inner {
     #[cfg(target_arch = "x86_64")]
-    Wide(sys::Key),
+    /// In its own place, so that a session that is moved leaves no copy behind.
+    Wide(Box<sys::Key>),
     Ring(Box<LessSafeKey>),
 }
 
@@ -62,7 +68,7 @@ impl Key {
     pub fn by(way: Way, key: &[u8; KEY]) -> Option<Self> {
         match way {
             #[cfg(target_arch = "x86_64")]
-            Way::Wide => sys::Key::new(key).map(Inner::Wide).map(Self),
+            Way::Wide => sys::Key::new(key).map(|key| Self(Inner::Wide(Box::new(key)))),
             #[cfg(not(target_arch = "x86_64"))]
             Way::Wide => None,
             Way::Ring => {
@@ -84,11 +90,12 @@ impl Key {
     /// Seals a text into room that is [`TAG`] longer. A counter is for one text: two of the same are as good as in the clear.
     ///
     /// # Errors
-    /// If the room is longer or shorter.
+    /// If the room is longer or shorter, or the text too long. Then nothing was written.
     pub fn seal(&self, counter: u64, text: &[u8], sealed: &mut [u8]) -> Result<(), AeadError> {
-        let got = sealed.len();
-        let expected = text.len().saturating_add(TAG);
-        let wrong = AeadError::Length { expected, got };
+        if text.len() > MAX_TEXT {
+            return Err(AeadError::TooLong(text.len()));
+        }
+        let wrong = AeadError::Length { expected: text.len() + TAG, got: sealed.len() };
         let (body, room) = sealed.split_at_mut_checked(text.len()).ok_or(wrong)?;
         let room: &mut [u8; TAG] = room.try_into().map_err(|_| wrong)?;
         match &self.0 {
@@ -105,12 +112,19 @@ impl Key {
         Ok(())
     }
 
-    /// Opens what was sealed, into room that is [`TAG`] shorter. If the seal is wrong, the room is all zeroes.
+    /// Opens what was sealed, into room that is [`TAG`] shorter.
     ///
     /// # Errors
-    /// If the room is longer or shorter, or the seal is wrong.
+    /// If the room is longer or shorter, or the text too long: then nothing was written. If the seal is wrong, or there is none: then the
+    /// room is all zeroes.
     pub fn open(&self, counter: u64, sealed: &[u8], text: &mut [u8]) -> Result<(), AeadError> {
-        let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(AeadError::Forged)?;
+        let Some((body, tag)) = sealed.split_last_chunk::<TAG>() else {
+            text.fill(0);
+            return Err(AeadError::Forged);
+        };
+        if body.len() > MAX_TEXT {
+            return Err(AeadError::TooLong(body.len()));
+        }
         if body.len() != text.len() {
             return Err(AeadError::Length { expected: body.len(), got: text.len() });
         }

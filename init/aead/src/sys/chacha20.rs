@@ -28,11 +28,14 @@ struct State {
     last: __m512i,
 }
 
-/// XORs a text, from block 1 on, into room of the same length; gives the first half of block 0, Poly1305's key (section 2.6).
+/// Poly1305's key for one text: r and s (section 2.6).
+pub(super) type OneTime = Zeroizing<[[u8; 16]; 2]>;
+
+/// XORs a text, from block 1 on, into room of the same length; gives the first half of block 0.
 #[target_feature(enable = "avx512f")]
-pub(super) fn xor(key: &[u8; KEY], counter: u64, text: &[u8], room: &mut [u8]) -> Zeroizing<[u8; KEY]> {
+pub(super) fn xor(key: &[u8; KEY], counter: u64, text: &[u8], room: &mut [u8]) -> OneTime {
     let state = State::new(key, counter);
-    let mut one_time = Zeroizing::new([0; KEY]);
+    let mut one_time = OneTime::default();
     let mut text = Text { from: text, to: room };
     let mut block = 0;
     // So many groups at a time as there are registers for; a packet of a tailnet is one such turn. At the end, only what is needed.
@@ -67,7 +70,7 @@ impl State {
     /// Makes so many groups of blocks and uses them up.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn turn<const GROUPS: usize>(&self, block: &mut u32, text: &mut Text<'_>, one_time: &mut [u8; KEY]) {
+    fn turn<const GROUPS: usize>(&self, block: &mut u32, text: &mut Text<'_>, one_time: &mut OneTime) {
         let [a, b, c] = self.rows;
         let mut groups = [[a, b, c, self.last]; GROUPS];
         let mut number = *block;
@@ -99,9 +102,9 @@ impl State {
         let mut blocks = states.iter().flatten();
         if *block == 0
             && let Some(first) = blocks.next()
-            && let Some(half) = bytes(*first).first_chunk()
+            && let ([r, s, ..], []) = bytes(*first).as_chunks()
         {
-            *one_time = *half;
+            **one_time = [*r, *s];
         }
         for stream in blocks {
             if text.from.is_empty() {
@@ -189,8 +192,9 @@ impl Text<'_> {
     fn xor(&mut self, stream: __m512i) {
         let length = self.from.len().min(REGISTER);
         let Some((from, rest)) = self.from.split_at_checked(length) else { return };
+        self.from = rest;
         let Some((to, room)) = std::mem::take(&mut self.to).split_at_mut_checked(length) else { return };
-        (self.from, self.to) = (rest, room);
+        self.to = room;
         if let (Ok(from), Ok(to)) = (from.try_into(), <&mut [u8; REGISTER]>::try_from(&mut *to)) {
             *to = bytes(_mm512_xor_si512(register(from), stream));
             return;

@@ -14,8 +14,10 @@ use std::arch::x86_64::{
     _mm512_slli_epi64, _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
+use subtle::{Choice, ConditionallySelectable as _};
+
 use super::{REGISTER, register};
-use crate::{KEY, TAG};
+use crate::TAG;
 
 const BLOCK: usize = 16;
 /// Blocks that are worked on together.
@@ -36,9 +38,8 @@ type Numbers = [__m512i; 3];
 
 /// The tag of a sealed text without additional data (section 2.8): the text, filled up to whole blocks, then both lengths.
 #[target_feature(enable = "avx512f,avx512ifma")]
-pub(super) fn tag(one_time: &[u8; KEY], sealed: &[u8]) -> [u8; TAG] {
-    let (r, s) = halves(one_time);
-    let [first, second, third] = powers(clamped(r));
+pub(super) fn tag([r, s]: &[[u8; BLOCK]; 2], sealed: &[u8]) -> [u8; TAG] {
+    let [first, second, third] = powers(clamped(u128::from_le_bytes(*r)));
     let last = [lanes(first), lanes(second), lanes(third)];
     let r8 = [all(first), all(second), all(third)];
     let blocks = sealed.len().div_ceil(BLOCK) + 1;
@@ -47,8 +48,8 @@ pub(super) fn tag(one_time: &[u8; KEY], sealed: &[u8]) -> [u8; TAG] {
     let mut sums = [_mm512_setzero_si512(); 3];
     for group in 0..groups {
         // The first group is of what is before the text, too, and the last of what is after it.
-        let whole =
-            (group * GROUP).checked_sub(nothing * BLOCK).and_then(|at| sealed.get(at..)?.first_chunk());
+        let start = (group * GROUP).checked_sub(nothing * BLOCK);
+        let whole = start.and_then(|at| sealed.get(at..)?.as_chunks().0.first_chunk());
         let beyond = if group == 0 { beyond(nothing) } else { _mm512_set1_epi64(BEYOND.cast_signed()) };
         let factor = if group + 1 == groups { &last } else { &r8 };
         let blocks = match whole {
@@ -59,18 +60,19 @@ pub(super) fn tag(one_time: &[u8; KEY], sealed: &[u8]) -> [u8; TAG] {
     }
     let [h0, h1, h2] = sums;
     let sum = |limb| _mm512_reduce_add_epi64(limb).cast_unsigned();
-    reduced([sum(h0), sum(h1), sum(h2)]).wrapping_add(s).to_le_bytes()
+    reduced([sum(h0), sum(h1), sum(h2)]).wrapping_add(u128::from_le_bytes(*s)).to_le_bytes()
 }
 
 /// A group that is not all text: nothing, text, zeroes up to a whole block, and, in the last one, how long the text is.
-fn edge(sealed: &[u8], at: usize, nothing: usize, last: bool) -> [u8; GROUP] {
-    let mut group = [0; GROUP];
-    let room = group.get_mut(nothing.saturating_sub(at)..).unwrap_or_default();
+fn edge(sealed: &[u8], at: usize, nothing: usize, last: bool) -> [[u8; REGISTER]; 2] {
+    let mut group = [[0; REGISTER]; 2];
+    let bytes = group.as_flattened_mut();
+    let room = bytes.get_mut(nothing.saturating_sub(at)..).unwrap_or_default();
     let text = sealed.get(at.saturating_sub(nothing)..).unwrap_or_default();
     for (to, from) in room.iter_mut().zip(text) {
         *to = *from;
     }
-    if last && let Some(length) = group.last_chunk_mut() {
+    if last && let Some(length) = bytes.last_chunk_mut() {
         *length = (sealed.len() as u64).to_le_bytes();
     }
     group
@@ -86,8 +88,8 @@ fn beyond(nothing: usize) -> __m512i {
 /// Eight blocks as numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn limbs(group: &[u8; GROUP], beyond: __m512i) -> Numbers {
-    let (first, second) = split(group);
+fn limbs([first, second]: &[[u8; REGISTER]; 2], beyond: __m512i) -> Numbers {
+    let (first, second) = (register(first), register(second));
     let (low, high) = (_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
     let m44 = _mm512_set1_epi64(M44.cast_signed());
     let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
@@ -96,15 +98,6 @@ fn limbs(group: &[u8; GROUP], beyond: __m512i) -> Numbers {
         _mm512_and_si512(middle, m44),
         _mm512_or_si512(_mm512_srli_epi64::<24>(high), beyond),
     ]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split(group: &[u8; GROUP]) -> (__m512i, __m512i) {
-    match group.as_chunks::<REGISTER>() {
-        ([first, second], []) => (register(first), register(second)),
-        _ => (_mm512_setzero_si512(), _mm512_setzero_si512()),
-    }
 }
 
 #[inline]
@@ -160,14 +153,6 @@ fn multiplied([a0, a1, a2]: Numbers, [r0, r1, r2]: &Numbers) -> Numbers {
     ]
 }
 
-/// Both halves of the key: r and s.
-fn halves(one_time: &[u8; KEY]) -> (u128, u128) {
-    match one_time.as_chunks() {
-        ([r, s], []) => (u128::from_le_bytes(*r), u128::from_le_bytes(*s)),
-        _ => (0, 0),
-    }
-}
-
 #[allow(clippy::cast_possible_truncation, reason = "the lower part is what is wanted")]
 const fn low(number: u128) -> u64 {
     number as u64
@@ -216,8 +201,9 @@ fn times([a0, a1, a2]: Number, [r0, r1, r2]: Number) -> Number {
 
 /// The number itself, below 2^130 - 5, of limbs below 2^63; of it, the lower 128 bits.
 fn reduced([mut h0, mut h1, mut h2]: Number) -> u128 {
-    // After the first turn the last limb is at most 2^42, after the second nothing is carried out of it but what five more can do.
-    for _ in 0..3 {
+    // After the first turn the last limb is below 2^42 and the first below 2^44 + 2^24, so that the second carries one out of it at
+    // most, and none is left to be carried after it.
+    for _ in 0..2 {
         h1 += h0 >> 44;
         h2 += h1 >> 44;
         (h0, h1) = (h0 & M44, h1 & M44);
@@ -232,8 +218,8 @@ fn reduced([mut h0, mut h1, mut h2]: Number) -> u128 {
     let mut g1 = h1 + (g0 >> 44);
     let g2 = (h2 + (g1 >> 44)).wrapping_sub(1 << 42);
     (g0, g1) = (g0 & M44, g1 & M44);
-    let less = (g2 >> 63).wrapping_neg();
-    let pick = |h: u64, g: u64| u128::from((h & less) | (g & !less));
+    let less = Choice::from(u8::from(g2 >> 63 == 1));
+    let pick = |h: u64, g: u64| u128::from(u64::conditional_select(&g, &h, less));
     pick(h0, g0) | pick(h1, g1) << 44 | pick(h2, g2) << 88
 }
 

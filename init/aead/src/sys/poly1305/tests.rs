@@ -1,21 +1,22 @@
 //! Against the `poly1305` crate, at the edges that no key of ChaCha20's is known to reach.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+#![allow(clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
 
 use super::super::Key;
 use super::*;
+use crate::KEY;
 use ::poly1305::Poly1305;
 use ::poly1305::universal_hash::KeyInit as _;
 
 /// What the crate says of a text filled up to whole blocks, and its lengths.
-fn theirs(one_time: &[u8; KEY], sealed: &[u8]) -> [u8; TAG] {
+fn theirs(one_time: &[[u8; BLOCK]; 2], sealed: &[u8]) -> [u8; TAG] {
     let mut all = sealed.to_vec();
     all.resize(sealed.len().next_multiple_of(BLOCK) + 8, 0);
     all.extend((sealed.len() as u64).to_le_bytes());
-    Poly1305::new(one_time.into()).compute_unpadded(&all).into()
+    Poly1305::new(one_time.as_flattened().into()).compute_unpadded(&all).into()
 }
 
-fn ours(one_time: &[u8; KEY], sealed: &[u8]) -> [u8; TAG] {
+fn ours(one_time: &[[u8; BLOCK]; 2], sealed: &[u8]) -> [u8; TAG] {
     assert!(Key::new(&[0; KEY]).is_some());
     // SAFETY: the processor has both features.
     unsafe { tag(one_time, sealed) }
@@ -64,7 +65,7 @@ fn a_tag_is_that_of_the_poly1305_crate_at_every_edge() {
     }
     for r in halves_of_keys() {
         for s in halves_of_keys() {
-            let one_time: [u8; KEY] = [r, s].concat().try_into().unwrap();
+            let one_time = [r, s];
             for text in &texts {
                 assert_eq!(
                     ours(&one_time, text),
@@ -96,4 +97,56 @@ fn a_sum_is_reduced_however_near_to_the_prime_it_is() {
     let one = reduced([(1 << 44) + (1 << 17), M44, M42]);
     assert!(one < 1 << 20, "too near to the prime for eight of it to be eight times it");
     assert_eq!(reduced(most), one * 8);
+}
+
+#[test]
+fn the_greatest_factors_are_multiplied_without_losing_a_bit() {
+    if !is_wide() {
+        return;
+    }
+    // As great as the comment at `multiplied` allows, in all limbs and lanes.
+    let (a, r) = ([(1 << 46) - 1; 3], [(1 << 45) - 1; 3]);
+    // SAFETY: the processor has both features.
+    let product = unsafe { multiplied_once(a, r) };
+    assert_eq!(reduced(product), reduced(times_slowly(a, r)));
+}
+
+#[target_feature(enable = "avx512f,avx512ifma")]
+fn multiplied_once(a: Number, r: Number) -> Number {
+    let each = |[x, y, z]: Number| [lanes([x; LANES]), lanes([y; LANES]), lanes([z; LANES])];
+    multiplied(each(a), &each(r)).map(|limb| {
+        let lanes = super::super::bytes(limb);
+        let (words, _) = lanes.as_chunks();
+        assert!(words.iter().all(|word| Some(word) == words.first()), "lanes that differ");
+        u64::from_le_bytes(words[0])
+    })
+}
+
+/// The same product, its limbs carried in 128 bits each.
+fn times_slowly(a: Number, r: Number) -> Number {
+    let mut sums = [0_u128; 3];
+    for (i, a) in a.into_iter().enumerate() {
+        for (j, r) in r.into_iter().enumerate() {
+            let twenty = if i + j >= 3 { 20 } else { 1 };
+            sums[(i + j) % 3] += u128::from(a) * u128::from(r) * twenty;
+        }
+    }
+    for _ in 0..4 {
+        for (at, bits) in [(0, 44), (1, 44), (2, 42)] {
+            let carried = sums[at] >> bits;
+            sums[at] &= (1 << bits) - 1;
+            if at == 2 {
+                sums[0] += carried * 5;
+            } else {
+                sums[at + 1] += carried;
+            }
+        }
+    }
+    sums.map(low)
+}
+
+#[test]
+fn limbs_of_63_bits_are_reduced() {
+    let most = [(1 << 63) - 1; 3];
+    assert_eq!(reduced(most), reduced(times_slowly(most, [1, 0, 0])));
 }
