@@ -389,3 +389,31 @@ async fn what_hangs_in_one_network_is_tried_anew_in_the_next() {
         assert_eq!(register.len(), if stage == "register" { 2 } else { 1 }, "{stage}");
     }
 }
+
+#[tokio::test]
+async fn an_address_that_flaps_neither_starves_a_request_nor_makes_a_storm() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.register = Box::new(|_| Reply::never()));
+    let mut setup = Setup::new(&server);
+    setup.known = true;
+    let mut node = setup.start();
+    eventually(|| !server.seen("/machine/register").is_empty()).await;
+    for _ in 0..40 {
+        node.host.send_modify(|host| host.network += 1);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        while node.events.try_recv().is_ok() {}
+    }
+    // A few moves count; the request after the last of them is left to its own time.
+    let asked = server.seen("/machine/register").len();
+    assert!((2..=5).contains(&asked), "{asked} requests");
+    assert!(server.seen("POST /ts2021").len() <= 5);
+    // A sleep counts always.
+    server.script(|script| script.register = Box::new(|_| Reply::authorized()));
+    node.host.send_modify(|host| {
+        host.network += 1;
+        host.slept += Duration::from_secs(60);
+    });
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+}
