@@ -417,3 +417,23 @@ async fn an_address_that_flaps_neither_starves_a_request_nor_makes_a_storm() {
     maps.map(&node.first_map(&[]));
     node.next_map().await;
 }
+
+#[tokio::test]
+async fn a_server_is_not_dialled_as_often_as_it_asks_to_be() {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+    let ping = json!({ "PingRequest": { "URL": format!("{}/machine/ping-response", server.url()) } });
+    let answers = || server.seen("HEAD /machine/ping-response").len();
+    let start = Instant::now();
+    maps.map(&ping);
+    eventually(|| answers() == 1).await;
+    for _ in 0..20 {
+        maps.map(&ping);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let allowed = 1 + start.elapsed().as_secs() / 5;
+    assert!(answers() as u64 <= allowed, "{} answers", answers());
+}

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use self::moves::Moves;
@@ -28,6 +29,8 @@ use crate::state::Refused;
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two updates for changes: whatever flaps here is no storm there.
 pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two answers to the server's pings. Headscale asks only nodes with routes for them, of which we are none.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether a key has ended: a peer's, or our own.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 /// A wait longer than this is not worth a connection, which may be dead at its end without having said so.
@@ -209,6 +212,7 @@ pub async fn run(
         closes: 0,
         said: None,
         last_refused: None,
+        answered: None,
         log: LogPace::default(),
         host,
         auth,
@@ -239,6 +243,8 @@ struct Session {
     closes: u32,
     said: Option<(Phase, Option<Refusal>)>,
     last_refused: Option<[u8; 32]>,
+    /// The last answer to a ping, and when it began.
+    answered: Option<(Instant, JoinHandle<()>)>,
     /// Of refusals: a map can show our node key as one that has ended and one that has not in turn.
     log: LogPace,
     host: watch::Receiver<HostState>,
