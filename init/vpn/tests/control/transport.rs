@@ -186,3 +186,14 @@ async fn a_server_that_takes_nothing_keeps_no_connection_that_was_given_up() {
     drop(connection);
     eventually(|| server.tunnels() == 0).await;
 }
+
+#[tokio::test]
+async fn a_key_that_is_not_pinned_is_asked_for_anew_after_a_handshake_that_failed() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.upgrade = Upgrade::ErrorFrame("another key"));
+    let mut node = TestNode::start(&server);
+    assert!(node.disconnected().await.contains("another key"));
+    server.script(|script| script.upgrade = Upgrade::Tunnel);
+    server.next_stream().await;
+    assert_eq!(server.seen("GET /key?v=130").len(), 2);
+}

@@ -403,6 +403,11 @@ impl Session {
                 Ok(Err(match error {
                     ConnectError::ClosedAfterUpgrade => self.why_closed(server).await?,
                     ConnectError::RateLimited(after) => Event::RateLimited(after),
+                    ConnectError::Handshake(_) => {
+                        // It may have another key now; where none is pinned, it is asked for it.
+                        self.server = None;
+                        Event::Transport { sent: false }
+                    }
                     _ => Event::Transport { sent: false },
                 }))
             }
