@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::control::wire::BadJson;
 use crate::filter::Filter;
 use crate::key::{Disco, Machine, Node, Public, Secret};
 use crate::netmap::{Netmap, RegionId};
@@ -149,7 +150,7 @@ fn inside(map: &Netmap, own: &Public<Node>, prefixes: &[IpNet]) -> Result<(), St
 pub enum StateError {
     /// Not the JSON of a record.
     #[error("the kept state does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(BadJson),
     /// A version of the record that this program does not know.
     #[error("the kept state has version {found}, expected {expected}")]
     Version {
@@ -170,6 +171,13 @@ pub enum StateError {
     /// An address that no map of ours could have.
     #[error("the kept map has {0}, which is outside the tailnet's prefixes")]
     Outside(IpNet),
+}
+
+impl From<serde_json::Error> for StateError {
+    /// Without serde's words, which quote what stands there: the record has private keys.
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error.into())
+    }
 }
 
 /// Compiles what was kept as text; what does not parse denies.
