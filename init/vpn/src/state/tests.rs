@@ -113,6 +113,14 @@ fn a_map_that_we_would_not_have_taken_is_left_out_and_the_identity_stays() {
         ("/map/node/k", good["map"]["peers"][0]["k"].clone()),
         ("/map/peers/0/w", json!(["0.0.0.0/0"])),
         ("/map/node/a/0", json!("192.0.2.1/32")),
+        ("/map/node/a", json!([])),
+        // What it would not let a node have.
+        ("/map/peers/0/a/0", json!("100.64.0.1/32")),
+        ("/map/peers/0/a/0", json!("100.64.0.0/24")),
+        ("/map/peers/0/a/0", json!("100.100.100.100/32")),
+        ("/map/peers/0/w", json!(["100.64.9.0/24"])),
+        ("/map/peers/0/k", good["map"]["node"]["k"].clone()),
+        ("/map/peers/0/k", json!("A".repeat(43))),
         // None that this program reads.
         ("/map/node/k", json!("AAAA")),
         ("/map/peers", json!({})),
@@ -157,13 +165,13 @@ fn what_is_left_out_of_a_nodes_record_is_as_it_was() {
     let map = odd.map.as_mut().unwrap();
     let mut peer = (*map.peers[&NodeId(2)]).clone();
     peer.disco = Some(Secret::generate().unwrap().public());
-    peer.allowed.push("100.64.9.0/24".parse().unwrap());
+    peer.allowed.clear();
     peer.key_expiry = Some(time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap());
     peer.expired = true;
     (peer.online, peer.home) = (None, None);
     let mut bare = node(3, Secret::<Node>::generate().unwrap().public(), "100.64.0.3/32");
     (bare.name, bare.tags, bare.endpoints) = (String::new(), Vec::new(), Vec::new());
-    (bare.addresses, bare.online) = (Vec::new(), Some(false));
+    (bare.addresses, bare.allowed, bare.online) = (Vec::new(), Vec::new(), Some(false));
     map.peers = Arc::new([(NodeId(2), Arc::new(peer)), (NodeId(3), Arc::new(bare))].into());
     let back = Kept::decode(&odd.encode().unwrap(), &prefixes()).unwrap();
     assert_eq!(back.map.unwrap().peers, odd.map.unwrap().peers);

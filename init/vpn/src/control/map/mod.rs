@@ -10,7 +10,7 @@ mod peers;
 mod policy;
 
 /// Whether it is where names are asked for: nobody's address, though it lies inside the usual prefixes.
-pub(super) fn is_names(net: &IpNet) -> bool {
+pub(crate) fn is_names(net: &IpNet) -> bool {
     let address = net.addr();
     address == IpAddr::V4(NAMES_V4) || address == IpAddr::V6(NAMES_V6)
 }
