@@ -253,7 +253,8 @@ impl MapState {
             judge.count_list(list.unreadable, list.beyond, "peers");
         }
         match message.peers {
-            Some(all) if !all.is_empty() => self.peers.replace(all, &mut judge),
+            // Also one of which nothing reads: it was meant to replace all.
+            Some(all) if !all.is_empty() || all.unreadable > 0 => self.peers.replace(all, &mut judge),
             _ => {
                 let removed = message.peers_removed.unwrap_or_default();
                 judge.count_list(removed.unreadable, removed.beyond, "removed peers");
