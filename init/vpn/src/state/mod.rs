@@ -207,9 +207,9 @@ impl From<serde_json::Error> for StateError {
     }
 }
 
-/// Compiles what was kept as text; what does not parse denies.
+/// Compiles what was kept as text, perhaps by a program that read more of it; what does not parse denies.
 fn compile(filters: &crate::netmap::NamedFilters) -> Arc<Filter> {
-    Arc::new(Filter::compile(filters.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter)
+    Arc::new(Filter::compile(filters.iter().map(|(name, raw)| (name.as_str(), &**raw))).whole())
 }
 
 #[cfg(test)]

@@ -191,3 +191,12 @@ fn without_room_for_the_map_the_identity_is_kept_and_without_room_for_that_nothi
     assert!(matches!(kept.encode_within(least.bytes.len() - 1), Err(StateError::TooLarge)));
     assert_eq!(format!("{least:?}"), format!("a record of {} bytes", least.bytes.len()));
 }
+
+#[test]
+fn one_kept_filter_that_does_not_read_denies() {
+    let mut kept = kept();
+    let filters = &mut kept.map.as_mut().unwrap().filters;
+    Arc::make_mut(filters).insert("of another program".to_owned(), serde_json::from_str("7").unwrap());
+    let back = Kept::decode(&kept.encode().unwrap(), &prefixes()).unwrap();
+    assert_eq!(*back.map.unwrap().filter, Filter::deny_all());
+}
