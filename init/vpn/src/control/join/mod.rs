@@ -2,8 +2,8 @@
 //!
 //! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
 //!   not sent again. Then we wait for another key.
-//! - Not more than one request with a key a minute, and not more than one without.
 //! - So does a map that shows the node key that the key was taken for as one that has ended: the next would be no better.
+//! - Not more than one request with a key a minute, and not more than one without, unless the network became another meanwhile.
 //! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is. The new node key
 //!   stands beside the old one until a server has taken it; if it is refused, the old one goes on.
 //! - An unknown node (404 on the map) asks once without a key, then as above.
