@@ -56,7 +56,7 @@ pub struct TailnetNode {
     pub name: String,
     /// Its own addresses.
     pub addresses: Vec<IpNet>,
-    /// What it may send from: its addresses, and routes that were approved for it.
+    /// What it may send from: those of its addresses that the coordinator names for it. Never a route beyond them.
     pub allowed: Vec<IpNet>,
     /// Where it may be reached by UDP, as it said itself.
     pub endpoints: Vec<SocketAddr>,
@@ -69,7 +69,7 @@ pub struct TailnetNode {
     /// When its key ends; `None`: never.
     #[serde(with = "time::serde::timestamp::option")]
     pub key_expiry: Option<OffsetDateTime>,
-    /// Whether the coordinator says that its key has ended.
+    /// Whether its key has ended, by the coordinator's word or by the clock.
     pub expired: bool,
 }
 

@@ -55,6 +55,18 @@ pub enum ProblemKind {
     Capabilities(usize),
 }
 
+impl Compiled {
+    /// Whether one of them does not read: then what they were meant to be together is not known.
+    pub fn is_unreadable(&self) -> bool {
+        self.problems.iter().any(|problem| problem.kind.denies())
+    }
+
+    /// The filter; one that does not read denies, whatever the others allow.
+    pub fn whole(self) -> Filter {
+        if self.is_unreadable() { Filter::deny_all() } else { self.filter }
+    }
+}
+
 impl ProblemKind {
     /// Whether the whole named filter denies because of it.
     pub fn denies(&self) -> bool {

@@ -145,7 +145,9 @@ impl Node {
         };
         let (node, generation) = (key.secret.public(), key.generation);
         let secret = key.secret.clone();
-        self.keeper.kept.next = Some(key);
+        // A server that took the one before, and whose answer was lost, may yet admit us under it.
+        let before = self.keeper.kept.next.replace(key);
+        self.others.extend(before.filter(|before| before.secret.public() != node));
         if let Err(error) = self.keeper.write(now, &self.parent) {
             return warn!(%error, "a new node key cannot be kept: the old one stays");
         }

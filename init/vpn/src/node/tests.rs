@@ -34,7 +34,8 @@ pub(super) fn kept(peers: u32) -> Kept {
     let secret = Secret::<NodeKind>::generate().unwrap();
     let node = |number: u32, key| {
         let [_, a, b, c] = number.to_be_bytes();
-        let addresses = [format!("100.{}.{b}.{c}/32", 64 | a), format!("fd7a:115c:a1e0::{number:x}/128")];
+        // Not where names are asked for, whatever the number.
+        let addresses = [format!("100.{}.{b}.{c}/32", 64 | a), format!("fd7a:115c:a1e0::1:{number:x}/128")];
         let addresses: Vec<ipnet::IpNet> = addresses.map(|text| text.parse().unwrap()).to_vec();
         Arc::new(TailnetNode {
             id: NodeId(number.into()),

@@ -7,7 +7,7 @@
 mod node;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::control::map::is_names;
+use crate::control::wire::BadJson;
 use crate::filter::Filter;
 use crate::key::{Disco, Machine, Node, Public, Secret};
 use crate::netmap::{Netmap, RegionId};
@@ -120,7 +122,7 @@ impl Kept {
     pub fn decode(bytes: &[u8], prefixes: &[IpNet]) -> Result<Self, StateError> {
         let mut kept = record::decode(bytes)?;
         if let Some(map) = &kept.map
-            && let Err(error) = inside(map, &kept.node.secret.public(), prefixes)
+            && let Err(error) = acceptable(map, &kept.node.secret.public(), prefixes)
         {
             // The identity is worth more than the map: a new one would have no key to join with.
             tracing::warn!(%error, "the kept map is not used");
@@ -131,14 +133,31 @@ impl Kept {
 }
 
 /// Whether a kept map is one that we would have accepted from the server.
-fn inside(map: &Netmap, own: &Public<Node>, prefixes: &[IpNet]) -> Result<(), StateError> {
+fn acceptable(map: &Netmap, own: &Public<Node>, prefixes: &[IpNet]) -> Result<(), StateError> {
     if map.node.key != *own {
         return Err(StateError::AnotherNode);
     }
-    let all = std::iter::once(&map.node).chain(map.peers.values());
-    for net in all.flat_map(|node| node.addresses.iter().chain(&node.allowed)) {
-        if !prefixes.iter().any(|prefix| prefix.contains(net)) {
-            return Err(StateError::Outside(*net));
+    if map.node.addresses.is_empty() {
+        return Err(StateError::NoAddress);
+    }
+    let (mut keys, mut holders) = (BTreeSet::new(), BTreeSet::new());
+    for node in std::iter::once(&map.node).chain(map.peers.values()) {
+        if node.key.is_zero() || !keys.insert(node.key) {
+            return Err(StateError::Twice(node.key.to_string()));
+        }
+        for net in &node.addresses {
+            if !prefixes.iter().any(|prefix| prefix.contains(net)) {
+                return Err(StateError::Outside(*net));
+            }
+            if net.prefix_len() != net.max_prefix_len() || is_names(net) {
+                return Err(StateError::NotANodes(*net));
+            }
+            if !holders.insert(net.addr()) {
+                return Err(StateError::Twice(net.to_string()));
+            }
+        }
+        if let Some(route) = node.allowed.iter().find(|net| !node.addresses.contains(net)) {
+            return Err(StateError::NotANodes(*route));
         }
     }
     Ok(())
@@ -149,7 +168,7 @@ fn inside(map: &Netmap, own: &Public<Node>, prefixes: &[IpNet]) -> Result<(), St
 pub enum StateError {
     /// Not the JSON of a record.
     #[error("the kept state does not read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(BadJson),
     /// A version of the record that this program does not know.
     #[error("the kept state has version {found}, expected {expected}")]
     Version {
@@ -170,11 +189,27 @@ pub enum StateError {
     /// An address that no map of ours could have.
     #[error("the kept map has {0}, which is outside the tailnet's prefixes")]
     Outside(IpNet),
+    /// What no node has: a network, a route beyond its own addresses, or where names are asked for.
+    #[error("the kept map has {0}, which is no address of the node that has it there")]
+    NotANodes(IpNet),
+    /// A key or an address that two nodes have, or the key that is none.
+    #[error("the kept map has {0} more than once, or it is no node's")]
+    Twice(String),
+    /// We have no address.
+    #[error("the kept map gives us no address")]
+    NoAddress,
 }
 
-/// Compiles what was kept as text; what does not parse denies.
+impl From<serde_json::Error> for StateError {
+    /// Without serde's words, which quote what stands there: the record has private keys.
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error.into())
+    }
+}
+
+/// Compiles what was kept as text, perhaps by a program that read more of it; what does not parse denies.
 fn compile(filters: &crate::netmap::NamedFilters) -> Arc<Filter> {
-    Arc::new(Filter::compile(filters.iter().map(|(name, raw)| (name.as_str(), &**raw))).filter)
+    Arc::new(Filter::compile(filters.iter().map(|(name, raw)| (name.as_str(), &**raw))).whole())
 }
 
 #[cfg(test)]

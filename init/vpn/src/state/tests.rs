@@ -88,12 +88,17 @@ fn what_no_record_of_ours_would_say_is_no_record() {
         ("/machine", json!(format!("zz{}", "0".repeat(62))), "the kept state's machine key is not a key"),
         ("/next/node", json!(""), "the kept state's next node key is not a key"),
         ("/paths", json!([]), "the kept state does not read: "),
+        (
+            "/generation",
+            json!("5ec3e7".repeat(8)),
+            "the kept state does not read: another type than it should be",
+        ),
     ];
     for (at, value, expected) in cases {
         let mut bad = good.clone();
         *bad.pointer_mut(at).unwrap() = value;
         let found = Kept::decode(bad.to_string().as_bytes(), &prefixes()).unwrap_err().to_string();
-        assert!(found.starts_with(expected), "{at}: {found}");
+        assert!(found.starts_with(expected) && !found.contains("5ec3e7"), "{at}: {found}");
     }
     for bytes in [&b""[..], b"{}", &[0; 4096]] {
         Kept::decode(bytes, &prefixes()).unwrap_err();
@@ -108,6 +113,14 @@ fn a_map_that_we_would_not_have_taken_is_left_out_and_the_identity_stays() {
         ("/map/node/k", good["map"]["peers"][0]["k"].clone()),
         ("/map/peers/0/w", json!(["0.0.0.0/0"])),
         ("/map/node/a/0", json!("192.0.2.1/32")),
+        ("/map/node/a", json!([])),
+        // What it would not let a node have.
+        ("/map/peers/0/a/0", json!("100.64.0.1/32")),
+        ("/map/peers/0/a/0", json!("100.64.0.0/24")),
+        ("/map/peers/0/a/0", json!("100.100.100.100/32")),
+        ("/map/peers/0/w", json!(["100.64.9.0/24"])),
+        ("/map/peers/0/k", good["map"]["node"]["k"].clone()),
+        ("/map/peers/0/k", json!("A".repeat(43))),
         // None that this program reads.
         ("/map/node/k", json!("AAAA")),
         ("/map/peers", json!({})),
@@ -152,13 +165,13 @@ fn what_is_left_out_of_a_nodes_record_is_as_it_was() {
     let map = odd.map.as_mut().unwrap();
     let mut peer = (*map.peers[&NodeId(2)]).clone();
     peer.disco = Some(Secret::generate().unwrap().public());
-    peer.allowed.push("100.64.9.0/24".parse().unwrap());
+    peer.allowed.clear();
     peer.key_expiry = Some(time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap());
     peer.expired = true;
     (peer.online, peer.home) = (None, None);
     let mut bare = node(3, Secret::<Node>::generate().unwrap().public(), "100.64.0.3/32");
     (bare.name, bare.tags, bare.endpoints) = (String::new(), Vec::new(), Vec::new());
-    (bare.addresses, bare.online) = (Vec::new(), Some(false));
+    (bare.addresses, bare.allowed, bare.online) = (Vec::new(), Vec::new(), Some(false));
     map.peers = Arc::new([(NodeId(2), Arc::new(peer)), (NodeId(3), Arc::new(bare))].into());
     let back = Kept::decode(&odd.encode().unwrap(), &prefixes()).unwrap();
     assert_eq!(back.map.unwrap().peers, odd.map.unwrap().peers);
@@ -177,4 +190,13 @@ fn without_room_for_the_map_the_identity_is_kept_and_without_room_for_that_nothi
     assert_eq!((back.stamp, back.refused.len()), (kept.stamp, 1));
     assert!(matches!(kept.encode_within(least.bytes.len() - 1), Err(StateError::TooLarge)));
     assert_eq!(format!("{least:?}"), format!("a record of {} bytes", least.bytes.len()));
+}
+
+#[test]
+fn one_kept_filter_that_does_not_read_denies() {
+    let mut kept = kept();
+    let filters = &mut kept.map.as_mut().unwrap().filters;
+    Arc::make_mut(filters).insert("of another program".to_owned(), serde_json::from_str("7").unwrap());
+    let back = Kept::decode(&kept.encode().unwrap(), &prefixes()).unwrap();
+    assert_eq!(*back.map.unwrap().filter, Filter::deny_all());
 }

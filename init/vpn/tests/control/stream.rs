@@ -389,3 +389,51 @@ async fn what_hangs_in_one_network_is_tried_anew_in_the_next() {
         assert_eq!(register.len(), if stage == "register" { 2 } else { 1 }, "{stage}");
     }
 }
+
+#[tokio::test]
+async fn an_address_that_flaps_neither_starves_a_request_nor_makes_a_storm() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.register = Box::new(|_| Reply::never()));
+    let mut setup = Setup::new(&server);
+    setup.known = true;
+    let mut node = setup.start();
+    eventually(|| !server.seen("/machine/register").is_empty()).await;
+    for _ in 0..40 {
+        node.host.send_modify(|host| host.network += 1);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        while node.events.try_recv().is_ok() {}
+    }
+    // A few moves count; the request after the last of them is left to its own time.
+    let asked = server.seen("/machine/register").len();
+    assert!((2..=5).contains(&asked), "{asked} requests");
+    assert!(server.seen("POST /ts2021").len() <= 5);
+    // A sleep counts always.
+    server.script(|script| script.register = Box::new(|_| Reply::authorized()));
+    node.host.send_modify(|host| {
+        host.network += 1;
+        host.slept += Duration::from_secs(60);
+    });
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+}
+
+#[tokio::test]
+async fn a_server_is_not_dialled_as_often_as_it_asks_to_be() {
+    let server = ControlServer::start().await;
+    let mut node = TestNode::start(&server);
+    let maps = server.next_stream().await;
+    maps.map(&node.first_map(&[]));
+    node.next_map().await;
+    let ping = json!({ "PingRequest": { "URL": format!("{}/machine/ping-response", server.url()) } });
+    let answers = || server.seen("HEAD /machine/ping-response").len();
+    let start = Instant::now();
+    maps.map(&ping);
+    eventually(|| answers() == 1).await;
+    for _ in 0..20 {
+        maps.map(&ping);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let allowed = 1 + start.elapsed().as_secs() / 5;
+    assert!(answers() as u64 <= allowed, "{} answers", answers());
+}

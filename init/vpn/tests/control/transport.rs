@@ -1,7 +1,7 @@
 //! The way to the server: `/key`, TLS, the upgrade.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_vpn::control::client::{ConnectError, KeyError, OpenError};
 use casemate_vpn::control::join::{Phase, RefusalKind};
@@ -164,4 +164,36 @@ async fn a_connection_is_not_kept_over_a_long_wait() {
     assert_eq!(server.seen("POST /ts2021").len(), 1);
     // Nobody would tell us that it died meanwhile.
     eventually(|| server.tunnels() == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_keeps_no_connection_that_was_given_up() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.upgrade = Upgrade::TakesNothing);
+    let client = client(&server, |_| {});
+    let connection = client.connect(&Secret::generate().unwrap(), &server.key.public()).await.unwrap();
+    // Until our answers have no room any more: then we do not read either.
+    let mut last = (0, Instant::now());
+    let stalls = || {
+        let pings = server.pings();
+        if pings != last.0 {
+            last = (pings, Instant::now());
+        }
+        pings > 0 && last.1.elapsed() > Duration::from_secs(1)
+    };
+    eventually(stalls).await;
+    assert_eq!(server.tunnels(), 1);
+    drop(connection);
+    eventually(|| server.tunnels() == 0).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_pinned_is_asked_for_anew_after_a_handshake_that_failed() {
+    let server = ControlServer::start().await;
+    server.script(|script| script.upgrade = Upgrade::ErrorFrame("another key"));
+    let mut node = TestNode::start(&server);
+    assert!(node.disconnected().await.contains("another key"));
+    server.script(|script| script.upgrade = Upgrade::Tunnel);
+    server.next_stream().await;
+    assert_eq!(server.seen("GET /key?v=130").len(), 2);
 }

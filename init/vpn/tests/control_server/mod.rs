@@ -45,6 +45,8 @@ pub(crate) enum Upgrade {
     Limited(u64),
     /// Nothing, ever.
     Silent,
+    /// The tunnel, in which it asks without end and takes no answer.
+    TakesNothing,
 }
 
 /// No status: there is no answer.
@@ -149,6 +151,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     machines: Mutex<Vec<Public<Machine>>>,
     tunnels: AtomicUsize,
+    pings: AtomicUsize,
     streams: mpsc::UnboundedSender<Maps>,
 }
 
@@ -191,6 +194,7 @@ impl ControlServer {
             seen: Mutex::default(),
             machines: Mutex::default(),
             tunnels: AtomicUsize::default(),
+            pings: AtomicUsize::default(),
             streams: sender,
         });
         let shared = Arc::clone(&state);
@@ -244,6 +248,11 @@ impl ControlServer {
     /// The tunnels that stand.
     pub(crate) fn tunnels(&self) -> usize {
         self.state.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// The HTTP/2 pings that were sent and not taken.
+    pub(crate) fn pings(&self) -> usize {
+        self.state.pings.load(Ordering::Relaxed)
     }
 
     pub(crate) fn machines(&self) -> Vec<Public<Machine>> {
@@ -314,8 +323,9 @@ impl State {
             return;
         }
         let mut out = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: tailscale-control-protocol\r\n\r\n".to_vec();
+        let takes_nothing = matches!(upgrade, Upgrade::TakesNothing);
         let accepted = match (upgrade, respond(&self.key, &initiation.try_into().unwrap())) {
-            (Upgrade::Tunnel, Ok(accepted)) => accepted,
+            (Upgrade::Tunnel | Upgrade::TakesNothing, Ok(accepted)) => accepted,
             (Upgrade::ErrorFrame(text), _) => {
                 out.push(3);
                 out.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
@@ -353,7 +363,18 @@ impl State {
                 tokio::task::yield_now().await;
             }
         }
-        let noise = NoiseStream::new(io, tunnel, BytesMut::new());
+        let mut noise = NoiseStream::new(io, tunnel, BytesMut::new());
+        if takes_nothing {
+            self.tunnels.fetch_add(1, Ordering::Relaxed);
+            // SETTINGS, then PING after PING (RFC 9113, sections 6.5 and 6.7).
+            let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+            while noise.write_all(&frames).await.is_ok() && noise.flush().await.is_ok() {
+                frames = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(100);
+                self.pings.fetch_add(100, Ordering::Relaxed);
+            }
+            self.tunnels.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         let state = Arc::clone(&self);
         let service = hyper::service::service_fn(move |request| Arc::clone(&state).answer(request));
         let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

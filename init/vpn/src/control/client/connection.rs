@@ -1,17 +1,19 @@
 //! HTTP/2 inside the tunnel: register, updates, the map stream, side by side on one connection.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::rt::Executor;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use thiserror::Error;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::stream::MapStream;
@@ -35,10 +37,34 @@ const MAX_REFUSAL: usize = 512;
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    driver: AbortHandle,
+    tasks: Tasks,
     authority: String,
     early: Option<Early>,
     local: Option<SocketAddr>,
+}
+
+/// The tasks of one connection, which end with it. hyper would let go of them: what drives HTTP/2 then waits until the server has taken
+/// what is left to say, and a server that takes nothing would keep one more socket of ours with each connection that we give up.
+#[derive(Clone, Debug, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn set(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.set().abort_all();
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let mut set = self.set();
+        // There is one for each request: those that are done are forgotten.
+        while set.try_join_next().is_some() {}
+        set.spawn(task);
+    }
 }
 
 /// Why a request has no answer.
@@ -82,20 +108,21 @@ impl Connection {
         local: Option<SocketAddr>,
     ) -> Result<Self, ConnectError> {
         let early = early::read(&mut noise).await?;
-        let (sender, connection) = Builder::new(TokioExecutor::new())
+        let tasks = Tasks::default();
+        let (sender, connection) = Builder::new(tasks.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADERS)
             .max_send_buf_size(STREAM_WINDOW as usize)
             .handshake(TokioIo::new(noise))
             .await?;
-        let driver = tokio::spawn(async move {
+        tasks.execute(async move {
             if let Err(error) = connection.await {
                 let error = harmless(&error.to_string());
                 tracing::debug!(error, "the control connection ended");
             }
         });
-        Ok(Self { sender, driver: driver.abort_handle(), authority, early, local })
+        Ok(Self { sender, tasks, authority, early, local })
     }
 
     /// What the server said before HTTP/2.
@@ -182,7 +209,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.tasks.end();
     }
 }
 

@@ -216,17 +216,16 @@ impl Client {
         timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| OpenError::Timeout)?
     }
 
-    /// Answers a sign of life that the server asks for: a HEAD of its URL, which must be the server's own. Others are not answered.
-    pub async fn answer_ping(&self, ping: &PingRequest) {
-        let Some(path) =
-            self.settings.url.own_path(&ping.url).filter(|_| ping.types.is_empty() && !ping.url_is_noise)
-        else {
-            tracing::debug!("a ping that is not answered");
-            return;
-        };
+    /// What a sign of life that the server asks for is a HEAD of; `None`: it is not answered. Only the server's own URLs are asked for.
+    pub fn ping_path(&self, ping: &PingRequest) -> Option<String> {
+        self.settings.url.own_path(&ping.url).filter(|_| ping.types.is_empty() && !ping.url_is_noise)
+    }
+
+    /// Answers a sign of life, at the path of [`Self::ping_path`].
+    pub async fn answer_ping(&self, path: &str) {
         let head = async {
             let (wire, _) = self.open(self.certificates()).await?;
-            let answer = http1(wire, Method::HEAD, &path, &self.settings.url.authority()).await?;
+            let answer = http1(wire, Method::HEAD, path, &self.settings.url.authority()).await?;
             Ok::<_, KeyError>(answer.status)
         };
         match timeout(REQUEST_TIMEOUT, head).await {

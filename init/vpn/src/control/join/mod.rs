@@ -2,8 +2,8 @@
 //!
 //! - An `AuthURL` or an `Error` for a request with a pre-auth key refuses that key: its digest and the text are kept, and it is
 //!   not sent again. Then we wait for another key.
-//! - Not more than one request with a key a minute, and not more than one without.
 //! - So does a map that shows the node key that the key was taken for as one that has ended: the next would be no better.
+//! - Not more than one request with a key a minute, and not more than one without, unless the network became another meanwhile.
 //! - `NodeKeyExpired` needs a new node key, which needs a pre-auth key; without one everything stays as it is. The new node key
 //!   stands beside the old one until a server has taken it; if it is refused, the old one goes on.
 //! - An unknown node (404 on the map) asks once without a key, then as above.
@@ -149,7 +149,8 @@ pub struct Joiner {
     asked_after_404: bool,
     /// The key that let us in, until a map comes.
     admitted_by: Option<[u8; 32]>,
-    maps: bool,
+    /// Since when maps come, if they do.
+    maps: Option<Instant>,
     unwilling: bool,
     /// `not_before` is of our own choice: another key to join with ends it.
     left_alone: bool,
@@ -185,7 +186,7 @@ impl Joiner {
             rotate_after: None,
             asked_after_404: false,
             admitted_by: None,
-            maps: false,
+            maps: None,
             unwilling: false,
             left_alone: false,
         };
@@ -219,7 +220,7 @@ impl Joiner {
     pub fn phase(&self) -> Phase {
         if self.unwilling {
             Phase::Unwilling
-        } else if self.maps {
+        } else if self.maps.is_some() {
             if self.expired && self.usable_key().is_none() { Phase::KeyNeeded } else { Phase::Joined }
         } else if matches!(self.goal, Goal::AwaitKey | Goal::UseKey) && self.usable_key().is_none() {
             Phase::KeyNeeded
@@ -307,7 +308,7 @@ impl Joiner {
                 }
             }
             Event::MapReceived => {
-                self.maps = true;
+                self.maps = Some(now);
                 self.known = true;
                 self.limited = 0;
                 self.asked_after_404 = false;
@@ -333,7 +334,7 @@ impl Joiner {
             Event::MapNotFound => self.map_not_found(now),
             Event::RateLimited(after) => {
                 self.in_flight = None;
-                self.maps = false;
+                self.maps = None;
                 let after = limited_pause(after, self.limited);
                 self.limited = self.limited.saturating_add(1);
                 self.not_before = Some(now + after + after.mul_f64(RETRY_JITTER * self.random()));
@@ -341,14 +342,12 @@ impl Joiner {
             Event::Transport { sent } => self.transport_failed(sent, now),
             Event::StreamEnded(lived) => {
                 self.in_flight = None;
-                self.maps = false;
+                self.maps = None;
                 if self.can_rotate(now) {
                     self.goal = Goal::UseKey;
                     return;
                 }
-                if lived >= GOOD_STREAM {
-                    self.backoff = MIN_BACKOFF * 2;
-                }
+                self.lived(lived);
                 self.back_off(now);
             }
             Event::Unwilling(kind, text) => self.unwilling(kind, &text, now),
@@ -492,7 +491,7 @@ impl Joiner {
 
     fn map_not_found(&mut self, now: Instant) {
         self.in_flight = None;
-        self.maps = false;
+        self.maps = None;
         self.served_expired = false;
         self.refusal = Some(Refusal { kind: RefusalKind::NotKnown, text: String::new() });
         if !self.asked_after_404 {
@@ -508,7 +507,10 @@ impl Joiner {
     }
 
     fn transport_failed(&mut self, sent: bool, now: Instant) {
-        self.maps = false;
+        // An update may fail beside a stream.
+        if let Some(since) = self.maps.take() {
+            self.lived(now.saturating_duration_since(since));
+        }
         match self.in_flight.take() {
             Some(InFlight::Register { key, digest: Some(_), before }) => {
                 if sent {
@@ -523,6 +525,13 @@ impl Joiner {
             _ => {}
         }
         self.back_off(now);
+    }
+
+    /// A stream ended that lived for so long: what failed before a long one counts no more.
+    fn lived(&mut self, lived: Duration) {
+        if lived >= GOOD_STREAM {
+            self.backoff = MIN_BACKOFF * 2;
+        }
     }
 
     fn back_off(&mut self, now: Instant) {

@@ -10,7 +10,7 @@ mod peers;
 mod policy;
 
 /// Whether it is where names are asked for: nobody's address, though it lies inside the usual prefixes.
-pub(super) fn is_names(net: &IpNet) -> bool {
+pub(crate) fn is_names(net: &IpNet) -> bool {
     let address = net.addr();
     address == IpAddr::V4(NAMES_V4) || address == IpAddr::V6(NAMES_V6)
 }
@@ -253,7 +253,8 @@ impl MapState {
             judge.count_list(list.unreadable, list.beyond, "peers");
         }
         match message.peers {
-            Some(all) if !all.is_empty() => self.peers.replace(all, &mut judge),
+            // Also one of which nothing reads: it was meant to replace all.
+            Some(all) if !all.is_empty() || all.unreadable > 0 => self.peers.replace(all, &mut judge),
             _ => {
                 let removed = message.peers_removed.unwrap_or_default();
                 judge.count_list(removed.unreadable, removed.beyond, "removed peers");

@@ -39,6 +39,14 @@ impl Judge<'_> {
     }
 }
 
+/// What a peer holds of the network.
+#[derive(Debug, Default)]
+struct Held {
+    addresses: Vec<IpNet>,
+    /// Those of them that it may send from.
+    allowed: Vec<IpNet>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     nodes: Arc<Nodes>,
@@ -47,7 +55,7 @@ pub(super) struct Peers {
     owners: BTreeMap<IpAddr, NodeId>,
     own: BTreeSet<IpAddr>,
     /// What expired peers would hold, should their keys live again.
-    withheld: BTreeMap<NodeId, Vec<IpNet>>,
+    withheld: BTreeMap<NodeId, Held>,
     /// Peers that this message named, changed or lost, since the last [`Self::changes`].
     touched: BTreeSet<NodeId>,
     /// Peers that this message named in whole.
@@ -130,10 +138,10 @@ impl Peers {
             self.remove_node(id);
             return;
         }
-        let allowed = allowed(wire, &accepted, judge);
+        let held = Held { allowed: allowed(wire, &accepted, judge), addresses: accepted };
         if !node.expired {
-            node.addresses.clone_from(&accepted);
-            node.allowed = allowed;
+            node.addresses.clone_from(&held.addresses);
+            node.allowed.clone_from(&held.allowed);
         }
         if !self.has_room(&node) {
             judge.drops.count(DropReason::TooMany, &"bytes of peers");
@@ -141,9 +149,9 @@ impl Peers {
             return;
         }
         if node.expired {
-            self.withheld.insert(id, accepted);
+            self.withheld.insert(id, held);
         } else {
-            self.claim(id, &accepted, judge);
+            self.claim(id, &held.addresses, judge);
         }
         self.by_key.insert(key, id);
         self.named.insert(id);
@@ -337,10 +345,11 @@ impl Peers {
         let Some(node) = self.nodes.get(&id).filter(|node| !node.expired) else {
             return;
         };
-        let (addresses, key) = (node.addresses.clone(), node.key);
+        let held = Held { addresses: node.addresses.clone(), allowed: node.allowed.clone() };
+        let key = node.key;
         self.release(id);
         self.by_key.insert(key, id);
-        self.withheld.insert(id, addresses);
+        self.withheld.insert(id, held);
         self.edit(id, |node| {
             node.expired = true;
             node.addresses.clear();
@@ -353,18 +362,15 @@ impl Peers {
         if !self.nodes.get(&id).is_some_and(|node| node.expired) {
             return;
         }
-        let addresses: Vec<IpNet> = self
-            .withheld
-            .remove(&id)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|net| !self.owners.contains_key(&net.addr()) && !self.own.contains(&net.addr()))
-            .collect();
-        self.claim(id, &addresses, judge);
+        let mut held = self.withheld.remove(&id).unwrap_or_default();
+        let is_free = |net: &IpNet| !self.owners.contains_key(&net.addr()) && !self.own.contains(&net.addr());
+        held.addresses.retain(is_free);
+        held.allowed.retain(is_free);
+        self.claim(id, &held.addresses, judge);
         self.edit(id, |node| {
             node.expired = false;
-            node.addresses.clone_from(&addresses);
-            node.allowed = addresses;
+            node.addresses = held.addresses;
+            node.allowed = held.allowed;
         });
     }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::drops::MapDrops;
 use crate::control::join::harmless;
 use crate::control::wire::Table;
-use crate::filter::{Compiled, Filter};
+use crate::filter::Filter;
 use crate::netmap::NamedFilters;
 
 /// The name of the filter that `PacketFilter` stands for (`tailcfg.go`, `MapResponse.PacketFilters`).
@@ -149,15 +149,14 @@ impl Policy {
             }
             return;
         }
-        let compiled = compile(&self.named);
+        let compiled = Filter::compile(self.named.iter().map(|(name, raw)| (name.as_str(), &**raw)));
         for problem in &compiled.problems {
             if let Some(unsaid) = drops.line() {
                 tracing::warn!(problem = harmless(&problem.to_string()), unsaid, "the map's filter");
             }
         }
-        let unreadable = compiled.problems.iter().any(|problem| problem.kind.denies());
-        // One filter that does not read denies, whatever the others allow: what they were meant to be together is not known.
-        self.filter = Arc::new(if unreadable { Filter::deny_all() } else { compiled.filter });
+        let unreadable = compiled.is_unreadable();
+        self.filter = Arc::new(compiled.whole());
         self.state = match (unreadable, allow_all) {
             (true, _) => PolicyState::Unreadable,
             (_, true) => PolicyState::AllowAll,
@@ -180,11 +179,6 @@ impl Policy {
     pub(super) const fn state(&self) -> PolicyState {
         self.state
     }
-}
-
-/// The one place where filters are compiled.
-fn compile(named: &NamedFilters) -> Compiled {
-    Filter::compile(named.iter().map(|(name, raw)| (name.as_str(), &**raw)))
 }
 
 /// Whether a filter lets everybody in everywhere, as that of a server without a policy does (`tailcfg.FilterAllowAll`): by what it

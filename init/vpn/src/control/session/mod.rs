@@ -1,5 +1,6 @@
 //! The task that keeps us joined: it carries out what [`super::join`] decides, over [`super::client`], and hands out maps.
 
+mod moves;
 mod stream;
 
 use std::future::Future;
@@ -10,7 +11,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
 
+use self::moves::Moves;
 use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
 use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind, harmless};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
@@ -25,6 +29,8 @@ use crate::state::Refused;
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two updates for changes: whatever flaps here is no storm there.
 pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two answers to the server's pings. Headscale asks only nodes with routes for them, of which we are none.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether a key has ended: a peer's, or our own.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 /// A wait longer than this is not worth a connection, which may be dead at its end without having said so.
@@ -92,8 +98,8 @@ pub struct HostState {
     pub home: Option<RegionId>,
     /// Whether UDP gets out, as far as is known.
     pub working_udp: bool,
-    /// How often the network under us became another one. With each change what failed is tried anew; a connection ends only if our
-    /// address of it is gone.
+    /// How often the network under us became another one. What failed is tried anew then, unless it changes all the time; a connection
+    /// ends only if our address of it is gone.
     pub network: u64,
     /// How long the machine slept since it runs us: with each change no connection stands any more. `network` changes too.
     pub slept: Duration,
@@ -201,10 +207,12 @@ pub async fn run(
         connection: None,
         network,
         slept,
+        moves: Moves::default(),
         server: None,
         closes: 0,
         said: None,
         last_refused: None,
+        answered: None,
         log: LogPace::default(),
         host,
         auth,
@@ -228,11 +236,15 @@ struct Session {
     /// The network that we know of, and how long the machine had slept then.
     network: u64,
     slept: Duration,
+    /// When it became another one.
+    moves: Moves,
     /// The server's key as `/key` said it, where none is pinned.
     server: Option<Public<Machine>>,
     closes: u32,
     said: Option<(Phase, Option<Refusal>)>,
     last_refused: Option<[u8; 32]>,
+    /// The last answer to a ping, and when it began.
+    answered: Option<(Instant, JoinHandle<()>)>,
     /// Of refusals: a map can show our node key as one that has ended and one that has not in turn.
     log: LogPace,
     host: watch::Receiver<HostState>,
@@ -267,17 +279,36 @@ impl Session {
         self.connection = kept.filter(|_| stands);
     }
 
-    /// Takes note of another network. Whether a connection from this address of ours may still stand.
+    /// Takes note of another network, if it counts. Whether a connection from this address of ours may still stand.
     fn stands(&mut self, local: Option<SocketAddr>) -> bool {
         let (network, slept) = network_of(&self.host);
         if (network, slept) == (self.network, self.slept) {
             return true;
         }
         let asleep = slept.saturating_sub(self.slept);
-        self.map.slept(asleep);
-        (self.network, self.slept) = (network, slept);
-        self.joiner.network_changed();
+        // What is there after a sleep is another network in any case.
+        if self.moves.take(Instant::now()) || !asleep.is_zero() {
+            self.map.slept(asleep);
+            (self.network, self.slept) = (network, slept);
+            self.joiner.network_changed();
+        }
         asleep.is_zero() && local.is_none_or(has_source)
+    }
+
+    /// Ends when the network is another, and that counts, or who tells of it is gone. It borrows nothing.
+    fn network_changed(&self) -> impl Future<Output = Result<(), Closed>> + Send + use<> {
+        let (mut host, network, slept) = (self.host.clone(), self.network, self.slept);
+        let counts_from = self.moves.next();
+        async move {
+            if let Some(from) = counts_from {
+                // Until then, only a sleep does.
+                let sleep = host.wait_for(|host| host.slept != slept);
+                if let Ok(ended) = timeout_at(from.into(), sleep).await {
+                    return ended.map(drop).map_err(|_| Closed);
+                }
+            }
+            host.wait_for(|host| host.network != network).await.map(drop).map_err(|_| Closed)
+        }
     }
 
     /// Tells the state machine, and the listeners what they should know of it.
@@ -332,11 +363,12 @@ impl Session {
         }
         // Keys end also while there is nothing else to do.
         let until = until.map_or(now + EXPIRY_INTERVAL, |until| until.min(now + EXPIRY_INTERVAL));
+        let moved = self.network_changed();
         tokio::select! {
             () = tokio::time::sleep_until(until.into()) => Ok(()),
             changed = self.auth.changed() => changed.map_err(|_| Closed),
             () = self.events.closed() => Err(Closed),
-            changed = network_changed(self.host.clone(), self.network) => changed,
+            changed = moved => changed,
         }
     }
 
@@ -371,6 +403,11 @@ impl Session {
                 Ok(Err(match error {
                     ConnectError::ClosedAfterUpgrade => self.why_closed(server).await?,
                     ConnectError::RateLimited(after) => Event::RateLimited(after),
+                    ConnectError::Handshake(_) => {
+                        // It may have another key now; where none is pinned, it is asked for it.
+                        self.server = None;
+                        Event::Transport { sent: false }
+                    }
                     _ => Event::Transport { sent: false },
                 }))
             }
@@ -408,13 +445,13 @@ impl Session {
         })
     }
 
-    /// What waits for the server, unless the network under us becomes another: `None`. What was sent into the old one is lost, and
-    /// would be waited for until its time is over.
+    /// What waits for the server, unless the network under us becomes another, which counts: `None`. What was sent into the old one is
+    /// lost, and would be waited for until its time is over.
     async fn unless_moved<T>(&self, what: impl Future<Output = T>) -> Result<Option<T>, Closed> {
         tokio::select! {
             biased;
             done = what => Ok(Some(done)),
-            changed = network_changed(self.host.clone(), self.network) => changed.map(|()| None),
+            changed = self.network_changed() => changed.map(|()| None),
         }
     }
 
@@ -542,11 +579,6 @@ fn reason(error: &(dyn std::error::Error + Sync)) -> String {
 fn network_of(host: &watch::Receiver<HostState>) -> (u64, Duration) {
     let host = host.borrow();
     (host.network, host.slept)
-}
-
-/// Ends when the network is another than this one, or the sender is gone.
-async fn network_changed(mut host: watch::Receiver<HostState>, network: u64) -> Result<(), Closed> {
-    host.wait_for(|host| host.network != network).await.map(drop).map_err(|_| Closed)
 }
 
 fn hostinfo(host: &HostState) -> Hostinfo {

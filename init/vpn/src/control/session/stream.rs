@@ -9,12 +9,13 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::{
-    Closed, ControlEvent, EXPIRY_INTERVAL, HostState, MIN_UPDATE_INTERVAL, Session, hostinfo, update,
+    Closed, ControlEvent, EXPIRY_INTERVAL, HostState, MIN_UPDATE_INTERVAL, PING_INTERVAL, Session, hostinfo,
+    update,
 };
 use crate::control::client::{Connection, RequestError, StreamError};
 use crate::control::join::{Event, limited_pause};
 use crate::control::map::{MapError, Update};
-use crate::control::wire::{BadJson, MapResponse};
+use crate::control::wire::{BadJson, MapResponse, PingRequest};
 use crate::key::{Node, Public};
 
 type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), RequestError>> + Send + 'a>>;
@@ -98,7 +99,6 @@ impl Session {
         // The updates in a row that were answered 429.
         let mut limited = 0;
         let mut next_update = tokio::time::Instant::now();
-        let mut ping: Option<JoinHandle<()>> = None;
         let start = tokio::time::Instant::now();
         let first_map = start + self.timing.watchdog;
         let mut updates = tokio::time::interval_at(start + self.timing.update, self.timing.update);
@@ -130,7 +130,7 @@ impl Session {
                         Ok(None) => return Ok(End::Server),
                         Err(error) => return Ok(End::Stream(error)),
                     };
-                    let update = match self.message(&frame, &mut ping) {
+                    let update = match self.message(&frame) {
                         Ok(update) => update,
                         Err(error) => return Ok(End::Map(error)),
                     };
@@ -195,20 +195,30 @@ impl Session {
     }
 
     /// Reads one message.
-    fn message(
-        &mut self,
-        frame: &Bytes,
-        ping: &mut Option<JoinHandle<()>>,
-    ) -> Result<Option<Update>, MapError> {
+    fn message(&mut self, frame: &Bytes) -> Result<Option<Update>, MapError> {
         let mut message: MapResponse = serde_json::from_slice(frame).map_err(BadJson::from)?;
         if let Some(request) = message.ping_request.take() {
-            // One at a time: a server cannot make us a crowd.
-            if ping.as_ref().is_none_or(JoinHandle::is_finished) {
-                let client = Arc::clone(&self.client);
-                *ping = Some(tokio::spawn(async move { client.answer_ping(&request).await }));
-            }
+            self.answer(&request);
         }
         self.map.apply(message, Instant::now())
+    }
+
+    /// Answers a sign of life that is asked of us, if none was a moment ago, on this stream or the one before: each is a connection, which
+    /// costs us, and the parent too where names are locked.
+    fn answer(&mut self, request: &PingRequest) {
+        let now = Instant::now();
+        let is_over = |(begun, answer): &(Instant, JoinHandle<()>)| {
+            answer.is_finished() && now.saturating_duration_since(*begun) >= PING_INTERVAL
+        };
+        if !self.answered.as_ref().is_none_or(is_over) {
+            return;
+        }
+        let Some(path) = self.client.ping_path(request) else {
+            tracing::debug!("a ping that is not answered");
+            return;
+        };
+        let client = Arc::clone(&self.client);
+        self.answered = Some((now, tokio::spawn(async move { client.answer_ping(&path).await })));
     }
 
     async fn publish(&mut self, update: Update) -> Result<(), Closed> {

@@ -245,3 +245,22 @@ async fn a_key_that_is_offered_is_visible_ascii() {
     }
     assert_eq!(offer("hskey-auth-1\n"), (true, Some("hskey-auth-1".to_owned())));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_admit_any_node_key_that_it_was_shown() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    let now = Instant::now();
+    let mut keys = vec![own()];
+    for _ in 0..2 {
+        let (reply, made) = tokio::sync::oneshot::channel();
+        let needed = ControlEvent::NodeKeyNeeded { after: keys[keys.len() - 1], reply };
+        rig.node.on_control(now, needed).await.unwrap();
+        let key = rig.ends.made_keys.recv().await.unwrap();
+        rig.node.on_made_key(now, key);
+        keys.push(made.await.unwrap().public());
+    }
+    // Of the second key no answer came; it was said to have ended, so a third was made; and then it was admitted after all.
+    rig.node.on_control(now, ControlEvent::Admitted { node: keys[1] }).await.unwrap();
+    assert_eq!(rig.node.keeper.kept.node.secret.public(), keys[1]);
+    assert!(rig.node.keeper.kept.next.is_none());
+}

@@ -46,6 +46,23 @@ fn a_failed_transport_backs_off_from_one_second_to_thirty() {
 }
 
 #[test]
+fn an_update_that_fails_beside_a_stream_that_lived_is_a_first_failure() {
+    let mut rig = Rig::joined(true, None);
+    for (lived, short) in [(1, false), (600, true)] {
+        for _ in 0..6 {
+            rig.on(Event::Transport { sent: false });
+            assert_eq!(rig.after_waiting(), "stream");
+        }
+        rig.on(Event::MapReceived);
+        rig.pass(lived);
+        rig.on(Event::Transport { sent: true });
+        let Command::Wait(Some(until)) = rig.joiner.poll(rig.now) else { panic!("no back-off") };
+        assert_eq!(until - rig.now <= 2 * MIN_BACKOFF, short);
+        assert_eq!(rig.after_waiting(), "stream");
+    }
+}
+
+#[test]
 fn a_key_whose_answer_was_lost_is_asked_after_before_it_is_sent_again() {
     let mut rig = Rig::new(false, Some("a"));
     assert_eq!(rig.does(), "a");

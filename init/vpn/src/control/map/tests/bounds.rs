@@ -21,6 +21,9 @@ fn what_does_not_read_costs_only_itself() {
     assert_eq!(ids(&state), [3, 6]);
     assert_eq!(changes.removed, [public(2), public(4)]);
     assert_eq!(state.current().unwrap().peers[&NodeId(6)].online, Some(true));
+    // A list of which nothing reads replaces all the same.
+    let changes = apply(&mut state, json!({ "Peers": [null, { "Key": 7 }] })).unwrap().changes;
+    assert_eq!((changes.removed, ids(&state).len()), (vec![public(3), public(6)], 0));
 
     let names = json!({ "Proxied": true, "Domains": ["t.internal", null], "Resolvers": [null, 7, { "Addr": "192.0.2.53" }],
         "Routes": { "a.": [null, { "Addr": "192.0.2.54" }], "b.": 7, "c.": null }, "ExtraRecords": [null, 7, { "Name": "x.t.internal", "Value": "100.64.0.9" }] });

@@ -116,3 +116,20 @@ fn the_recorded_patches_of_an_ended_peer_do_not_revive_it() {
     assert!(state.current().unwrap().peers[&NodeId(1)].expired);
     assert!(addresses(&state, 1).is_empty());
 }
+
+#[test]
+fn a_peer_that_lives_again_may_send_from_what_it_was_given() {
+    let mut narrow = node(2, &["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
+    narrow["AllowedIPs"] = json!(["100.64.0.2/32"]);
+    let mut ended = narrow.clone();
+    ended["Expired"] = true.into();
+    let patch = |expiry: &str| json!({ "PeersChangedPatch": [{ "NodeID": 2, "KeyExpiry": expiry }], "ControlTime": "2026-11-22T00:10:52Z" });
+    for end in [json!({ "PeersChanged": [ended] }), patch("2026-11-22T00:10:49.5Z")] {
+        let mut state = begun(std::slice::from_ref(&narrow));
+        apply(&mut state, end).unwrap();
+        assert!(state.current().unwrap().peers[&NodeId(2)].expired);
+        apply(&mut state, patch("0001-01-01T00:00:00Z")).unwrap();
+        let peer = state.current().unwrap().peers[&NodeId(2)].clone();
+        assert_eq!((peer.addresses.len(), &*peer.allowed), (2, &["100.64.0.2/32".parse().unwrap()][..]));
+    }
+}
