@@ -11,7 +11,7 @@ use super::peer::Peer;
 use super::queues::Queues;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
-use crate::disco::{Kind, classify};
+use crate::disco::{self, Kind, classify};
 use crate::engine::{Beginning, Initiation, MIN_SLOT, Message, Opened, Refused};
 use crate::filter;
 use crate::key::{Node, Public};
@@ -311,7 +311,10 @@ impl Inbound {
     fn outside(shared: &Shared, source: Source, datagram: &[u8]) {
         match source {
             // Only what the paths read is worth a place in their queue.
-            Source::Udp(_) if !matches!(classify(datagram), Kind::Stun | Kind::Disco) => {
+            Source::Udp(_)
+                if datagram.len() > disco::MAX_LEN
+                    || !matches!(classify(datagram), Kind::Stun | Kind::Disco) =>
+            {
                 shared.counters.count(Reason::UnknownKind, 1);
             }
             Source::Udp(from) => {

@@ -57,3 +57,16 @@ fn a_tsmp_ping_for_another_address_is_not_answered_in_its_name() {
     other.sends(&ip_packet(2, 1, 99, b"pabcdefgh"));
     assert_eq!(Packet::parse(&other.gets()).unwrap().transport(), b"oabcdefgh\0\0");
 }
+
+#[test]
+fn what_the_paths_never_read_for_its_length_takes_no_place_in_their_queue() {
+    let mut rig = rig(&[], ALL);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let long = [&crate::disco::MAGIC[..], &[7; 60_000]].concat();
+    let longest = &long[..crate::disco::MAX_LEN];
+    stranger.send_to(&long, rig.at).unwrap();
+    stranger.send_to(&long[..=longest.len()], rig.at).unwrap();
+    rig.drops(Reason::UnknownKind, 2);
+    stranger.send_to(longest, rig.at).unwrap();
+    assert_eq!(rig.receivers.outside.blocking_recv().unwrap().bytes, longest);
+}
