@@ -276,7 +276,10 @@ impl Inbound {
                 continue;
             }
             if !policy::admits(table, &shared.flows, peer, &packet, seconds, &shared.counters) {
-                if let Some(rejection) = tsmp::rejection(&packet) {
+                // Nor is this said in the name of another address: to the peer it would be a spoofed source.
+                if table.is_ours(packet.destination())
+                    && let Some(rejection) = tsmp::rejection(&packet)
+                {
                     shared.send_plain(table, peer, &[rejection]);
                 }
                 continue;
