@@ -363,6 +363,48 @@ fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
     assert_eq!(late[132..], [0; 16]);
 }
 
+/// Somebody begins as often as nobody has to prove an address.
+fn keep_busy(identity: &Identity, now: u64) {
+    let somebody = Arc::new(Identity::new(&Secret::new([3; 32]), Arc::default()));
+    let begins = somebody.tunnel(1, &identity.key(), 4).initiate(1).unwrap();
+    for _ in 0..cookie::PER_SECOND {
+        let _ = identity.beginning(now, ELSEWHERE, &begins);
+    }
+}
+
+#[test]
+fn an_answer_has_to_prove_its_address_too_and_the_next_one_does() {
+    let pair = apart();
+    let begins = pair.ours.initiate(1).unwrap();
+    let answer = pair.theirs.respond(1, proven(&pair.them, 1, &begins)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    keep_busy(&pair.us, 2);
+    let Opened::Cookie(len) = pair.ours.shake(2, FROM, &answer, &mut slot) else { panic!("no cookie") };
+    assert!(pair.ours.sender(2).is_none());
+    assert_eq!(Message::of(&slot[..len]), Some(Message::Cookie(9)));
+    assert_eq!(pair.theirs.shake(3, FROM, &slot[..len], &mut [0; MIN_SLOT]), Opened::Nothing);
+    let now = 6 * SECOND;
+    let (tick, begins) = ticks(&pair.ours, now);
+    assert_eq!(tick, Tick::Send(148));
+    let begins = proven(&pair.them, now, &begins);
+    let answer = pair.theirs.respond(now, begins).unwrap();
+    keep_busy(&pair.us, now);
+    assert!(matches!(pair.ours.shake(now, FROM, &answer, &mut slot), Opened::Answer(_)));
+}
+
+#[test]
+fn a_worn_session_is_renewed_by_either_side() {
+    for ours in [true, false] {
+        let pair = joined(1);
+        let tunnel = if ours { &pair.ours } else { &pair.theirs };
+        let sender = tunnel.sender(2).unwrap();
+        sender.wear(session::REKEY_AFTER_MESSAGES - 1);
+        assert_eq!(ticks(tunnel, 2).0, Tick::Nothing);
+        drop(sealed(tunnel, 2, &ip_packet(50)));
+        assert_eq!(ticks(tunnel, 3).0, Tick::Send(148));
+    }
+}
+
 /// boringtun in the place of the peer.
 fn boringtun(limit: Option<u64>) -> Tunn {
     let secret = StaticSecret::from([2; 32]);
