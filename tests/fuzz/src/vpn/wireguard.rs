@@ -17,10 +17,11 @@ const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 41_641
 const MAX_STEPS: usize = 200;
 
 /// `B` and a beginning, as we read it; `A` and an answer or a cookie, to a beginning of ours; or `S` and steps of two sides that have
-/// a session, four bytes each: seal a packet, deliver one, perhaps again or with a byte changed, let time pass, begin by another way.
+/// a session, four bytes each: seal a packet, deliver one, perhaps again or with a byte changed, let time pass, begin by another way
+/// and lose the handshake at any place.
 ///
-/// Nothing forged is believed. A message opens once, as what was sealed; without a new session in between it does open. And
-/// whatever was lost, one handshake that is not makes a session for both.
+/// Nothing forged is believed. A message opens once, as what was sealed; without a new session in between, or half of one, it does
+/// open. And whatever was lost, one handshake that is not makes a session for both.
 pub(crate) fn wireguard(input: &[u8]) -> Verdict {
     match input.split_first() {
         Some((b'B', bytes)) => beginning(bytes),
@@ -102,8 +103,8 @@ struct World {
     now: u64,
     sent: Vec<Sent>,
     opened: usize,
-    /// Since which of them there may be another session.
-    fresh: usize,
+    /// From which of them on the sides have one session; `None`: one may have another than the other.
+    fresh: Option<usize>,
 }
 
 impl World {
@@ -115,14 +116,14 @@ impl World {
             let identity = identities.next().unwrap_or_else(|| panic!("two of each"));
             End { identity, tunnel, latest: [0; 12] }
         });
-        Self { ends, now: 1, sent: Vec::new(), opened: 0, fresh: 0 }
+        Self { ends, now: 1, sent: Vec::new(), opened: 0, fresh: None }
     }
 
     /// A handshake of the first side, of which nothing is lost.
     fn join(&mut self) {
         let begins = self.ends[0].tunnel.initiate_elsewhere(self.now);
-        self.carry(0, &begins.unwrap_or_else(|| panic!("nothing begins")));
-        self.fresh = self.sent.len();
+        self.carry(0, &begins.unwrap_or_else(|| panic!("nothing begins")), usize::MAX);
+        assert!(self.fresh.is_some(), "a handshake that was not lost makes no session");
     }
 
     fn step(&mut self, [what, which, place, change]: [u8; 4]) {
@@ -133,14 +134,15 @@ impl World {
             1 => self.deliver(usize::from(which) % self.sent.len(), place.into(), change),
             2 => {
                 self.now += u64::from(which) * 1000;
+                self.fresh = self.fresh.map(|_| self.sent.len());
                 self.tick(lost);
-                self.fresh = self.sent.len();
             }
             _ => {
-                if let Some(begins) = self.ends[side].tunnel.initiate_elsewhere(self.now).filter(|_| !lost) {
-                    self.carry(side, &begins);
+                // The beginning, its answer, and what confirms that.
+                let most = if lost { usize::from(place >> 2 & 3) } else { usize::MAX };
+                if let Some(begins) = self.ends[side].tunnel.initiate_elsewhere(self.now) {
+                    self.carry(side, &begins, most);
                 }
-                self.fresh = self.sent.len();
             }
         }
     }
@@ -175,7 +177,8 @@ impl World {
                 self.opened += 1;
             }
             Opened::Refused(why) => {
-                assert!(change != 0 || sent.came || which < self.fresh, "a good message is refused: {why:?}");
+                let must = change == 0 && !sent.came && self.fresh.is_some_and(|fresh| which >= fresh);
+                assert!(!must, "a good message is refused: {why:?}");
             }
             other => panic!("a packet is {other:?}"),
         }
@@ -186,30 +189,39 @@ impl World {
         for side in [0, 1] {
             let mut slot = [0; MIN_SLOT];
             match self.ends[side].tunnel.tick(self.now, &mut slot) {
-                Tick::Send(length) if !lost => self.carry(side, &slot[..length]),
+                Tick::Send(length) if !lost => self.carry(side, &slot[..length], usize::MAX),
                 Tick::Send(_) | Tick::Nothing => {}
                 Tick::Ended => assert!(self.ends[side].tunnel.sender(self.now).is_none()),
             }
         }
     }
 
-    /// Hands over what a side says, and what is answered to that.
-    fn carry(&mut self, from: usize, message: &[u8]) {
-        let (mut to, mut next) = (1 - from, Some(message.to_vec()));
-        while let Some(message) = next.take() {
+    /// Hands over what a side says, and what is answered to that, up to so many messages; the others are lost.
+    fn carry(&mut self, from: usize, message: &[u8], most: usize) {
+        let (mut to, mut next, mut confirms) = (1 - from, Some(message.to_vec()), false);
+        for _ in 0..most {
+            let Some(message) = next.take() else { break };
             let tunnel = &self.ends[to].tunnel;
             let mut slot = [0; MIN_SLOT];
             next = match Message::of(&message) {
                 Some(Message::Initiation) => self.begins(to, &message),
                 Some(Message::Response(_) | Message::Cookie(_)) => {
                     match tunnel.shake(self.now, FROM, &message, &mut slot) {
-                        Opened::Answer(length) | Opened::Cookie(length) => Some(slot[..length].to_vec()),
+                        Opened::Answer(length) => {
+                            (self.fresh, confirms) = (None, true);
+                            Some(slot[..length].to_vec())
+                        }
+                        Opened::Cookie(length) => Some(slot[..length].to_vec()),
                         Opened::Packet(_) | Opened::Nothing | Opened::Refused(_) => None,
                     }
                 }
                 Some(Message::Data(_)) => {
                     let opened = tunnel.opener(self.now).open(&message, &mut slot);
                     assert!(!matches!(opened, Opened::Packet(_)), "a packet that nobody sealed");
+                    // What confirms a new session; one that is owed says nothing of the other direction's.
+                    if confirms && opened == Opened::Nothing {
+                        self.fresh = Some(self.sent.len());
+                    }
                     None
                 }
                 None => panic!("a side sends what is no message"),
