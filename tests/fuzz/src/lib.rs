@@ -97,6 +97,7 @@ pub const TARGETS: &[Target] = &[
     target("joining", "a coordination server", 8 << 10, vpn::joining),
     target("derp", "a relay", 8 << 10, vpn::derp),
     target("datagram", "the network", 2 << 10, vpn::datagram),
+    target("wireguard", "the network, in a peer's name", 1 << 10, vpn::wireguard),
     target("dns-query", "whoever is let in", 5 << 10, vpn::query),
     target("packet-filter", "a coordination server, and peers", 8 << 10, vpn::filter),
     target("super-packet", "the workload", 8 << 10, vpn::super_packet),

@@ -238,3 +238,43 @@ pub(super) fn put(mut room: &mut [u8], parts: &[&[u8]]) -> Option<()> {
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Points of a small order (`cr.yp.to/ecdh.html`): with one of them anybody knows the secret, which is zero.
+    fn of_low_order() -> [Public<Node>; 3] {
+        let eight = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+        let mut one = [0; KEY_LEN];
+        one[0] = 1;
+        [Public::zero(), Public::new(one), Public::new(hex::decode(eight).unwrap().try_into().unwrap())]
+    }
+
+    #[test]
+    fn a_secret_that_everybody_knows_begins_and_answers_nothing() {
+        let (ours, peer) = (Secret::<Node>::new([1; KEY_LEN]), Secret::<Node>::new([2; KEY_LEN]));
+        for low in of_low_order() {
+            assert!(Initiated::begin(&ours, &low, 7, [0; 12]).is_none());
+            // Without the peer's key, and with one that makes everything known that the first part is sealed with.
+            let pretended = |ephemeral: &Public<Node>, secret: &[u8; KEY_LEN]| {
+                let mut state = Symmetric::new(&ours.public());
+                state.mix_ephemeral(ephemeral);
+                let key = state.mix_key(secret);
+                let mut identity = [0; IDENTITY];
+                identity[..KEY_LEN].copy_from_slice(peer.public().bytes());
+                state.seal(&key, &mut identity).unwrap();
+                let mut message = [0; INITIATION];
+                put(&mut message, &[&[1, 0, 0, 0], &[7; 4], ephemeral.bytes(), &identity]).unwrap();
+                message
+            };
+            assert!(Initiation::read(&ours, &pretended(&low, &[0; KEY_LEN])).is_none());
+            // The same with a key that is none of these is read, as far as it is known.
+            let good = Secret::<Node>::new([3; KEY_LEN]);
+            let secret = good.agree(&ours.public()).unwrap();
+            let read = Initiation::read(&ours, &pretended(&good.public(), &secret)).unwrap();
+            assert_eq!(read.key(), peer.public());
+            assert!(read.prove(&Identity::new(&ours, std::sync::Arc::default())).is_none());
+        }
+    }
+}

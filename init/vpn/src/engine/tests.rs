@@ -207,26 +207,60 @@ fn by_another_way_a_young_beginning_goes_as_it_is() {
     assert_ne!(pair.ours.initiate_elsewhere(1_201).unwrap(), first);
 }
 
+/// Both begin before either has heard of the other: each sends by the session that it made.
+fn begin_at_once(pair: &Pair, now: u64) {
+    let (a, b) = (pair.ours.initiate(now).unwrap(), pair.theirs.initiate(now).unwrap());
+    let to_b = pair.ours.respond(now + 30, proven(&pair.us, now + 30, &b)).unwrap();
+    let to_a = pair.theirs.respond(now + 30, proven(&pair.them, now + 30, &a)).unwrap();
+    let keepalives = [(&pair.ours, to_a), (&pair.theirs, to_b)].map(|(tunnel, answer)| {
+        let mut slot = [0; MIN_SLOT];
+        let Opened::Answer(len) = tunnel.shake(now + 31, FROM, &answer, &mut slot) else {
+            panic!("no keepalive")
+        };
+        slot[..len].to_vec()
+    });
+    for (tunnel, keepalive) in [&pair.theirs, &pair.ours].into_iter().zip(keepalives) {
+        assert_eq!(opens(tunnel, now + 32, &keepalive), Opened::Nothing);
+    }
+}
+
+fn opens_both_ways(pair: &Pair, now: u64) {
+    for (tunnel, other) in [(&pair.ours, &pair.theirs), (&pair.theirs, &pair.ours)] {
+        assert_eq!(opens(other, now, &sealed(tunnel, now, &ip_packet(50))), Opened::Packet(50));
+    }
+}
+
 #[test]
 fn two_that_begin_at_once_have_a_session_and_one_that_renews_it() {
     let pair = apart();
-    let (a, b) = (pair.ours.initiate(1).unwrap(), pair.theirs.initiate(1).unwrap());
-    let to_b = pair.ours.respond(30, proven(&pair.us, 30, &b)).unwrap();
-    let to_a = pair.theirs.respond(30, proven(&pair.them, 30, &a)).unwrap();
-    let mut slot = [0; MIN_SLOT];
-    for (tunnel, other, answer) in [(&pair.ours, &pair.theirs, to_a), (&pair.theirs, &pair.ours, to_b)] {
-        let Opened::Answer(len) = tunnel.shake(31, FROM, &answer, &mut slot) else { panic!("no keepalive") };
-        assert_eq!(opens(other, 32, &slot[..len]), Opened::Nothing);
-    }
-    for (tunnel, other) in [(&pair.ours, &pair.theirs), (&pair.theirs, &pair.ours)] {
-        assert_eq!(opens(other, 40, &sealed(tunnel, 40, &ip_packet(50))), Opened::Packet(50));
-    }
+    begin_at_once(&pair, 1);
+    opens_both_ways(&pair, 40);
     let later = 40 + 121 * SECOND;
     let renews = [&pair.ours, &pair.theirs].map(|tunnel| {
         drop(sealed(tunnel, later, &ip_packet(50)));
         matches!(ticks(tunnel, later).0, Tick::Send(148))
     });
     assert!(renews.contains(&true));
+}
+
+#[test]
+fn after_both_began_at_once_a_renewal_loses_nothing_that_is_under_way() {
+    for again in [false, true] {
+        let pair = apart();
+        begin_at_once(&pair, 1);
+        let later = 121 * SECOND;
+        let under_way = [(&pair.ours, &pair.theirs), (&pair.theirs, &pair.ours)]
+            .map(|(tunnel, other)| (other, sealed(tunnel, later, &ip_packet(50))));
+        if again {
+            begin_at_once(&pair, later)
+        } else {
+            join(&pair, later)
+        }
+        for (other, message) in under_way {
+            assert_eq!(opens(other, later + 50, &message), Opened::Packet(50), "{again}, {other:?}");
+        }
+        opens_both_ways(&pair, later + 60);
+    }
 }
 
 #[test]
@@ -361,6 +395,48 @@ fn a_flood_of_beginnings_is_asked_for_cookies_that_hold_for_one_port() {
     // And after two minutes a cookie is none.
     let late = ours.initiate_elsewhere(125 * SECOND).unwrap();
     assert_eq!(late[132..], [0; 16]);
+}
+
+/// Somebody begins as often as nobody has to prove an address.
+fn keep_busy(identity: &Identity, now: u64) {
+    let somebody = Arc::new(Identity::new(&Secret::new([3; 32]), Arc::default()));
+    let begins = somebody.tunnel(1, &identity.key(), 4).initiate(1).unwrap();
+    for _ in 0..cookie::PER_SECOND {
+        drop(identity.beginning(now, ELSEWHERE, &begins));
+    }
+}
+
+#[test]
+fn an_answer_has_to_prove_its_address_too_and_the_next_one_does() {
+    let pair = apart();
+    let begins = pair.ours.initiate(1).unwrap();
+    let answer = pair.theirs.respond(1, proven(&pair.them, 1, &begins)).unwrap();
+    let mut slot = [0; MIN_SLOT];
+    keep_busy(&pair.us, 2);
+    let Opened::Cookie(len) = pair.ours.shake(2, FROM, &answer, &mut slot) else { panic!("no cookie") };
+    assert!(pair.ours.sender(2).is_none());
+    assert_eq!(Message::of(&slot[..len]), Some(Message::Cookie(9)));
+    assert_eq!(pair.theirs.shake(3, FROM, &slot[..len], &mut [0; MIN_SLOT]), Opened::Nothing);
+    let now = 6 * SECOND;
+    let (tick, begins) = ticks(&pair.ours, now);
+    assert_eq!(tick, Tick::Send(148));
+    let begins = proven(&pair.them, now, &begins);
+    let answer = pair.theirs.respond(now, begins).unwrap();
+    keep_busy(&pair.us, now);
+    assert!(matches!(pair.ours.shake(now, FROM, &answer, &mut slot), Opened::Answer(_)));
+}
+
+#[test]
+fn a_worn_session_is_renewed_by_either_side() {
+    for ours in [true, false] {
+        let pair = joined(1);
+        let tunnel = if ours { &pair.ours } else { &pair.theirs };
+        let sender = tunnel.sender(2).unwrap();
+        sender.wear(session::REKEY_AFTER_MESSAGES - 1);
+        assert_eq!(ticks(tunnel, 2).0, Tick::Nothing);
+        drop(sealed(tunnel, 2, &ip_packet(50)));
+        assert_eq!(ticks(tunnel, 3).0, Tick::Send(148));
+    }
 }
 
 /// boringtun in the place of the peer.

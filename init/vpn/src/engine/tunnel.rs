@@ -41,9 +41,15 @@ pub struct Tunnel {
 #[derive(Default)]
 struct Receivers {
     current: Option<Receiver>,
-    previous: Option<Receiver>,
+    /// The newest first.
+    previous: Vec<Receiver>,
     next: Option<(Receiver, Arc<Sender>)>,
 }
+
+/// How many sessions before the current one open. Linux and Go have one, and never two that are sent by: who answers there forgets its
+/// own beginning. Here both may come about where both began at once, and each side sends by its own: the peer's is an older one to us
+/// then. If both begin at once again, what is under way by it comes behind the one that was ours and the new one of the peer's.
+const PREVIOUS: usize = 3;
 
 struct Handshake {
     /// Our beginnings, the newest first. The answer to the one before may be under way.
@@ -244,11 +250,11 @@ impl Tunnel {
         handshake.last = now;
         {
             let mut receivers = lock(&self.receivers);
-            receivers.previous = match receivers.next.take() {
-                Some((unconfirmed, _)) => Some(unconfirmed),
-                None => receivers.current.take(),
-            };
-            receivers.current = Some(receiver);
+            let unconfirmed = receivers.next.take().map(|(unconfirmed, _)| unconfirmed);
+            receivers.replace(receiver);
+            if let Some(unconfirmed) = unconfirmed {
+                receivers.keep(unconfirmed);
+            }
             self.send_by(sender);
         }
         self.clocks.received(now, false);
@@ -346,12 +352,10 @@ impl Tunnel {
     /// Drops what is too old; tells what seals, and whether anything is left.
     fn expire(&self, now: u64) -> (Option<Arc<Sender>>, bool) {
         let mut receivers = lock(&self.receivers);
-        let Receivers { current, previous, .. } = &mut *receivers;
-        for receiver in [current, previous] {
-            let _old = receiver.take_if(|receiver| !receiver.is_usable(now));
-        }
+        let _old = receivers.current.take_if(|receiver| !receiver.is_usable(now));
+        receivers.previous.retain(|receiver| receiver.is_usable(now));
         drop(receivers.next.take_if(|(receiver, _)| !receiver.is_usable(now)));
-        let left = receivers.current.is_some() || receivers.previous.is_some() || receivers.next.is_some();
+        let left = receivers.current.is_some() || !receivers.previous.is_empty() || receivers.next.is_some();
         let mut sender = lock(&self.sender);
         drop(sender.take_if(|sender| !sender.is_usable(now)));
         (sender.clone(), left || sender.is_some())
@@ -382,16 +386,32 @@ impl Opener<'_> {
 impl Receivers {
     fn find(&mut self, index: u32, now: u64) -> Option<&mut Receiver> {
         let next = self.next.as_mut().map(|(receiver, _)| receiver);
-        [self.current.as_mut(), self.previous.as_mut(), next]
-            .into_iter()
-            .flatten()
+        self.current
+            .iter_mut()
+            .chain(&mut self.previous)
+            .chain(next)
             .find(|receiver| receiver.ours() == index && receiver.is_usable(now))
+    }
+
+    /// Another session is the current one.
+    fn replace(&mut self, receiver: Receiver) {
+        if let Some(old) = self.current.replace(receiver) {
+            self.keep(old);
+        }
+    }
+
+    /// Keeps one that is not the current one, for what is under way.
+    fn keep(&mut self, old: Receiver) {
+        self.previous.truncate(PREVIOUS - 1);
+        // Most peers never have more than one or two, and each is big.
+        self.previous.reserve_exact(1);
+        self.previous.insert(0, old);
     }
 
     /// The peer uses a session: if it is the one that waits for that, it is the one from now on.
     fn confirm(&mut self, index: u32) -> Option<Arc<Sender>> {
         let (receiver, sender) = self.next.take_if(|(receiver, _)| receiver.ours() == index)?;
-        self.previous = self.current.replace(receiver);
+        self.replace(receiver);
         Some(sender)
     }
 }

@@ -11,7 +11,7 @@ use super::peer::Peer;
 use super::queues::Queues;
 use super::table::Table;
 use super::{EVENT_EVERY_MS, Event, Outside, Reason, Shared, Source, UNKNOWN_EVERY_MS, policy, tsmp};
-use crate::disco::{Kind, classify};
+use crate::disco::{self, Kind, classify};
 use crate::engine::{Beginning, Initiation, MIN_SLOT, Message, Opened, Refused};
 use crate::filter;
 use crate::key::{Node, Public};
@@ -276,7 +276,10 @@ impl Inbound {
                 continue;
             }
             if !policy::admits(table, &shared.flows, peer, &packet, seconds, &shared.counters) {
-                if let Some(rejection) = tsmp::rejection(&packet) {
+                // Nor is this said in the name of another address: to the peer it would be a spoofed source.
+                if table.is_ours(packet.destination())
+                    && let Some(rejection) = tsmp::rejection(&packet)
+                {
                     shared.send_plain(table, peer, &[rejection]);
                 }
                 continue;
@@ -311,7 +314,10 @@ impl Inbound {
     fn outside(shared: &Shared, source: Source, datagram: &[u8]) {
         match source {
             // Only what the paths read is worth a place in their queue.
-            Source::Udp(_) if !matches!(classify(datagram), Kind::Stun | Kind::Disco) => {
+            Source::Udp(_)
+                if datagram.len() > disco::MAX_LEN
+                    || !matches!(classify(datagram), Kind::Stun | Kind::Disco) =>
+            {
                 shared.counters.count(Reason::UnknownKind, 1);
             }
             Source::Udp(from) => {

@@ -87,6 +87,8 @@ impl Table {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     peers: HashMap<Public<Node>, (Arc<Peer>, Vec<IpNet>)>,
+    /// Their keys, as the network has them one after another: of two that claim one prefix, the first has it.
+    order: Vec<Public<Node>>,
     slots: Vec<Option<Arc<Peer>>>,
     free: Vec<u32>,
 }
@@ -108,9 +110,10 @@ impl Slots {
         for peer in &gone {
             self.remove(peer);
         }
-        let in_order = network.peers.iter().filter_map(|spec| self.peers.get_key_value(&spec.key));
+        self.order = network.peers.iter().map(|spec| spec.key).collect();
+        let in_order = self.order.iter().filter_map(|key| self.peers.get(key));
         let routes = Routes::build(
-            in_order.flat_map(|(_, (peer, allowed))| allowed.iter().map(move |&net| (net, Arc::clone(peer)))),
+            in_order.flat_map(|(peer, allowed)| allowed.iter().map(move |&net| (net, Arc::clone(peer)))),
         );
         (
             self.table(
@@ -125,11 +128,11 @@ impl Slots {
 
     /// The same network under another key of ours: all peers are new.
     pub(super) fn rekey(&mut self, identity: Arc<Identity>, now: &Table) -> (Table, Vec<Arc<Peer>>) {
-        let mut old: Vec<_> = std::mem::take(&mut self.peers).into_iter().collect();
-        old.sort_by_key(|(_, (peer, _))| peer.slot());
+        let mut old = std::mem::take(&mut self.peers);
         let mut gone = Vec::new();
         let mut nets = Vec::new();
-        for (key, (peer, allowed)) in old {
+        for key in self.order.clone() {
+            let Some((peer, allowed)) = old.remove(&key) else { continue };
             self.remove(&peer);
             let new = self.add(key);
             new.set_route(peer.route());
@@ -174,5 +177,37 @@ impl Slots {
             *place = None;
             self.free.push(peer.slot());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Secret;
+
+    #[test]
+    fn under_another_key_of_ours_a_prefix_stays_whose_it_was() {
+        let identity = |number| Arc::new(Identity::new(&Secret::new([number; 32]), Arc::default()));
+        let key = |number| Public::new([number; 32]);
+        let network = |numbers: &[u8]| Network {
+            addresses: Vec::new(),
+            peers: numbers
+                .iter()
+                .map(|&number| PeerSpec { key: key(number), allowed: vec!["100.64.0.0/24".parse().unwrap()] })
+                .collect(),
+            filter: Arc::default(),
+        };
+        let owner = |table: &Table| table.owner("100.64.0.9".parse().unwrap()).map(|peer| peer.key());
+        let mut slots = Slots::default();
+        slots.build(identity(1), &network(&[2, 3]));
+        slots.build(identity(1), &network(&[3]));
+        // The new one has the slot of the one that is gone, which is before the older one's.
+        let (table, _) = slots.build(identity(1), &network(&[3, 4]));
+        assert!(table.peer(&key(4)).unwrap().slot() < table.peer(&key(3)).unwrap().slot());
+        assert_eq!(owner(&table), Some(key(3)));
+        let (table, gone) = slots.rekey(identity(5), &table);
+        assert_eq!((owner(&table), gone.len()), (Some(key(3)), 2));
+        let (table, gone) = slots.rekey(identity(6), &table);
+        assert_eq!((owner(&table), gone.len()), (Some(key(3)), 2));
     }
 }

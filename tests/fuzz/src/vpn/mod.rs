@@ -7,6 +7,7 @@ mod names;
 mod packets;
 mod paths;
 mod rules;
+mod wireguard;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +20,7 @@ pub(crate) use names::query;
 pub(crate) use packets::{coalesce, super_packet};
 pub(crate) use paths::{datagram, derp};
 pub(crate) use rules::filter;
+pub(crate) use wireguard::wireguard;
 
 /// The documents' default.
 const PREFIXES: [IpNet; 2] = [

@@ -1,5 +1,7 @@
 //! What others cost us, and what becomes of us when something is gone.
 
+use std::net::IpAddr;
+
 use super::*;
 
 /// Gives the plane packets as fast as it takes them.
@@ -56,4 +58,35 @@ fn a_tsmp_ping_for_another_address_is_not_answered_in_its_name() {
     // What comes next is the answer to the next.
     other.sends(&ip_packet(2, 1, 99, b"pabcdefgh"));
     assert_eq!(Packet::parse(&other.gets()).unwrap().transport(), b"oabcdefgh\0\0");
+}
+
+#[test]
+fn a_refused_connection_to_another_address_is_not_answered_in_its_name() {
+    let rig = rig(&[2], "[]");
+    let mut other = Other::new(2, rig.at);
+    rig.plane.set_route(&key(2), Route { direct: Some(other.at()), relay: None });
+    other.joins();
+    let mut tcp = [0_u8; 20];
+    tcp[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+    tcp[12..14].copy_from_slice(&[0x50, 2]);
+    other.sends(&ip_packet(2, 77, 6, &tcp));
+    rig.drops(Reason::Filtered, 1);
+    other.sends(&ip_packet(2, 1, 6, &tcp));
+    // What comes first is the rejection of the second.
+    let rejection = other.gets();
+    assert_eq!(Packet::parse(&rejection).unwrap().source(), IpAddr::from([100, 64, 0, 1]));
+    rig.drops(Reason::Filtered, 2);
+}
+
+#[test]
+fn what_the_paths_never_read_for_its_length_takes_no_place_in_their_queue() {
+    let mut rig = rig(&[], ALL);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let long = [&crate::disco::MAGIC[..], &[7; 60_000]].concat();
+    let longest = &long[..crate::disco::MAX_LEN];
+    stranger.send_to(&long, rig.at).unwrap();
+    stranger.send_to(&long[..=longest.len()], rig.at).unwrap();
+    rig.drops(Reason::UnknownKind, 2);
+    stranger.send_to(longest, rig.at).unwrap();
+    assert_eq!(rig.receivers.outside.blocking_recv().unwrap().bytes, longest);
 }
