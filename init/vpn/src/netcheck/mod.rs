@@ -223,6 +223,9 @@ impl Netcheck {
         self.last_full = None;
         self.stale = true;
         self.report.udp = None;
+        // How near a region was in the network that we left says nothing of this one.
+        self.history = History::default();
+        self.report.latency.clear();
         // Home is connected to, or will be: unless it is lost, it is not worse than those that are tried beside it.
         let home = self.report.home;
         self.relays.retain(|region, _| Some(*region) == home);

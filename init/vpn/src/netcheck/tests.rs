@@ -179,6 +179,19 @@ fn home_stays_unless_another_is_clearly_nearer() {
 }
 
 #[test]
+fn in_another_network_home_is_what_is_near_there() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    round(&mut check, &mut now, by_region([5, 200, 200]), seen);
+    assert_eq!(check.report().home, Some(RegionId(1)));
+    check.network_changed(now);
+    assert_eq!(check.report().latency.len(), 0, "none of it was measured here");
+    round(&mut check, &mut now, by_region([300, 20, 200]), seen);
+    assert_eq!(check.report().home, Some(RegionId(2)));
+}
+
+#[test]
 fn a_home_without_stun_stays_while_its_relay_lives() {
     for (age, stays) in [(7, true), (9, false)] {
         let mut now = Instant::now();
