@@ -418,6 +418,8 @@ impl Netcheck {
         self.settle_home(now, &latency, out);
         let wait = if self.active { random_between(RE_STUN_MIN, RE_STUN_MAX) } else { FULL_INTERVAL };
         let wait = if self.names_to_look_up(false).is_empty() { wait } else { wait.min(NAMES_AGAIN) };
+        let homeless = self.report.home.is_none() && self.eligible().next().is_some();
+        let wait = if homeless { wait.min(HOME_AGAIN) } else { wait };
         self.next_round = Some(if std::mem::take(&mut self.again) { now } else { now + wait });
         out.push(Action::Finished);
     }
@@ -541,6 +543,8 @@ fn random_between(least: Duration, most: Duration) -> Duration {
 const MAX_NAMES: usize = 64;
 /// Between two looks at names that nobody knew.
 const NAMES_AGAIN: Duration = Duration::from_secs(30);
+/// Between two rounds while there is no home: nobody reaches us through a relay, and so nobody makes us look sooner.
+const HOME_AGAIN: Duration = Duration::from_secs(10);
 /// Between two full reports.
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// While there is traffic: below the 30 s after which a NAT may forget a mapping (RFC 4787 allows no less than 2 minutes, real

@@ -272,6 +272,26 @@ fn without_udp_the_relay_that_connects_first_is_home() {
 }
 
 #[test]
+fn without_a_home_one_is_looked_for_again_soon() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    // A machine that started before its network: neither servers nor relays, and no traffic that would ask for them.
+    for _ in 0..3 {
+        let out = round(&mut check, &mut now, |_| None, seen);
+        let regions = vec![RegionId(1), RegionId(2), RegionId(3)];
+        assert!(out.contains(&Action::TryRelays { regions }), "{out:?}");
+        assert_eq!(check.next_deadline(), Some(now + HOME_AGAIN));
+    }
+    round(&mut check, &mut now, by_region([80, 20, 50]), seen);
+    assert_eq!((check.report().home, check.next_deadline()), (Some(RegionId(2)), Some(now + FULL_INTERVAL)));
+    // Where none can be, none is looked for.
+    check.set_map(now, map(vec![]), &mut Vec::new());
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!((check.report().home, check.next_deadline()), (None, Some(now + FULL_INTERVAL)));
+}
+
+#[test]
 fn answers_that_were_not_asked_for_change_nothing() {
     let now = Instant::now();
     let mut check = Netcheck::new();
