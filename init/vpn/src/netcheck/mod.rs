@@ -177,6 +177,7 @@ impl Netcheck {
         self.history.keep(&self.map);
         self.report.latency.retain(|region, _| self.map.regions.contains_key(region));
         self.relays.retain(|region, _| self.map.regions.contains_key(region));
+        self.alive.retain(|region, _| self.map.regions.contains_key(region));
         let hosts: HashSet<String> = self.nodes().map(|node| node.host.clone()).collect();
         self.names.retain(|host, _| hosts.contains(host));
         self.last_full = None;
@@ -234,11 +235,17 @@ impl Netcheck {
 
     /// A region's relay sent a frame.
     pub fn relay_alive(&mut self, region: RegionId, at: Instant) {
-        self.alive.insert(region, at);
+        if self.map.regions.contains_key(&region) {
+            self.alive.insert(region, at);
+        }
     }
 
     /// A relay took us, after so long: counts where STUN does not get through.
     pub fn relay_connected(&mut self, now: Instant, region: RegionId, took: Duration, out: &mut Vec<Action>) {
+        // Of one that has left the map meanwhile, nothing is kept.
+        if !self.map.regions.contains_key(&region) {
+            return;
+        }
         self.alive.insert(region, now);
         self.relays.insert(region, took);
         if self.report.udp == Some(false) || self.report.home.is_none() {

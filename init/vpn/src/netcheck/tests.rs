@@ -372,6 +372,24 @@ fn without_udp_a_home_that_is_gone_is_left() {
 }
 
 #[test]
+fn of_regions_that_left_the_map_nothing_is_kept() {
+    let mut now = Instant::now();
+    let mut check = blocked(&mut now, &[(1, 20), (2, 50), (3, 50)]);
+    for number in 4..100 {
+        check.set_map(now, map(vec![region(1, "192.0.2.1"), region(number, "192.0.2.2")]), &mut Vec::new());
+        let mut out = Vec::new();
+        check.relay_connected(now, RegionId(number), Duration::from_millis(90), &mut out);
+        // Its connection is heard of after it left.
+        check.relay_connected(now, RegionId(number - 1), Duration::from_millis(1), &mut out);
+        check.relay_alive(RegionId(number - 1), now);
+        assert_eq!(out, []);
+    }
+    let kept = vec![RegionId(1), RegionId(99)];
+    assert_eq!(check.alive.keys().copied().collect::<Vec<_>>(), kept);
+    assert_eq!(check.relays.keys().copied().collect::<Vec<_>>(), kept);
+}
+
+#[test]
 fn a_dead_home_is_left_for_the_first_that_takes_us() {
     let mut now = Instant::now();
     let mut check = blocked(&mut now, &[(1, 20)]);
