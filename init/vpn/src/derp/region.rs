@@ -110,7 +110,7 @@ impl Task {
                 Ok((connection, nodes)) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, &nodes, (first.take(), &mut place), took, network).await;
+                    let end = self.hold(connection, &nodes, (&mut first, &mut place), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -129,6 +129,9 @@ impl Task {
                         }
                         End::Broken(why, after) => {
                             info!(region = self.region.0, why, "relay lost");
+                            if let Some(batch) = first.take() {
+                                self.dropped(&batch);
+                            }
                             self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                             failures += 1;
                             Some(after.unwrap_or_else(|| self.timing.back_off(failures)))
@@ -226,7 +229,7 @@ impl Task {
         &mut self,
         connection: Connection,
         nodes: &[DerpNode],
-        first: (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
+        first: (&mut Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         took: Duration,
         network: Network,
     ) -> End {
@@ -256,12 +259,13 @@ impl Task {
         end
     }
 
-    /// Writes until the connection ends: everything that waits in one flush.
+    /// Writes until the connection ends: everything that waits in one flush. `first` is left where it is until it is written: the
+    /// connection may end before.
     async fn write(
         &mut self,
         mut stream: WriteHalf<Box<dyn Stream>>,
         nodes: &[DerpNode],
-        (first, place): (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
+        (first, place): (&mut Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         mut pings: mpsc::Receiver<[u8; 8]>,
         (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
@@ -274,7 +278,7 @@ impl Task {
         if home {
             encode(&Frame::NotePreferred(true), &mut out);
         }
-        if let Some(batch) = first {
+        if let Some(batch) = first.take() {
             self.put(&batch, &mut out);
         }
         let mut last_sent = Instant::now();
