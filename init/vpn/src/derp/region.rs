@@ -65,10 +65,11 @@ impl Timing {
         tried: Duration::from_secs(2),
     };
 
-    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
-    fn back_off(&self, failures: u32) -> Duration {
+    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole. What the server
+    /// said makes it longer, not shorter: one that says each time that it is back at once would be stormed.
+    pub(super) fn back_off(&self, failures: u32, said: Option<Duration>) -> Duration {
         let doubled = self.min_back_off.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        jitter(doubled.min(self.max_back_off))
+        jitter(doubled.max(said.unwrap_or_default()).min(self.max_back_off))
     }
 }
 
@@ -133,8 +134,8 @@ impl Task {
                                 self.dropped(&batch);
                             }
                             self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
-                            failures += 1;
-                            Some(after.unwrap_or_else(|| self.timing.back_off(failures)))
+                            failures = failures.saturating_add(1);
+                            Some(self.timing.back_off(failures, after))
                         }
                     }
                 }
@@ -147,7 +148,7 @@ impl Task {
                     self.drop_queue();
                     self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                     failures = failures.saturating_add(1);
-                    Some(self.timing.back_off(failures))
+                    Some(self.timing.back_off(failures, None))
                 }
             };
             drop(place);
@@ -427,9 +428,7 @@ impl Reader {
                         drop(self.events.try_send(event));
                     }
                     Frame::Restarting { after_millis, .. } => {
-                        let after = Duration::from_millis(after_millis.into());
-                        let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
-                        comeback = Some(jitter(after));
+                        comeback = Some(Duration::from_millis(after_millis.into()));
                     }
                     Frame::Health(text) if !text.is_empty() && self.shared.may_log(Instant::now()) => {
                         let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
