@@ -85,7 +85,7 @@ pub enum SendOutcome {
     Queued,
     /// The queue is full, or a datagram too big: dropped and counted.
     Dropped,
-    /// The map has no such region.
+    /// The map has no such region: dropped and counted.
     NoRegion,
 }
 
@@ -169,7 +169,7 @@ pub struct Pool {
     slots: Mutex<HashMap<RegionId, Slot>>,
     /// Places for dials of regions that are only tried.
     probes: Arc<Semaphore>,
-    /// What regions that left the map had dropped.
+    /// What was dropped of regions that left the map, or were never in it: out, in.
     past: Mutex<(u64, u64)>,
     timing: Timing,
 }
@@ -209,6 +209,11 @@ impl Pool {
                 let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
                 past.0 += slot.shared.dropped_out.load(Ordering::Relaxed);
                 past.1 += slot.shared.dropped_in.load(Ordering::Relaxed);
+                // Its task does not tell any more; who is reached through it must be reached another way.
+                let (events, region) = (self.events.clone(), *region);
+                self.runtime.spawn(async move {
+                    drop(events.send(Event::Disconnected { region, why: None }).await);
+                });
             }
             stays
         });
@@ -277,7 +282,10 @@ impl Pool {
 
     fn queue(&self, region: RegionId, batch: Outgoing) -> SendOutcome {
         let mut slots = self.slots();
-        let Some(slot) = self.slot(&mut slots, region) else { return SendOutcome::NoRegion };
+        let Some(slot) = self.slot(&mut slots, region) else {
+            self.past.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+            return SendOutcome::NoRegion;
+        };
         let bytes = batch.bytes.len();
         let full = slot.shared.queued.load(Ordering::Relaxed) + bytes > QUEUE_BYTES;
         if full || batch.segment > MAX_PACKET {
