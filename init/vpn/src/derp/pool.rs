@@ -283,7 +283,9 @@ impl Pool {
     fn queue(&self, region: RegionId, batch: Outgoing) -> SendOutcome {
         let mut slots = self.slots();
         let Some(slot) = self.slot(&mut slots, region) else {
-            self.past.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+            // A probe has nothing in it that could be lost.
+            let lost = u64::from(!batch.bytes.is_empty());
+            self.past.lock().unwrap_or_else(PoisonError::into_inner).0 += lost;
             return SendOutcome::NoRegion;
         };
         let bytes = batch.bytes.len();
