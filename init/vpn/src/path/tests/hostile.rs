@@ -163,6 +163,42 @@ fn a_flood_of_pings_gets_no_more_than_it_brings() {
 }
 
 #[test]
+fn old_pings_from_anywhere_take_no_path_away() {
+    let start = Instant::now();
+    // Neither the map nor a call says where the peer is: its NAT has another port for us.
+    let mut paths = with_other(start, &[]);
+    let mut out = Vec::new();
+    let b = address("192.0.2.77:5");
+    let ping = Message::Ping { txid: numbered(u32::MAX), node: None };
+    paths.on_disco(start, &DISCO, Source::Udp(b), &ping, &mut out);
+    let mut now = start;
+    for second in 0..60 {
+        now = start + Duration::from_secs(second);
+        paths.wanted(now, &PEER, &mut out);
+        paths.tick(now, &mut out);
+        for (_, txid) in pings(&std::mem::take(&mut out)).into_iter().filter(|(to, _)| *to == b) {
+            paths.on_disco(now, &DISCO, Source::Udp(b), &pong(txid), &mut out);
+        }
+        for number in 0..150 {
+            let source = SocketAddr::new([198, 18, 0, 1].into(), 1000 + number);
+            let txid = numbered(u32::try_from(second).unwrap() * 1000 + u32::from(number));
+            paths.on_disco(now, &DISCO, Source::Udp(source), &Message::Ping { txid, node: None }, &mut out);
+        }
+        assert_eq!(paths.route(&PEER).unwrap(), Route { direct: Some(b), relay: None }, "{second}");
+    }
+    // Without pongs it is no longer believed, but looked for: it was heard of a moment ago.
+    out.clear();
+    for second in 1..30 {
+        let now = now + Duration::from_secs(second);
+        paths.wanted(now, &PEER, &mut out);
+        paths.tick(now, &mut out);
+    }
+    assert_eq!(paths.route(&PEER).unwrap().relay, Some(HOME));
+    let looked = pings(&out).iter().filter(|(to, _)| *to == b).count();
+    assert!(looked >= 5, "{looked} pings in 29 s");
+}
+
+#[test]
 fn a_flood_of_calls_is_followed_once_a_second() {
     let start = Instant::now();
     let mut paths = with_other(start, &[]);
