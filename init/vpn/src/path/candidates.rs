@@ -142,6 +142,14 @@ impl Candidate {
 /// For how long the shortest round trip stands for an address: longer than most transfers, shorter than a detour is bearable.
 const FLOOR_AGE: Duration = Duration::from_secs(300);
 
+/// An address as our sockets say it: an IPv4 address that is written as IPv6 is that IPv4 address.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// Whether a peer can be at an address: not inside the tailnet itself (that would be a tunnel in a tunnel), and one that a datagram
 /// can be sent to without knowing an interface.
 pub(super) fn is_usable(address: SocketAddr, excluded: &[IpNet]) -> bool {

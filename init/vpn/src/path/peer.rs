@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::candidates::{Candidates, is_usable};
+use super::candidates::{Candidates, canonical, is_usable};
 use super::quality::is_better;
 use super::{
     Action, CALL_INTERVAL, DATA_TRUST, ENDPOINTS_FRESH, GOOD_ENOUGH, HEARTBEAT, PING_BACK_INTERVAL,
@@ -175,7 +175,8 @@ impl PeerPath {
     /// The addresses that the map gives it.
     pub fn set_candidates(&mut self, env: &Env, addresses: &[SocketAddr]) {
         let usable = |address: &SocketAddr| is_usable(*address, &env.excluded);
-        let addresses = addresses.iter().copied().filter(usable).take(MAX_ENDPOINTS).collect::<Vec<_>>();
+        let addresses = addresses.iter().copied().map(canonical).filter(usable).take(MAX_ENDPOINTS);
+        let addresses = addresses.collect::<Vec<_>>();
         self.candidates.set_map(&addresses);
     }
 

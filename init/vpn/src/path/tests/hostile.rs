@@ -239,6 +239,17 @@ fn the_map_cannot_fill_more_than_its_share() {
     assert_eq!(paths.on_disco(now, &DISCO, source, &ping, &mut out), Outcome::Taken);
 }
 
+#[test]
+fn an_ipv4_address_written_as_ipv6_is_that_address() {
+    let now = Instant::now();
+    let told = ["[::ffff:192.0.2.1]:1", "192.0.2.1:1", "[::ffff:100.64.0.7]:1", "[::ffff:0.0.0.0]:1"];
+    let mut paths = with_other(now, &told.map(address));
+    let mut out = Vec::new();
+    paths.wanted(now, &PEER, &mut out);
+    let to: Vec<_> = pings(&out).into_iter().map(|(to, _)| to).collect();
+    assert_eq!(to, [address("192.0.2.1:1")], "once, and nobody inside the tailnet or nowhere");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),
