@@ -98,7 +98,7 @@ pub struct PoolStatus {
     pub connected: Vec<RegionId>,
     /// Batches that were dropped on their way out.
     pub dropped_out: u64,
-    /// Packets that were dropped because nobody took them.
+    /// Packets that were dropped because there was nobody to take them.
     pub dropped_in: u64,
 }
 
@@ -355,7 +355,7 @@ impl Drop for Pool {
 const QUEUE_BATCHES: usize = 64;
 /// And their bytes.
 const QUEUE_BYTES: usize = 512 << 10;
-/// Events that wait to be taken; packets beyond them are dropped.
+/// Events that wait to be taken: each holds what was read at a time.
 const EVENTS: usize = 256;
 /// Between two words of a region's relays in the log.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);

@@ -425,6 +425,7 @@ impl Reader {
                     Frame::Ping(data) => drop(self.pongs.try_send(data)),
                     Frame::PeerGone { peer, reason } => {
                         let event = Event::PeerGone { region: self.region, peer, reason };
+                        // Without room it is lost: it is a hint, and takes no room from packets that wait for theirs.
                         drop(self.events.try_send(event));
                     }
                     Frame::Restarting { after_millis, .. } => {
@@ -441,20 +442,20 @@ impl Reader {
                     Err(error) => return End::Broken(error.to_string(), comeback),
                 };
             }
-            self.hand_over(packets);
+            hand_over(self.region, packets, &self.events, &self.shared).await;
         }
     }
 
     async fn next(&mut self) -> Result<Frame, ReadError> {
         next_frame(&mut self.read, &mut self.decoder).await
     }
+}
 
-    fn hand_over(&self, packets: Vec<Packet>) {
-        let count = packets.len() as u64;
-        let event = Event::Received { region: self.region, packets };
-        if count > 0 && self.events.try_send(event).is_err() {
-            self.shared.dropped_in.fetch_add(count, Ordering::Relaxed);
-        }
+/// Waits until there is room: who brings more than is taken is held up by TCP, and takes no other relay's room.
+async fn hand_over(region: RegionId, packets: Vec<Packet>, events: &mpsc::Sender<Event>, shared: &Shared) {
+    let count = packets.len() as u64;
+    if count > 0 && events.send(Event::Received { region, packets }).await.is_err() {
+        shared.dropped_in.fetch_add(count, Ordering::Relaxed);
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) const QUICK: Timing = Timing {
 };
 
 pub(super) struct Relay {
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     address: SocketAddr,
     task: JoinHandle<()>,
 }

@@ -10,11 +10,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::super::connection::next_frame;
-use super::super::frame::{Decoder, Frame, encode};
+use super::super::frame::{Decoder, Frame, GoneReason, encode};
 use super::super::handshake::{ServerInfo, server_info};
 use super::super::*;
 use super::client::{QUICK, REGION, Relay, connected, lost, map, packets, pool, secret, until};
-use crate::netmap::DerpNode;
+use crate::netmap::{DerpNode, RegionId};
 
 const END: &[u8] = b"\r\n\r\n";
 const BATCH: usize = 60_000;
@@ -130,6 +130,33 @@ async fn a_relay_that_greets_and_then_breaks_leaves_no_bytes_in_the_queue() {
     relay.abort();
 }
 
+#[tokio::test]
+async fn a_relay_that_floods_takes_no_other_relays_room() {
+    let (floods, other) = (Relay::start(None, None).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let second = RegionId(2);
+    let (a, mut events) = pool(1);
+    a.set_map(map(&[(REGION, node("2a", &other).await), (second, floods.node())]));
+    a.set_home(Some(REGION));
+    let mut stream = accept(&other).await;
+    greet(&mut stream, &[]).await;
+    assert_eq!(connected(&mut events).await, REGION);
+    assert_eq!(a.send(second, secret(2).public(), Bytes::from_static(b"x"), 0), SendOutcome::Queued);
+    assert_eq!(connected(&mut events).await, second);
+    // Nobody takes what comes, until there is no room.
+    let gone = Frame::PeerGone { peer: secret(3).public(), reason: GoneReason::NotHere };
+    until("there is no room", || {
+        while floods.server.push(&secret(1).public(), gone.clone()) {}
+        events.len() == events.max_capacity()
+    })
+    .await;
+    let before = a.last_frame(REGION);
+    let mut out = BytesMut::new();
+    encode(&Frame::RecvPacket { from: secret(2).public(), packet: Bytes::from_static(b"ours") }, &mut out);
+    stream.write_all(&out).await.unwrap();
+    until("it is read", || a.last_frame(REGION) > before).await;
+    assert_eq!(packets(&mut events, 1).await[0].packet, "ours");
+}
+
 #[test]
 fn what_a_relay_says_of_its_restart_makes_no_wait_shorter() {
     let waits = |failures, said: Option<u64>| QUICK.back_off(failures, said.map(Duration::from_millis));
@@ -152,10 +179,7 @@ async fn of_a_region_that_leaves_the_map_it_is_told() {
     assert_eq!(connected(&mut events).await, REGION);
     a.set_map(map(&[]));
     assert_eq!(lost(&mut events).await, None);
-    assert_eq!(
-        a.send(REGION, secret(2).public(), Bytes::from_static(b"x"), 0),
-        SendOutcome::NoRegion
-    );
+    assert_eq!(a.send(REGION, secret(2).public(), Bytes::from_static(b"x"), 0), SendOutcome::NoRegion);
     assert_eq!(a.probe(REGION), SendOutcome::NoRegion);
     assert_eq!(a.status().dropped_out, 1, "a probe has nothing in it");
 }
