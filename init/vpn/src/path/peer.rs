@@ -56,7 +56,8 @@ pub struct PeerPath {
     /// The region that it last used to reach us, if that is not its home: there we have a connection, and so has it, for
     /// [`REPLY_ROUTE`]. Its tunnel's packets say so and nothing else: what relays carry besides can be kept and sent again.
     reply: Option<(RegionId, Instant)>,
-    relay_latency: Option<Duration>,
+    /// The last round trip through a relay, and through which.
+    relay_latency: Option<(RegionId, Duration)>,
     /// When the relay was last pinged.
     relay_pinged: Option<Instant>,
     /// Pongs that were taken, by any way.
@@ -355,11 +356,13 @@ impl PeerPath {
 
     /// How it is reached.
     pub fn status(&self, now: Instant) -> PathStatus {
+        let relay = self.relay(now);
+        let measured = self.relay_latency.filter(|(region, _)| relay == Some(*region));
         PathStatus {
             best: self.best,
             trusted: self.is_trusted(now),
-            relay: self.relay(now),
-            relay_latency: self.relay_latency,
+            relay,
+            relay_latency: measured.map(|(_, latency)| latency),
             candidates: self.candidates.len(),
             pongs: self.pongs,
         }
@@ -472,7 +475,7 @@ impl PeerPath {
         self.pongs += 1;
         let latency = now.duration_since(sent.at);
         match sent.to {
-            Via::Relay(_) => self.relay_latency = Some(latency),
+            Via::Relay(region) => self.relay_latency = Some((region, latency)),
             Via::Udp(address) => {
                 let Some(candidate) = self.candidates.find(address) else { return Pong::Taken };
                 candidate.measured(now, latency);
