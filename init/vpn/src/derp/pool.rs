@@ -85,7 +85,7 @@ pub enum SendOutcome {
     Queued,
     /// The queue is full, or a datagram too big: dropped and counted.
     Dropped,
-    /// The map has no such region.
+    /// The map has no such region: dropped and counted.
     NoRegion,
 }
 
@@ -98,7 +98,7 @@ pub struct PoolStatus {
     pub connected: Vec<RegionId>,
     /// Batches that were dropped on their way out.
     pub dropped_out: u64,
-    /// Packets that were dropped because nobody took them.
+    /// Packets that were dropped because there was nobody to take them.
     pub dropped_in: u64,
 }
 
@@ -169,7 +169,7 @@ pub struct Pool {
     slots: Mutex<HashMap<RegionId, Slot>>,
     /// Places for dials of regions that are only tried.
     probes: Arc<Semaphore>,
-    /// What regions that left the map had dropped.
+    /// What was dropped of regions that left the map, or were never in it: out, in.
     past: Mutex<(u64, u64)>,
     timing: Timing,
 }
@@ -209,6 +209,11 @@ impl Pool {
                 let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
                 past.0 += slot.shared.dropped_out.load(Ordering::Relaxed);
                 past.1 += slot.shared.dropped_in.load(Ordering::Relaxed);
+                // Its task does not tell any more; who is reached through it must be reached another way.
+                let (events, region) = (self.events.clone(), *region);
+                self.runtime.spawn(async move {
+                    drop(events.send(Event::Disconnected { region, why: None }).await);
+                });
             }
             stays
         });
@@ -277,7 +282,12 @@ impl Pool {
 
     fn queue(&self, region: RegionId, batch: Outgoing) -> SendOutcome {
         let mut slots = self.slots();
-        let Some(slot) = self.slot(&mut slots, region) else { return SendOutcome::NoRegion };
+        let Some(slot) = self.slot(&mut slots, region) else {
+            // A probe has nothing in it that could be lost.
+            let lost = u64::from(!batch.bytes.is_empty());
+            self.past.lock().unwrap_or_else(PoisonError::into_inner).0 += lost;
+            return SendOutcome::NoRegion;
+        };
         let bytes = batch.bytes.len();
         let full = slot.shared.queued.load(Ordering::Relaxed) + bytes > QUEUE_BYTES;
         if full || batch.segment > MAX_PACKET {
@@ -345,7 +355,7 @@ impl Drop for Pool {
 const QUEUE_BATCHES: usize = 64;
 /// And their bytes.
 const QUEUE_BYTES: usize = 512 << 10;
-/// Events that wait to be taken; packets beyond them are dropped.
+/// Events that wait to be taken: each holds what was read at a time.
 const EVENTS: usize = 256;
 /// Between two words of a region's relays in the log.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);

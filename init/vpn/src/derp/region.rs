@@ -65,10 +65,11 @@ impl Timing {
         tried: Duration::from_secs(2),
     };
 
-    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole.
-    fn back_off(&self, failures: u32) -> Duration {
+    /// The first wait, doubled with each failure up to the longest; each somewhere between its half and its whole. What the server
+    /// said makes it longer, not shorter: one that says each time that it is back at once would be stormed.
+    pub(super) fn back_off(&self, failures: u32, said: Option<Duration>) -> Duration {
         let doubled = self.min_back_off.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        jitter(doubled.min(self.max_back_off))
+        jitter(doubled.max(said.unwrap_or_default()).min(self.max_back_off))
     }
 }
 
@@ -110,7 +111,7 @@ impl Task {
                 Ok((connection, nodes)) => {
                     let took = started.elapsed();
                     info!(region = self.region.0, ?took, "relay connected");
-                    let end = self.hold(connection, &nodes, (first.take(), &mut place), took, network).await;
+                    let end = self.hold(connection, &nodes, (&mut first, &mut place), took, network).await;
                     // A server that drops us at once is not to be stormed.
                     if started.elapsed() >= self.timing.steady {
                         failures = 0;
@@ -129,9 +130,12 @@ impl Task {
                         }
                         End::Broken(why, after) => {
                             info!(region = self.region.0, why, "relay lost");
+                            if let Some(batch) = first.take() {
+                                self.dropped(&batch);
+                            }
                             self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
-                            failures += 1;
-                            Some(after.unwrap_or_else(|| self.timing.back_off(failures)))
+                            failures = failures.saturating_add(1);
+                            Some(self.timing.back_off(failures, after))
                         }
                     }
                 }
@@ -144,7 +148,7 @@ impl Task {
                     self.drop_queue();
                     self.tell(Event::Disconnected { region: self.region, why: Some(why) }).await;
                     failures = failures.saturating_add(1);
-                    Some(self.timing.back_off(failures))
+                    Some(self.timing.back_off(failures, None))
                 }
             };
             drop(place);
@@ -226,7 +230,7 @@ impl Task {
         &mut self,
         connection: Connection,
         nodes: &[DerpNode],
-        first: (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
+        first: (&mut Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         took: Duration,
         network: Network,
     ) -> End {
@@ -256,12 +260,13 @@ impl Task {
         end
     }
 
-    /// Writes until the connection ends: everything that waits in one flush.
+    /// Writes until the connection ends: everything that waits in one flush. `first` is left where it is until it is written: the
+    /// connection may end before.
     async fn write(
         &mut self,
         mut stream: WriteHalf<Box<dyn Stream>>,
         nodes: &[DerpNode],
-        (first, place): (Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
+        (first, place): (&mut Option<Outgoing>, &mut Option<OwnedSemaphorePermit>),
         mut pings: mpsc::Receiver<[u8; 8]>,
         (mut network, local): (Network, Option<SocketAddr>),
     ) -> End {
@@ -274,7 +279,7 @@ impl Task {
         if home {
             encode(&Frame::NotePreferred(true), &mut out);
         }
-        if let Some(batch) = first {
+        if let Some(batch) = first.take() {
             self.put(&batch, &mut out);
         }
         let mut last_sent = Instant::now();
@@ -420,12 +425,11 @@ impl Reader {
                     Frame::Ping(data) => drop(self.pongs.try_send(data)),
                     Frame::PeerGone { peer, reason } => {
                         let event = Event::PeerGone { region: self.region, peer, reason };
+                        // Without room it is lost: it is a hint, and takes no room from packets that wait for theirs.
                         drop(self.events.try_send(event));
                     }
                     Frame::Restarting { after_millis, .. } => {
-                        let after = Duration::from_millis(after_millis.into());
-                        let after = after.clamp(self.timing.min_back_off, self.timing.max_back_off);
-                        comeback = Some(jitter(after));
+                        comeback = Some(Duration::from_millis(after_millis.into()));
                     }
                     Frame::Health(text) if !text.is_empty() && self.shared.may_log(Instant::now()) => {
                         let text = text.chars().take(200).collect::<String>().escape_debug().to_string();
@@ -438,20 +442,20 @@ impl Reader {
                     Err(error) => return End::Broken(error.to_string(), comeback),
                 };
             }
-            self.hand_over(packets);
+            hand_over(self.region, packets, &self.events, &self.shared).await;
         }
     }
 
     async fn next(&mut self) -> Result<Frame, ReadError> {
         next_frame(&mut self.read, &mut self.decoder).await
     }
+}
 
-    fn hand_over(&self, packets: Vec<Packet>) {
-        let count = packets.len() as u64;
-        let event = Event::Received { region: self.region, packets };
-        if count > 0 && self.events.try_send(event).is_err() {
-            self.shared.dropped_in.fetch_add(count, Ordering::Relaxed);
-        }
+/// Waits until there is room: who brings more than is taken is held up by TCP, and takes no other relay's room.
+async fn hand_over(region: RegionId, packets: Vec<Packet>, events: &mpsc::Sender<Event>, shared: &Shared) {
+    let count = packets.len() as u64;
+    if count > 0 && events.send(Event::Received { region, packets }).await.is_err() {
+        shared.dropped_in.fetch_add(count, Ordering::Relaxed);
     }
 }
 

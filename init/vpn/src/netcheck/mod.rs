@@ -177,6 +177,7 @@ impl Netcheck {
         self.history.keep(&self.map);
         self.report.latency.retain(|region, _| self.map.regions.contains_key(region));
         self.relays.retain(|region, _| self.map.regions.contains_key(region));
+        self.alive.retain(|region, _| self.map.regions.contains_key(region));
         let hosts: HashSet<String> = self.nodes().map(|node| node.host.clone()).collect();
         self.names.retain(|host, _| hosts.contains(host));
         self.last_full = None;
@@ -223,6 +224,9 @@ impl Netcheck {
         self.last_full = None;
         self.stale = true;
         self.report.udp = None;
+        // How near a region was in the network that we left says nothing of this one.
+        self.history = History::default();
+        self.report.latency.clear();
         // Home is connected to, or will be: unless it is lost, it is not worse than those that are tried beside it.
         let home = self.report.home;
         self.relays.retain(|region, _| Some(*region) == home);
@@ -231,11 +235,17 @@ impl Netcheck {
 
     /// A region's relay sent a frame.
     pub fn relay_alive(&mut self, region: RegionId, at: Instant) {
-        self.alive.insert(region, at);
+        if self.map.regions.contains_key(&region) {
+            self.alive.insert(region, at);
+        }
     }
 
     /// A relay took us, after so long: counts where STUN does not get through.
     pub fn relay_connected(&mut self, now: Instant, region: RegionId, took: Duration, out: &mut Vec<Action>) {
+        // Of one that has left the map meanwhile, nothing is kept.
+        if !self.map.regions.contains_key(&region) {
+            return;
+        }
         self.alive.insert(region, now);
         self.relays.insert(region, took);
         if self.report.udp == Some(false) || self.report.home.is_none() {
@@ -415,6 +425,8 @@ impl Netcheck {
         self.settle_home(now, &latency, out);
         let wait = if self.active { random_between(RE_STUN_MIN, RE_STUN_MAX) } else { FULL_INTERVAL };
         let wait = if self.names_to_look_up(false).is_empty() { wait } else { wait.min(NAMES_AGAIN) };
+        let homeless = self.report.home.is_none() && self.eligible().next().is_some();
+        let wait = if homeless { wait.min(HOME_AGAIN) } else { wait };
         self.next_round = Some(if std::mem::take(&mut self.again) { now } else { now + wait });
         out.push(Action::Finished);
     }
@@ -538,6 +550,8 @@ fn random_between(least: Duration, most: Duration) -> Duration {
 const MAX_NAMES: usize = 64;
 /// Between two looks at names that nobody knew.
 const NAMES_AGAIN: Duration = Duration::from_secs(30);
+/// Between two rounds while there is no home: nobody reaches us through a relay, and so nobody makes us look sooner.
+const HOME_AGAIN: Duration = Duration::from_secs(10);
 /// Between two full reports.
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// While there is traffic: below the 30 s after which a NAT may forget a mapping (RFC 4787 allows no less than 2 minutes, real

@@ -179,6 +179,19 @@ fn home_stays_unless_another_is_clearly_nearer() {
 }
 
 #[test]
+fn in_another_network_home_is_what_is_near_there() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    round(&mut check, &mut now, by_region([5, 200, 200]), seen);
+    assert_eq!(check.report().home, Some(RegionId(1)));
+    check.network_changed(now);
+    assert_eq!(check.report().latency.len(), 0, "none of it was measured here");
+    round(&mut check, &mut now, by_region([300, 20, 200]), seen);
+    assert_eq!(check.report().home, Some(RegionId(2)));
+}
+
+#[test]
 fn a_home_without_stun_stays_while_its_relay_lives() {
     for (age, stays) in [(7, true), (9, false)] {
         let mut now = Instant::now();
@@ -259,6 +272,26 @@ fn without_udp_the_relay_that_connects_first_is_home() {
 }
 
 #[test]
+fn without_a_home_one_is_looked_for_again_soon() {
+    let mut now = Instant::now();
+    let mut check = Netcheck::new();
+    check.set_map(now, three(), &mut Vec::new());
+    // A machine that started before its network: neither servers nor relays, and no traffic that would ask for them.
+    for _ in 0..3 {
+        let out = round(&mut check, &mut now, |_| None, seen);
+        let regions = vec![RegionId(1), RegionId(2), RegionId(3)];
+        assert!(out.contains(&Action::TryRelays { regions }), "{out:?}");
+        assert_eq!(check.next_deadline(), Some(now + HOME_AGAIN));
+    }
+    round(&mut check, &mut now, by_region([80, 20, 50]), seen);
+    assert_eq!((check.report().home, check.next_deadline()), (Some(RegionId(2)), Some(now + FULL_INTERVAL)));
+    // Where none can be, none is looked for.
+    check.set_map(now, map(vec![]), &mut Vec::new());
+    round(&mut check, &mut now, |_| None, seen);
+    assert_eq!((check.report().home, check.next_deadline()), (None, Some(now + FULL_INTERVAL)));
+}
+
+#[test]
 fn answers_that_were_not_asked_for_change_nothing() {
     let now = Instant::now();
     let mut check = Netcheck::new();
@@ -336,6 +369,24 @@ fn without_udp_a_home_that_is_gone_is_left() {
     out.clear();
     check.relay_lost(now + Duration::from_secs(30), RegionId(3), &mut out);
     assert_eq!((out, check.report().home), (vec![], Some(RegionId(2))));
+}
+
+#[test]
+fn of_regions_that_left_the_map_nothing_is_kept() {
+    let mut now = Instant::now();
+    let mut check = blocked(&mut now, &[(1, 20), (2, 50), (3, 50)]);
+    for number in 4..100 {
+        check.set_map(now, map(vec![region(1, "192.0.2.1"), region(number, "192.0.2.2")]), &mut Vec::new());
+        let mut out = Vec::new();
+        check.relay_connected(now, RegionId(number), Duration::from_millis(90), &mut out);
+        // Its connection is heard of after it left.
+        check.relay_connected(now, RegionId(number - 1), Duration::from_millis(1), &mut out);
+        check.relay_alive(RegionId(number - 1), now);
+        assert_eq!(out, []);
+    }
+    let kept = vec![RegionId(1), RegionId(99)];
+    assert_eq!(check.alive.keys().copied().collect::<Vec<_>>(), kept);
+    assert_eq!(check.relays.keys().copied().collect::<Vec<_>>(), kept);
 }
 
 #[test]

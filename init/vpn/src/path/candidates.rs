@@ -16,7 +16,7 @@ pub(super) struct Candidate {
     in_map: bool,
     /// Its last call-me-maybe.
     called: bool,
-    /// A ping or an authentic packet came from there.
+    /// A ping, a pong or an authentic packet came from there.
     heard: Option<Instant>,
     /// When it was last pinged.
     pub(super) pinged: Option<Instant>,
@@ -105,11 +105,11 @@ impl Candidates {
             return self.0.get_mut(at);
         }
         if self.0.len() >= MAX_ENDPOINTS {
-            // What only pings speak for makes room, the oldest first.
-            let loose = |candidate: &&(usize, &Candidate)| !candidate.1.in_map && !candidate.1.called;
-            let oldest = self.0.iter().enumerate().collect::<Vec<_>>();
-            let oldest = oldest.iter().filter(loose).min_by_key(|(_, candidate)| candidate.heard);
-            let at = oldest.map(|(at, _)| *at)?;
+            // What only pings speak for makes room, the oldest first; of what answered ours none, while there is another: a ping can
+            // be kept and sent again from anywhere.
+            let loose = |candidate: &(usize, &Candidate)| !candidate.1.in_map && !candidate.1.called;
+            let worth = |(_, candidate): &(usize, &Candidate)| (candidate.floor.is_some(), candidate.heard);
+            let (at, _) = self.0.iter().enumerate().filter(loose).min_by_key(worth)?;
             self.0.swap_remove(at);
         }
         self.0.push(Candidate::new(address));
@@ -124,6 +124,7 @@ impl Candidate {
 
     /// A pong came after this long.
     pub(super) fn measured(&mut self, now: Instant, latency: Duration) {
+        self.heard = Some(now);
         let holds =
             self.floor.is_some_and(|(floor, at)| floor < latency && now.duration_since(at) < FLOOR_AGE);
         if !holds {
@@ -140,6 +141,14 @@ impl Candidate {
 
 /// For how long the shortest round trip stands for an address: longer than most transfers, shorter than a detour is bearable.
 const FLOOR_AGE: Duration = Duration::from_secs(300);
+
+/// An address as our sockets say it: an IPv4 address that is written as IPv6 is that IPv4 address.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
 
 /// Whether a peer can be at an address: not inside the tailnet itself (that would be a tunnel in a tunnel), and one that a datagram
 /// can be sent to without knowing an interface.

@@ -1,20 +1,16 @@
 //! The machines of all peers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
 
 use super::peer::{Env, PeerConfig, PeerPath};
-use super::{Action, PING_INTERVAL, PathStatus, Route, Via};
+use super::{Action, PING_INTERVAL, PING_TIMEOUT, PathStatus, Route, Via};
 use crate::disco::{Message, TxId};
 use crate::key::{Disco, Node, Public};
 use crate::netmap::RegionId;
-
-/// At how many nodes with one disco key it is looked for the one whose ping a pong answers. One process has one node key at a time;
-/// but a map may give all of its peers the same disco key.
-const MAX_NODES_PER_DISCO: usize = 8;
 
 /// What the machines need to know beforehand.
 #[derive(Clone, Debug)]
@@ -69,6 +65,33 @@ pub struct Paths {
     /// Whose call-me-maybe waits for our addresses.
     waiting: BTreeSet<Public<Node>>,
     asked: Option<Instant>,
+    pings: Pings,
+}
+
+/// Whom each ping on its way went to. A disco key does not say it: whoever joins may give itself that of another node.
+#[derive(Debug, Default)]
+struct Pings {
+    to: HashMap<TxId, Public<Node>>,
+    /// When each was sent, the oldest first.
+    sent: VecDeque<(Instant, TxId)>,
+}
+
+impl Pings {
+    /// Notes those among actions.
+    fn note(&mut self, now: Instant, actions: &[Action]) {
+        for action in actions {
+            if let Action::Disco { peer, message: Message::Ping { txid, .. }, .. } = action {
+                self.to.insert(*txid, *peer);
+                self.sent.push_back((now, *txid));
+            }
+        }
+        while let Some((at, txid)) = self.sent.front()
+            && now.duration_since(*at) >= PING_TIMEOUT
+        {
+            self.to.remove(txid);
+            self.sent.pop_front();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +111,7 @@ impl Paths {
             deadlines: BTreeSet::new(),
             waiting: BTreeSet::new(),
             asked: None,
+            pings: Pings::default(),
         }
     }
 
@@ -186,14 +210,13 @@ impl Paths {
                 });
                 if taken { Outcome::Taken } else { Outcome::Refused }
             }
-            (Message::Pong { txid, .. }, source) => {
-                let says = match source {
-                    Source::Relay { node, .. } => Some(node),
-                    Source::Udp(_) => None,
-                };
-                let others = self.nodes_of(sender).take(MAX_NODES_PER_DISCO);
-                let nodes: Vec<_> = says.into_iter().chain(others).collect();
-                self.on_pong(now, &nodes, txid, via, out)
+            (Message::Pong { txid, .. }, _) => {
+                let pinged = self.pings.to.get(txid).copied().filter(is_theirs);
+                let mut taken = false;
+                if let Some(key) = pinged {
+                    self.with(now, &key, out, |path, _, out| taken = path.on_pong(now, txid, via, out));
+                }
+                if taken { Outcome::Taken } else { Outcome::UnknownPong }
             }
             (Message::CallMeMaybe { endpoints }, Source::Relay { node, .. }) => {
                 self.with(now, &node, out, |path, env, out| path.on_call_me_maybe(now, env, endpoints, out));
@@ -272,24 +295,6 @@ impl Paths {
         self.peers.get(key)?.path.disco()
     }
 
-    fn on_pong(
-        &mut self,
-        now: Instant,
-        nodes: &[Public<Node>],
-        txid: &TxId,
-        via: Via,
-        out: &mut Vec<Action>,
-    ) -> Outcome {
-        for key in nodes {
-            let mut taken = false;
-            self.with(now, key, out, |path, _, out| taken = path.on_pong(now, txid, via, out));
-            if taken {
-                return Outcome::Taken;
-            }
-        }
-        Outcome::UnknownPong
-    }
-
     /// The nodes with a disco key, in the order of their keys.
     fn nodes_of(&self, disco: &Public<Disco>) -> impl Iterator<Item = Public<Node>> {
         let (first, last) = (Public::zero(), Public::new([0xff; 32]));
@@ -315,7 +320,9 @@ impl Paths {
         work: impl FnOnce(&mut PeerPath, &Env, &mut Vec<Action>),
     ) {
         let Some(entry) = self.peers.get_mut(key) else { return };
+        let before = out.len();
         work(&mut entry.path, &self.env, out);
+        self.pings.note(now, out.get(before..).unwrap_or_default());
         let deadline = entry.path.next_deadline(now);
         if deadline != entry.deadline {
             if let Some(before) = entry.deadline {

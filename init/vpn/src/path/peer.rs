@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::candidates::{Candidates, is_usable};
+use super::candidates::{Candidates, canonical, is_usable};
 use super::quality::is_better;
 use super::{
     Action, CALL_INTERVAL, DATA_TRUST, ENDPOINTS_FRESH, GOOD_ENOUGH, HEARTBEAT, PING_BACK_INTERVAL,
@@ -56,7 +56,8 @@ pub struct PeerPath {
     /// The region that it last used to reach us, if that is not its home: there we have a connection, and so has it, for
     /// [`REPLY_ROUTE`]. Its tunnel's packets say so and nothing else: what relays carry besides can be kept and sent again.
     reply: Option<(RegionId, Instant)>,
-    relay_latency: Option<Duration>,
+    /// The last round trip through a relay, and through which.
+    relay_latency: Option<(RegionId, Duration)>,
     /// When the relay was last pinged.
     relay_pinged: Option<Instant>,
     /// Pongs that were taken, by any way.
@@ -175,7 +176,8 @@ impl PeerPath {
     /// The addresses that the map gives it.
     pub fn set_candidates(&mut self, env: &Env, addresses: &[SocketAddr]) {
         let usable = |address: &SocketAddr| is_usable(*address, &env.excluded);
-        let addresses = addresses.iter().copied().filter(usable).take(MAX_ENDPOINTS).collect::<Vec<_>>();
+        let addresses = addresses.iter().copied().map(canonical).filter(usable).take(MAX_ENDPOINTS);
+        let addresses = addresses.collect::<Vec<_>>();
         self.candidates.set_map(&addresses);
     }
 
@@ -354,11 +356,13 @@ impl PeerPath {
 
     /// How it is reached.
     pub fn status(&self, now: Instant) -> PathStatus {
+        let relay = self.relay(now);
+        let measured = self.relay_latency.filter(|(region, _)| relay == Some(*region));
         PathStatus {
             best: self.best,
             trusted: self.is_trusted(now),
-            relay: self.relay(now),
-            relay_latency: self.relay_latency,
+            relay,
+            relay_latency: measured.map(|(_, latency)| latency),
             candidates: self.candidates.len(),
             pongs: self.pongs,
         }
@@ -471,7 +475,7 @@ impl PeerPath {
         self.pongs += 1;
         let latency = now.duration_since(sent.at);
         match sent.to {
-            Via::Relay(_) => self.relay_latency = Some(latency),
+            Via::Relay(region) => self.relay_latency = Some((region, latency)),
             Via::Udp(address) => {
                 let Some(candidate) = self.candidates.find(address) else { return Pong::Taken };
                 candidate.measured(now, latency);

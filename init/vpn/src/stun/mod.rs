@@ -183,7 +183,8 @@ fn address(value: &[u8], port_mask: u16, mask: &[u8; 16]) -> Option<SocketAddr> 
         }
         _ => return None,
     };
-    (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip.to_canonical(), port))
+    let ip = ip.to_canonical();
+    (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port))
 }
 
 /// What addresses are xored with: the cookie, then the transaction number (RFC 8489 section 14.2).

@@ -68,6 +68,10 @@ fn what_is_no_answer_is_named() {
     let mut family = good;
     family[25] = 7;
     assert_eq!(parse_response(&family), Err(StunError::NoAddress));
+    for nowhere in ["0.0.0.0:9", "[::]:9", "[::ffff:0.0.0.0]:9", "192.0.2.1:0"] {
+        let answer = response(&[1; TXID_LEN], nowhere.parse().unwrap());
+        assert_eq!(parse_response(&answer), Err(StunError::NoAddress), "{nowhere}");
+    }
 }
 
 proptest! {

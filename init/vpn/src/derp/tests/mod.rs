@@ -3,3 +3,4 @@
 mod client;
 mod codec;
 mod reach;
+mod scripted;

@@ -338,6 +338,15 @@ fn the_relay_in_use_is_measured_now_and_then() {
         }
     }
     assert_eq!(asked, 3);
-    let status = paths.status(start + Duration::from_secs(90), &PEER).unwrap();
-    assert_eq!(status.relay_latency, Some(Duration::from_millis(40)));
+    let now = start + Duration::from_secs(90);
+    let measured = |paths: &Paths, now| {
+        let status = paths.status(now, &PEER).unwrap();
+        (status.relay, status.relay_latency)
+    };
+    let home = (Some(HOME), Some(Duration::from_millis(40)));
+    assert_eq!(measured(&paths, now), home);
+    // What one relay takes is not said of another.
+    paths.received(now, &PEER, Via::Relay(RegionId(9)), &mut out);
+    assert_eq!(measured(&paths, now), (Some(RegionId(9)), None));
+    assert_eq!(measured(&paths, now + REPLY_ROUTE), home);
 }
