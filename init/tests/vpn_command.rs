@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -155,6 +156,23 @@ fn a_second_node_is_refused_in_one_line() {
     assert!(refused(&[other, port, no_names]).contains("100.100.100.100 is cm0's already"));
     // The first one is as it was.
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+}
+
+/// As in a container; and as nobody, so that a guest that started there could do nothing.
+#[test]
+fn the_first_process_of_a_container_is_no_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    // Where nobody reads it, too.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("casemate-init");
+    fs::copy(env!("CARGO_BIN_EXE_casemate-init"), &program).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let done = command.args(["vpn", "--config", "/no/such/file"]).output().unwrap();
+    let words = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{words}");
+    assert!(words.starts_with("casemate-init vpn: /no/such/file: "), "{words}");
 }
 
 #[test]
