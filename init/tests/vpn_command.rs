@@ -314,9 +314,8 @@ fn a_parent_that_is_killed_takes_everything_along() {
     let mut running = namespace.start(&config(dir.path(), &[]));
     let parent = running.0.id();
     until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t65534")));
+    // Also one that has not said yet whose end it follows.
     let (node, _) = nodes(parent).remove(0);
-    // It says at its start whose end it follows.
-    std::thread::sleep(Duration::from_millis(500));
     running.0.kill().unwrap();
     running.0.wait().unwrap();
     until("the node's end", || !Path::new(&format!("/proc/{node}")).exists());
