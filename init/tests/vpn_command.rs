@@ -308,6 +308,26 @@ fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
     assert!(words.contains("the node ended (signal 9); again in 1 s"), "{words}");
 }
 
+/// systemd's `AmbientCapabilities=` and `SecureBits=no-setuid-fixup`: a change of uid alone takes nothing away.
+#[test]
+fn a_parent_with_ambient_capabilities_passes_none_on() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("ambient"));
+    let mut command = namespace.command("setpriv");
+    command.args(["--inh-caps=+net_admin", "--ambient-caps=+net_admin", "--securebits=+no_setuid_fixup"]);
+    command.arg(env!("CARGO_BIN_EXE_casemate-init")).args(["vpn", "--config"]);
+    command.arg(config(dir.path(), &[("uid", json!(64999))]));
+    let running = Running(command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
+    let parent = running.0.id();
+    // Executed, so that what the exec leaves is what is looked at.
+    let executed = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"casemate-vpn\0");
+    until("a node", || nodes(parent).iter().any(|(pid, _)| executed(*pid)));
+    let (_, status) = nodes(parent).remove(0);
+    for kind in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{kind}:\t0000000000000000")), "{kind}: {status}");
+    }
+    running.stop();
+}
+
 #[test]
 fn a_parent_that_is_killed_takes_everything_along() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("killed"));
