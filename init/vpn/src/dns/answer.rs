@@ -8,6 +8,7 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+use super::peers::Peers;
 use super::zone::{Found, Zone};
 
 /// How a query came.
@@ -56,6 +57,8 @@ pub struct Forward {
     pub query: Message,
     /// Its one question.
     pub question: Query,
+    /// What holds of those who are asked, if they are peers.
+    pub(super) peers: Option<Peers>,
     asked: Asked,
 }
 
@@ -123,7 +126,7 @@ impl Asked {
         if let Some(answer) = self.reverse(zone, question) {
             return answer;
         }
-        let upstreams = match zone.find(name) {
+        let (upstreams, peers) = match zone.find(name) {
             Found::Here(addresses) => {
                 return self.of_base(zone, ResponseCode::NoError, address_records(question, addresses));
             }
@@ -136,7 +139,8 @@ impl Asked {
                 );
             }
             Found::Nowhere => return self.of_base(zone, ResponseCode::NXDomain, Vec::new()),
-            Found::Elsewhere(upstreams) => upstreams,
+            Found::Elsewhere(upstreams) => (upstreams, None),
+            Found::AtPeers(upstreams) => (upstreams, Some(zone.peers())),
         };
         if zone.policy().internal_only {
             return self.refuse(Some(PROHIBITED));
@@ -163,6 +167,7 @@ impl Asked {
             upstreams: Arc::clone(upstreams),
             query,
             question: question.clone(),
+            peers,
             asked: self.clone(),
         }))
     }

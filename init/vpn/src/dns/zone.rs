@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 
+use super::peers::Peers;
 use super::{ADDRESS_V4, ADDRESS_V6};
 use crate::netmap::{DnsConfig, Netmap, NodeId, TailnetNode};
 
@@ -37,6 +38,8 @@ pub struct Zone {
     measured: Arc<[SocketAddr]>,
     /// Resolvers that are peers, by suffix.
     routes: HashMap<String, Arc<[SocketAddr]>>,
+    /// Our own addresses.
+    own: Arc<[IpAddr]>,
     ignored: Ignored,
     made_from: Option<MadeFrom>,
 }
@@ -78,6 +81,8 @@ pub(super) enum Found<'a> {
     Nowhere,
     /// Not ours: its resolvers, none if it is to be refused.
     Elsewhere(&'a Arc<[SocketAddr]>),
+    /// Not ours: its resolvers are peers.
+    AtPeers(&'a Arc<[SocketAddr]>),
 }
 
 impl Zone {
@@ -91,6 +96,7 @@ impl Zone {
             reverse: HashMap::new(),
             measured: policy.resolvers.iter().copied().filter(|resolver| !is_ourselves(resolver)).collect(),
             routes: HashMap::new(),
+            own: Arc::default(),
             ignored: Ignored::default(),
             made_from: None,
         }
@@ -99,6 +105,7 @@ impl Zone {
     /// Makes the zone of a map.
     pub fn new(map: &Netmap, policy: &Arc<Policy>) -> Self {
         let mut zone = Self::empty(policy);
+        zone.own = map.node.addresses.iter().filter_map(host).filter(|own| zone.is_inside(*own)).collect();
         if map.dns.magic {
             zone.take_base(&map.dns);
             zone.take_nodes(map);
@@ -174,12 +181,21 @@ impl Zone {
             };
         }
         let route = suffixes(&text).find_map(|suffix| self.routes.get(suffix));
-        Found::Elsewhere(route.unwrap_or(&self.measured))
+        route.map_or(Found::Elsewhere(&self.measured), Found::AtPeers)
+    }
+
+    /// What holds of resolvers that are peers.
+    pub(super) fn peers(&self) -> Peers {
+        Peers { own: Arc::clone(&self.own) }
     }
 
     /// Whether the name, or one above it, is on the egress allowlist.
     fn is_allowlisted(&self, name: &str) -> bool {
         !self.allowlist.is_empty() && suffixes(name).any(|suffix| self.allowlist.contains(suffix))
+    }
+
+    fn is_inside(&self, address: IpAddr) -> bool {
+        self.policy.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
     fn take_base(&mut self, map: &DnsConfig) {
@@ -203,7 +219,7 @@ impl Zone {
                 continue;
             };
             for address in node.addresses.iter().filter_map(host) {
-                if self.policy.prefixes.iter().any(|prefix| prefix.contains(&address)) {
+                if self.is_inside(address) {
                     self.reverse.entry(address).or_insert_with(|| Arc::clone(&text));
                     self.add(&text, address);
                 }
@@ -241,10 +257,7 @@ impl Zone {
             let resolvers: Arc<[SocketAddr]> = resolvers
                 .iter()
                 .filter_map(|text| resolver(text))
-                .filter(|address| {
-                    peers.contains(&address.ip())
-                        && self.policy.prefixes.iter().any(|prefix| prefix.contains(&address.ip()))
-                })
+                .filter(|address| peers.contains(&address.ip()) && self.is_inside(address.ip()))
                 .take(MAX_RESOLVERS)
                 .collect();
             let suffix =

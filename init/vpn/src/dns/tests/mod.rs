@@ -1,5 +1,6 @@
 mod authenticated;
 mod coordinator;
+mod peers;
 mod server;
 
 use std::collections::BTreeMap;
