@@ -39,7 +39,9 @@ pub(super) async fn ask(
                 Transport::Tcp => ask_tcp(*upstream, &query, id, question, peers).await,
             }
         };
-        if let Ok(Ok(reply)) = timeout(ATTEMPT, attempt).await {
+        if let Ok(Ok(reply)) = timeout(ATTEMPT, attempt).await
+            && peers.is_none_or(|peers| peers.may_say(&reply))
+        {
             return Some(reply);
         }
     }

@@ -19,8 +19,10 @@ fn zone(own: &str, resolver: SocketAddr) -> Zone {
     Zone::new(&map, &Arc::new(Policy { prefixes: vec!["127.0.0.0/8".parse().unwrap()], ..policy() }))
 }
 
+type Change = fn(&mut Message);
+
 /// A peer that answers every question with the same words; and how many it heard.
-fn answering(socket: UdpSocket, change: fn(&mut Message)) -> Arc<AtomicUsize> {
+fn answering(socket: UdpSocket, change: Change) -> Arc<AtomicUsize> {
     let heard = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&heard);
     tokio::spawn(async move {
@@ -56,4 +58,40 @@ async fn a_peer_is_asked_from_our_address_in_the_network_or_not_at_all() {
     let (mut attempt, _) = listener.accept().await.unwrap();
     assert_eq!(attempt.read(&mut [0; 8]).await.unwrap(), 0, "a question was sent");
     running.server.abort();
+}
+
+#[tokio::test]
+async fn a_peer_says_nothing_of_a_name_on_the_allowlist() {
+    let asked = query("a.corp.example.", RecordType::A);
+    let says: [(Change, ResponseCode); 4] = [
+        (|reply| add(reply, Section::Answers, "api.example.com."), ResponseCode::ServFail),
+        (|reply| add(reply, Section::Additionals, "x.API.example.com."), ResponseCode::ServFail),
+        (|reply| add(reply, Section::Authorities, "wild.example."), ResponseCode::ServFail),
+        (|reply| add(reply, Section::Answers, "www.example.com."), ResponseCode::NoError),
+    ];
+    for (change, code) in says {
+        let socket = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+        let resolver = socket.local_addr().unwrap();
+        answering(socket, change);
+        let running = start_with(zone("127.0.0.1", resolver)).await;
+        let reply = ask_udp(running.udp, &asked).await;
+        assert_eq!(reply.metadata.response_code, code);
+        assert_eq!(reply.answers.is_empty(), code == ResponseCode::ServFail);
+        running.server.abort();
+    }
+}
+
+enum Section {
+    Answers,
+    Authorities,
+    Additionals,
+}
+
+fn add(reply: &mut Message, section: Section, name: &str) {
+    let record = Record::from_rdata(Name::from_ascii(name).unwrap(), 60, RData::A(A::new(192, 0, 2, 66)));
+    match section {
+        Section::Answers => reply.answers.push(record),
+        Section::Authorities => reply.authorities.push(record),
+        Section::Additionals => reply.additionals.push(record),
+    }
 }
