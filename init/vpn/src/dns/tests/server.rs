@@ -184,6 +184,39 @@ fn long_answers_of_a_resolver_come_by_tcp() {
     });
 }
 
+#[tokio::test]
+async fn one_asker_does_not_keep_the_resolvers_from_the_others() {
+    let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let running = start(vec![resolver.local_addr().unwrap()]).await;
+    let good = query("good.example.", RecordType::A);
+    let name = good.queries[0].name.clone();
+    let serving = tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, from) = resolver.recv_from(&mut buffer).await.unwrap();
+            let reply = reply_to(&buffer[..length], [192, 0, 2, 9]);
+            if reply.queries[0].name == name {
+                resolver.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+            }
+        }
+    });
+    // More than there are places, about what nobody answers.
+    let greedy = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let silent = query("silent.example.", RecordType::A).to_vec().unwrap();
+    for _ in 0..300 {
+        greedy.send_to(&silent, running.udp).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut buffer = [0; 512];
+    let length = greedy.recv(&mut buffer).await.unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "it has all that it gets");
+    // From 127.0.0.1.
+    assert_eq!(addresses(&ask_udp(running.udp, &good).await), ["192.0.2.9"]);
+    serving.abort();
+    running.server.abort();
+}
+
 #[test]
 fn resolvers_that_do_not_answer_fail_the_query() {
     runtime().block_on(async {
