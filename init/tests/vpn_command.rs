@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -45,8 +46,10 @@ impl Namespace {
     }
 
     fn refused(&self, config: &Path) -> String {
-        let mut command = self.command(env!("CARGO_BIN_EXE_casemate-init"));
-        let done: Output = command.args(["vpn", "--config"]).arg(config).output().unwrap();
+        // Whoever waits instead of refusing ends with another status.
+        let mut command = self.command("timeout");
+        command.args(["20", env!("CARGO_BIN_EXE_casemate-init"), "vpn", "--config"]);
+        let done: Output = command.arg(config).output().unwrap();
         let words = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(1), "{words}");
         assert_eq!(words.lines().count(), 1, "{words}");
@@ -204,9 +207,22 @@ fn a_server_by_name_needs_somebody_to_ask() {
 #[test]
 fn a_status_socket_that_is_answered_at_is_left_alone() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("status"));
-    let _taken = std::os::unix::net::UnixListener::bind(dir.path().join("status")).unwrap();
-    assert!(namespace.refused(&config(dir.path(), &[])).contains("status_socket: "));
-    assert!(dir.path().join("status").exists());
+    let path = dir.path().join("status");
+    let refused = || assert!(namespace.refused(&config(dir.path(), &[])).contains("status_socket: "));
+    let taken = UnixListener::bind(&path).unwrap();
+    refused();
+    assert!(path.exists());
+    // Also by one that has no room for a question.
+    let _waits = UnixStream::connect(&path).unwrap();
+    nix::sys::socket::listen(&taken, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    refused();
+    assert!(path.exists());
+    drop(taken);
+    fs::remove_file(&path).unwrap();
+    // Another program's, of another kind: nobody connects there, and somebody is there.
+    let _taken = UnixDatagram::bind(&path).unwrap();
+    refused();
+    assert!(path.exists());
 }
 
 /// Asks for a name at the place where names are asked for; says whether anybody answered within a second.

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use casemate_vpn::status::Request;
@@ -83,11 +83,8 @@ impl StatusSocket {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // A socket that nobody answers at is left over from a parent that was killed.
         match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
-                fs::remove_file(path)?;
-            }
+            Ok(found) if found.file_type().is_socket() && is_left_over(path) => fs::remove_file(path)?,
             Ok(_) => return Err(io::Error::other("exists already")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -100,6 +97,20 @@ impl StatusSocket {
     }
 }
 
+/// Whether nobody listens there any more: a parent that was killed leaves this. Any other error is somebody's who lives, with a socket
+/// of another kind, say, or more to do than there is room for.
+fn is_left_over(path: &Path) -> bool {
+    connect_now(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Without waiting for room in a queue.
+fn connect_now(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
@@ -108,9 +119,7 @@ impl Drop for StatusSocket {
 
 /// Says something to the node where it answers questions, and does not wait for it: it may hang.
 pub(super) fn ask_and_leave(path: &Path, request: &Request) -> io::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
+    let socket = connect_now(path)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     File::from(socket).write_all(&line)
