@@ -7,6 +7,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use ipnet::IpNet;
 
 use super::peers::Peers;
 use super::zone::{Found, Zone};
@@ -175,13 +176,14 @@ impl Asked {
     /// Names of the tailnet's own addresses; `None` for any other.
     fn reverse(&self, zone: &Zone, question: &Query) -> Option<Answer> {
         let name = question.name();
-        let net = name.parse_arpa_name().ok()?;
+        let (net, below) = reverse_net(name)?;
         if !zone.policy().prefixes.iter().any(|prefix| prefix.contains(&net)) {
             return None;
         }
         let whole = net.prefix_len() == net.max_prefix_len();
-        let owner = zone.reverse(net.addr()).filter(|_| whole);
-        let code = if whole && owner.is_none() { ResponseCode::NXDomain } else { ResponseCode::NoError };
+        let owner = zone.reverse(net.addr()).filter(|_| whole && !below);
+        let code =
+            if below || whole && owner.is_none() { ResponseCode::NXDomain } else { ResponseCode::NoError };
         let wanted = matches!(question.query_type(), RecordType::PTR | RecordType::ANY);
         let record = owner
             .filter(|_| wanted)
@@ -294,6 +296,15 @@ impl Forward {
             .to_vec()
             .unwrap_or_default()
     }
+}
+
+/// Which addresses a reverse name is about, and whether it is a name below theirs: services are looked for there (RFC 6763 section 11).
+fn reverse_net(name: &Name) -> Option<(IpNet, bool)> {
+    if !name.iter().next_back().is_some_and(|top| top.eq_ignore_ascii_case(b"arpa")) {
+        return None;
+    }
+    let names = std::iter::successors(Some(name.clone()), |name| (!name.is_root()).then(|| name.base_name()));
+    names.enumerate().find_map(|(labels, name)| Some((name.parse_arpa_name().ok()?, labels > 0)))
 }
 
 fn address_records(question: &Query, addresses: &[IpAddr]) -> Vec<Record> {
