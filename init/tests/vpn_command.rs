@@ -121,8 +121,9 @@ fn until(what: &str, done: impl Fn() -> bool) {
 fn what_it_makes_is_gone_after_sigterm() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("makes"));
     let before = (namespace.ip("address"), namespace.ip("route show table all"));
-    let running = namespace.start(&config(dir.path(), &[]));
-    until("a status socket", || dir.path().join("status").exists());
+    let socket = dir.path().join("run/casemate/status");
+    let running = namespace.start(&config(dir.path(), &[("status_socket", json!(socket))]));
+    until("a status socket", || socket.exists());
     let link = namespace.ip("-details link show cm0");
     assert!(link.contains("mtu 1280") && link.contains("multi_queue"), "{link}");
     assert!(link.contains("numqueues 2") || link.contains("UP"), "{link}");
@@ -138,7 +139,7 @@ fn what_it_makes_is_gone_after_sigterm() {
     let words = running.stop();
     assert!(words.contains("cm0 is up, MTU 1280, 2 queues"), "{words}");
     assert_eq!((namespace.ip("address"), namespace.ip("route show table all")), before);
-    assert!(!dir.path().join("status").exists());
+    assert!(!dir.path().join("run").exists());
 }
 
 #[test]

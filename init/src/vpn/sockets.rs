@@ -76,13 +76,38 @@ pub(super) fn bind_names(address: SocketAddr) -> io::Result<(UdpSocket, TcpListe
 pub(super) struct StatusSocket {
     pub(super) listener: UnixListener,
     path: PathBuf,
+    /// They go after what lies in them.
+    _directories: Directories,
+}
+
+/// Directories that there were none of, the innermost first.
+struct Directories(Vec<PathBuf>);
+
+impl Directories {
+    /// Makes what is missing above this path.
+    fn make(path: &Path) -> io::Result<Self> {
+        let mut made = Self(Vec::new());
+        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            fs::create_dir(directory)?;
+            made.0.insert(0, directory.to_owned());
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        // Where somebody else put something, it stays.
+        for directory in &self.0 {
+            drop(fs::remove_dir(directory));
+        }
+    }
 }
 
 impl StatusSocket {
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
+        let directories = Directories::make(path)?;
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() && is_left_over(path) => fs::remove_file(path)?,
             Ok(_) => return Err(io::Error::other("exists already")),
@@ -90,7 +115,7 @@ impl StatusSocket {
             Err(error) => return Err(error),
         }
         let listener = UnixListener::bind(path)?;
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self { listener, path: path.to_owned(), _directories: directories };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.listener.set_nonblocking(true)?;
         Ok(socket)
