@@ -239,8 +239,6 @@ struct Serving<'a> {
     resolv: Option<ResolvConf>,
     /// Whom it named before.
     resolvers: Vec<SocketAddr>,
-    /// The domain that stands in it.
-    search: String,
 }
 
 impl<'a> Serving<'a> {
@@ -279,7 +277,6 @@ impl<'a> Serving<'a> {
             key_trouble: None,
             resolv,
             resolvers,
-            search: String::new(),
         })
     }
 
@@ -296,6 +293,7 @@ impl<'a> Serving<'a> {
             }
             self.look_after_silence(now);
             self.look_at_key(now);
+            self.look_at_domain(now);
             if now >= self.save_due {
                 self.save_due = now + LOOK_EVERY;
                 self.saved = Some(now);
@@ -460,7 +458,6 @@ impl<'a> Serving<'a> {
                 if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
                     say(format_args!("{}, {} peers", report.standing.word(), report.peers));
                 }
-                self.set_search(&report.domain);
                 self.report = Some(report);
             }
             Ok(Message::Kept) => {
@@ -473,14 +470,12 @@ impl<'a> Serving<'a> {
     }
 
     /// Names of the network can be said without its domain.
-    fn set_search(&mut self, domain: &str) {
-        let Some(resolv) = self.resolv.as_mut().filter(|_| self.search != domain) else { return };
-        match resolv.set_search(domain) {
-            Ok(Back::Changed) => {
-                // It says so itself, and is no longer ours.
-                self.resolv = None;
-            }
-            Ok(_) => domain.clone_into(&mut self.search),
+    fn look_at_domain(&mut self, now: Instant) {
+        let (Some(resolv), Some(report)) = (&mut self.resolv, &self.report) else { return };
+        match resolv.follow(&report.domain, now) {
+            // It says so itself, and is no longer ours.
+            Ok(Back::Changed) => self.resolv = None,
+            Ok(_) => {}
             Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
         }
     }

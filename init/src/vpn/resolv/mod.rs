@@ -11,6 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys::exchange;
 
@@ -24,6 +25,8 @@ const NEXT: &str = ".casemate-vpn-new";
 const MAX_LEN: u64 = 64 << 10;
 /// Everybody asks names.
 const MODE: u32 = 0o644;
+/// Between two texts of ours: how often the disk is written is not the network's to say.
+const PACE: Duration = Duration::from_secs(5);
 
 /// Why it is not taken. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +138,8 @@ pub(super) struct ResolvConf {
     file: File,
     /// A mount point keeps its place.
     in_place: bool,
+    /// When the domain in it was written last, or could not be.
+    written: Option<Instant>,
     /// It is put back already.
     done: bool,
 }
@@ -215,14 +220,30 @@ impl ResolvConf {
                     return Err(error);
                 }
             };
-        Ok(Self { path: path.to_owned(), before: before.to_owned(), text, file, in_place, done: false })
+        let (path, before) = (path.to_owned(), before.to_owned());
+        Ok(Self { path, before, text, file, in_place, written: None, done: false })
+    }
+
+    /// The network's domain, now or, if another was just written, at a later call with it.
+    ///
+    /// # Errors
+    /// What the kernel says; it is tried again at a later call, too.
+    pub(super) fn follow(&mut self, domain: &str, now: Instant) -> io::Result<Back> {
+        if self.written.is_some_and(|last| now.saturating_duration_since(last) < PACE) {
+            return Ok(Back::Nothing);
+        }
+        let done = self.set_search(domain);
+        if !matches!(done, Ok(Back::Nothing)) {
+            self.written = Some(now);
+        }
+        done
     }
 
     /// The network's domain: its names can be said without it.
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn set_search(&mut self, domain: &str) -> io::Result<Back> {
+    fn set_search(&mut self, domain: &str) -> io::Result<Back> {
         let text = text::ours(&self.before, Some(domain).filter(|domain| !domain.is_empty()));
         if text == self.text {
             return Ok(Back::Nothing);

@@ -60,6 +60,28 @@ fn ours_stands_there_while_it_runs_and_the_old_one_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_domain_that_changes_all_the_time_is_written_now_and_then() {
+    let (_dir, path) = machine(OLD);
+    let (mut taken, _) = take(&path);
+    let begin = Instant::now();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(taken.follow("", begin).unwrap(), Back::Nothing);
+    assert_eq!(taken.follow("a.internal", begin).unwrap(), Back::Done);
+    let first = inode(&path);
+    for (domain, later) in [("b.internal", 1), ("c.internal", 2), ("b.internal", 4)] {
+        assert_eq!(taken.follow(domain, begin + Duration::from_secs(later)).unwrap(), Back::Nothing);
+    }
+    assert_eq!(inode(&path), first);
+    assert!(text_of(&path).contains("\nsearch a.internal\n"));
+    assert_eq!(taken.follow("b.internal", begin + PACE).unwrap(), Back::Done);
+    assert!(text_of(&path).contains("\nsearch b.internal\n"));
+    // What cannot be written is not tried, nor said, more often.
+    fs::create_dir(beside(&path, NEXT)).unwrap();
+    assert!(taken.follow("c.internal", begin + PACE * 2).is_err());
+    assert_eq!(taken.follow("c.internal", begin + PACE * 2).unwrap(), Back::Nothing);
+}
+
+#[test]
 fn what_a_killed_run_left_is_put_back_by_the_next_start() {
     let (dir, path) = machine(OLD);
     let (mut taken, _) = take(&path);
