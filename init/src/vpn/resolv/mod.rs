@@ -66,7 +66,7 @@ pub(super) enum Refusal {
         address: IpAddr,
     },
     /// Nobody would know other names.
-    #[error("{0} names no resolver: say dns.resolvers, or dns.internal_only")]
+    #[error("{0} names no resolver: say dns.resolvers")]
     NoResolver(PathBuf),
     /// A run that goes on.
     #[error("{0} is another casemate-init vpn's, which runs")]
