@@ -146,9 +146,11 @@ impl Asked {
         if zone.policy().internal_only {
             return self.refuse(Some(PROHIBITED));
         }
-        // A name without a dot is for a search list; nobody outside hears of our hosts' short names. A host has addresses: what else is
-        // asked of one label is asked of a top-level domain, and to deny that would deny all below it (RFC 8020).
-        let host = matches!(question.query_type(), RecordType::A | RecordType::AAAA);
+        // A name without a dot is for a search list; nobody outside hears of our hosts' short names. A host has addresses, and
+        // browsers ask for its service with them (RFC 9460): what else is asked of one label is asked of a top-level domain, and to deny
+        // that would deny all below it (RFC 8020).
+        let of_hosts = [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB];
+        let host = of_hosts.contains(&question.query_type());
         if host && name.iter().count() == 1 {
             return self.reply(ResponseCode::NXDomain, Vec::new(), None, Outcome::Answered, None);
         }

@@ -186,6 +186,7 @@ fn names_of_the_tailnet() {
         (".", RecordType::NS, FORWARDED),
         // For a search list.
         ("node-2.", A, "NXDomain "),
+        ("node-2.", HTTPS, "NXDomain "),
         ("*.", A, "NXDomain "),
         // Of a top-level domain; to deny it would deny all below.
         ("com.", RecordType::DS, FORWARDED),
