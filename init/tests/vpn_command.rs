@@ -182,9 +182,12 @@ fn the_first_process_of_a_container_is_no_guest() {
 #[test]
 fn a_terminal_that_goes_ends_it_in_order() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("terminal"));
-    let running = namespace.start(&config(dir.path(), &[]));
+    let running = namespace.start(&config(dir.path(), &[("prefixes", json!(["100.128.0.0/10"]))]));
     until("a status socket", || dir.path().join("status").exists());
-    running.stop_by(Signal::SIGHUP);
+    // The loop runs, and everything before it was said.
+    until("a node", || !nodes(running.0.id()).is_empty());
+    let words = running.stop_by(Signal::SIGHUP);
+    assert_eq!(words.matches("warning: prefixes: 100.128.0.0/10 is public address space").count(), 1, "{words}");
     assert!(!dir.path().join("status").exists());
     assert!(!namespace.ip("link").contains("cm0"));
 }

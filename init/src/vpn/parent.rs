@@ -77,6 +77,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         config.port,
         config.status_socket.display()
     ));
+    for warning in config.warnings() {
+        say(format_args!("warning: {warning}"));
+    }
     if let (Some(file), None) = (&config.authkey_file, &config.login_server.authkey) {
         say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
     }
