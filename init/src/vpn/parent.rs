@@ -86,16 +86,6 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     serving.serve(&signals)
 }
 
-/// Puts back the resolv.conf that a run that was killed has left. First of all: whatever else is wrong, the machine is to have its names.
-pub(super) fn recover() {
-    let path = Path::new(resolv::PATH);
-    match resolv::recover(path) {
-        Ok(Back::Done) => say(format_args!("{} is as it was before a run that was killed", path.display())),
-        Ok(Back::Nothing | Back::Taken | Back::Changed) => {}
-        Err(error) => say(format_args!("{}: {error}", path.display())),
-    }
-}
-
 /// Where the node registers, in memory of its own: a document is long.
 fn registration(registration: &Registration) -> anyhow::Result<OwnedFd> {
     let text = serde_json::to_vec(registration).context("registration")?;

@@ -94,6 +94,19 @@ pub(super) enum Back {
     Taken,
 }
 
+/// Puts back what a run that was killed has left on this machine. First of all: whatever else is wrong, it is to have its names.
+pub(super) fn recover_first() {
+    match recover(Path::new(PATH)) {
+        Ok(Back::Done) => super::say(format_args!("{PATH} is as it was before a run that was killed")),
+        // Also if a kill came in the middle of a write in place. It is said until somebody has looked, and removes the old one.
+        Ok(Back::Changed) => super::say(format_args!(
+            "{PATH} was changed by somebody since an earlier run: it is left as it is; what was there before is {PATH}{BEFORE}"
+        )),
+        Ok(Back::Nothing | Back::Taken) => {}
+        Err(error) => super::say(format_args!("{PATH}: {error}")),
+    }
+}
+
 /// Puts back what a run that was killed has left.
 ///
 /// # Errors
