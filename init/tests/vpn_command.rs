@@ -79,7 +79,9 @@ impl Running {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
         let status = self.0.wait().unwrap();
         let mut words = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut words).unwrap();
+        }
         assert_eq!(status.code(), Some(0), "{words}");
         words
     }
@@ -187,7 +189,11 @@ fn a_terminal_that_goes_ends_it_in_order() {
     // The loop runs, and everything before it was said.
     until("a node", || !nodes(running.0.id()).is_empty());
     let words = running.stop_by(Signal::SIGHUP);
-    assert_eq!(words.matches("warning: prefixes: 100.128.0.0/10 is public address space").count(), 1, "{words}");
+    assert_eq!(
+        words.matches("warning: prefixes: 100.128.0.0/10 is public address space").count(),
+        1,
+        "{words}"
+    );
     assert!(!dir.path().join("status").exists());
     assert!(!namespace.ip("link").contains("cm0"));
 }
@@ -328,6 +334,28 @@ fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
     assert!(words.contains("the node ended (signal 9); again in 1 s"), "{words}");
 }
 
+#[test]
+fn a_node_that_cannot_be_started_again_takes_nothing_along() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("wants"));
+    let log = dir.path().join("log");
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_casemate-init"));
+    command.args(["vpn", "--config"]).arg(config(dir.path(), &[])).stdin(Stdio::null());
+    let running = Running(command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    let parent = running.0.id();
+    until("a node", || !nodes(parent).is_empty());
+    let limit = Command::new("prlimit").args(["--nofile=8", "--pid", &parent.to_string()]).status().unwrap();
+    assert!(limit.success());
+    let (node, _) = nodes(parent).remove(0);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(node).unwrap()), Signal::SIGKILL)
+        .unwrap();
+    until("a start that fails", || {
+        fs::read_to_string(&log).unwrap().contains("the node is not started: report socket: EMFILE")
+    });
+    assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+    running.stop();
+    assert!(!namespace.ip("link").contains("cm0"));
+}
+
 /// systemd's `AmbientCapabilities=` and `SecureBits=no-setuid-fixup`: a change of uid alone takes nothing away.
 #[test]
 fn a_parent_with_ambient_capabilities_passes_none_on() {
@@ -339,7 +367,8 @@ fn a_parent_with_ambient_capabilities_passes_none_on() {
     let running = Running(command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
     let parent = running.0.id();
     // Executed, so that what the exec leaves is what is looked at.
-    let executed = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"casemate-vpn\0");
+    let executed =
+        |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"casemate-vpn\0");
     until("a node", || nodes(parent).iter().any(|(pid, _)| executed(*pid)));
     let (_, status) = nodes(parent).remove(0);
     for kind in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {

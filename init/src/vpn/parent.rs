@@ -282,7 +282,19 @@ impl<'a> Serving<'a> {
                 return Ok(());
             }
             if self.stopping.is_none() && self.due.is_some_and(|due| due <= now) {
-                self.start()?;
+                let is_first = self.due == Some(self.begin);
+                match self.start() {
+                    // Want of memory, of descriptors, of a place for one more process: what is made stays, and so do its connections.
+                    Err(error) if !is_first => {
+                        let wait = PACE.longest;
+                        say(format_args!(
+                            "the node is not started: {error:#}; again in {} s",
+                            wait.as_secs()
+                        ));
+                        self.due = now.checked_add(wait);
+                    }
+                    done => done?,
+                }
             }
             self.look_after_silence(now);
             self.look_at_key(now);
