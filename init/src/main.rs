@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         return code;
     }
     // Arguments and environment of PID 1 are words of the kernel's command line: ignored.
-    if std::process::id() == 1 {
+    if casemate_init::guest::is_first_process() {
         casemate_init::guest::run();
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();

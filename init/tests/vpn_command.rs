@@ -6,6 +6,8 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -44,8 +46,10 @@ impl Namespace {
     }
 
     fn refused(&self, config: &Path) -> String {
-        let mut command = self.command(env!("CARGO_BIN_EXE_casemate-init"));
-        let done: Output = command.args(["vpn", "--config"]).arg(config).output().unwrap();
+        // Whoever waits instead of refusing ends with another status.
+        let mut command = self.command("timeout");
+        command.args(["20", env!("CARGO_BIN_EXE_casemate-init"), "vpn", "--config"]);
+        let done: Output = command.arg(config).output().unwrap();
         let words = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(1), "{words}");
         assert_eq!(words.lines().count(), 1, "{words}");
@@ -75,7 +79,9 @@ impl Running {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
         let status = self.0.wait().unwrap();
         let mut words = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut words).unwrap();
+        }
         assert_eq!(status.code(), Some(0), "{words}");
         words
     }
@@ -117,8 +123,9 @@ fn until(what: &str, done: impl Fn() -> bool) {
 fn what_it_makes_is_gone_after_sigterm() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("makes"));
     let before = (namespace.ip("address"), namespace.ip("route show table all"));
-    let running = namespace.start(&config(dir.path(), &[]));
-    until("a status socket", || dir.path().join("status").exists());
+    let socket = dir.path().join("run/casemate/status");
+    let running = namespace.start(&config(dir.path(), &[("status_socket", json!(socket))]));
+    until("a status socket", || socket.exists());
     let link = namespace.ip("-details link show cm0");
     assert!(link.contains("mtu 1280") && link.contains("multi_queue"), "{link}");
     assert!(link.contains("numqueues 2") || link.contains("UP"), "{link}");
@@ -134,7 +141,7 @@ fn what_it_makes_is_gone_after_sigterm() {
     let words = running.stop();
     assert!(words.contains("cm0 is up, MTU 1280, 2 queues"), "{words}");
     assert_eq!((namespace.ip("address"), namespace.ip("route show table all")), before);
-    assert!(!dir.path().join("status").exists());
+    assert!(!dir.path().join("run").exists());
 }
 
 #[test]
@@ -157,12 +164,36 @@ fn a_second_node_is_refused_in_one_line() {
     assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
 }
 
+/// As in a container; and as nobody, so that a guest that started there could do nothing.
+#[test]
+fn the_first_process_of_a_container_is_no_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    // Where nobody reads it, too.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("casemate-init");
+    fs::copy(env!("CARGO_BIN_EXE_casemate-init"), &program).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let done = command.args(["vpn", "--config", "/no/such/file"]).output().unwrap();
+    let words = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{words}");
+    assert!(words.starts_with("casemate-init vpn: /no/such/file: "), "{words}");
+}
+
 #[test]
 fn a_terminal_that_goes_ends_it_in_order() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("terminal"));
-    let running = namespace.start(&config(dir.path(), &[]));
+    let running = namespace.start(&config(dir.path(), &[("prefixes", json!(["100.128.0.0/10"]))]));
     until("a status socket", || dir.path().join("status").exists());
-    running.stop_by(Signal::SIGHUP);
+    // The loop runs, and everything before it was said.
+    until("a node", || !nodes(running.0.id()).is_empty());
+    let words = running.stop_by(Signal::SIGHUP);
+    assert_eq!(
+        words.matches("warning: prefixes: 100.128.0.0/10 is public address space").count(),
+        1,
+        "{words}"
+    );
     assert!(!dir.path().join("status").exists());
     assert!(!namespace.ip("link").contains("cm0"));
 }
@@ -186,9 +217,22 @@ fn a_server_by_name_needs_somebody_to_ask() {
 #[test]
 fn a_status_socket_that_is_answered_at_is_left_alone() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("status"));
-    let _taken = std::os::unix::net::UnixListener::bind(dir.path().join("status")).unwrap();
-    assert!(namespace.refused(&config(dir.path(), &[])).contains("status_socket: "));
-    assert!(dir.path().join("status").exists());
+    let path = dir.path().join("status");
+    let refused = || assert!(namespace.refused(&config(dir.path(), &[])).contains("status_socket: "));
+    let taken = UnixListener::bind(&path).unwrap();
+    refused();
+    assert!(path.exists());
+    // Also by one that has no room for a question.
+    let _waits = UnixStream::connect(&path).unwrap();
+    nix::sys::socket::listen(&taken, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    refused();
+    assert!(path.exists());
+    drop(taken);
+    fs::remove_file(&path).unwrap();
+    // Another program's, of another kind: nobody connects there, and somebody is there.
+    let _taken = UnixDatagram::bind(&path).unwrap();
+    refused();
+    assert!(path.exists());
 }
 
 /// Asks for a name at the place where names are asked for; says whether anybody answered within a second.
@@ -291,14 +335,56 @@ fn the_node_has_no_privileges_and_is_started_again_while_the_tun_stays() {
 }
 
 #[test]
+fn a_node_that_cannot_be_started_again_takes_nothing_along() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("wants"));
+    let log = dir.path().join("log");
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_casemate-init"));
+    command.args(["vpn", "--config"]).arg(config(dir.path(), &[])).stdin(Stdio::null());
+    let running = Running(command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    let parent = running.0.id();
+    until("a node", || !nodes(parent).is_empty());
+    let limit = Command::new("prlimit").args(["--nofile=8", "--pid", &parent.to_string()]).status().unwrap();
+    assert!(limit.success());
+    let (node, _) = nodes(parent).remove(0);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(node).unwrap()), Signal::SIGKILL)
+        .unwrap();
+    until("a start that fails", || {
+        fs::read_to_string(&log).unwrap().contains("the node is not started: report socket: EMFILE")
+    });
+    assert!(namespace.ip("address show dev cm0").contains("100.100.100.100"));
+    running.stop();
+    assert!(!namespace.ip("link").contains("cm0"));
+}
+
+/// systemd's `AmbientCapabilities=` and `SecureBits=no-setuid-fixup`: a change of uid alone takes nothing away.
+#[test]
+fn a_parent_with_ambient_capabilities_passes_none_on() {
+    let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("ambient"));
+    let mut command = namespace.command("setpriv");
+    command.args(["--inh-caps=+net_admin", "--ambient-caps=+net_admin", "--securebits=+no_setuid_fixup"]);
+    command.arg(env!("CARGO_BIN_EXE_casemate-init")).args(["vpn", "--config"]);
+    command.arg(config(dir.path(), &[("uid", json!(64999))]));
+    let running = Running(command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
+    let parent = running.0.id();
+    // Executed, so that what the exec leaves is what is looked at.
+    let executed =
+        |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"casemate-vpn\0");
+    until("a node", || nodes(parent).iter().any(|(pid, _)| executed(*pid)));
+    let (_, status) = nodes(parent).remove(0);
+    for kind in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{kind}:\t0000000000000000")), "{kind}: {status}");
+    }
+    running.stop();
+}
+
+#[test]
 fn a_parent_that_is_killed_takes_everything_along() {
     let (dir, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("killed"));
     let mut running = namespace.start(&config(dir.path(), &[]));
     let parent = running.0.id();
     until("a node", || nodes(parent).iter().any(|(_, status)| status.contains("Uid:\t65534")));
+    // Also one that has not said yet whose end it follows.
     let (node, _) = nodes(parent).remove(0);
-    // It says at its start whose end it follows.
-    std::thread::sleep(Duration::from_millis(500));
     running.0.kill().unwrap();
     running.0.wait().unwrap();
     until("the node's end", || !Path::new(&format!("/proc/{node}")).exists());

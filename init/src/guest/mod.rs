@@ -44,6 +44,8 @@ mod watchdog;
 mod workload;
 
 const INIT: &str = "/init";
+/// The first pid namespace of every machine (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The machine.
@@ -68,6 +70,14 @@ pub struct Guest {
     printed: status::Document,
     #[cfg(feature = "danger-faults")]
     faults: faults::Faults,
+}
+
+/// Whether the kernel of a machine started this process as its first. The first process of a container is none: who starts
+/// `casemate-init vpn` as one wants a node, and a guest's settings would be those of the machine around it.
+pub fn is_first_process() -> bool {
+    // No /proc, as at the start of a guest, where nothing is mounted, is no sign of a container.
+    let namespace = || std::fs::read_link("/proc/self/ns/pid");
+    std::process::id() == 1 && namespace().map_or(true, |found| found == Path::new(FIRST_NAMESPACE))
 }
 
 /// Boots, runs and powers off. Never returns.

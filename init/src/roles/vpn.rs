@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use casemate_vpn::parent::network::NAMES_V4;
 use casemate_vpn::parent::{Config, Handover, Requests};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +45,8 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("the parent's end")?;
     nix::sys::prctl::set_dumpable(false).context("memory")?;
     let report = sys::inherited(handover::REPORT).context("report")?;
+    // One that was killed before sends no signal; its end of the way to it is closed.
+    ensure!(!is_hung_up(&report).context("report")?, "the parent is gone");
     let guest = told.guest;
     let mut handover = take(told.node, report.try_clone().context("report")?)?;
     if guest {
@@ -69,6 +73,14 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     // What still asks the parent is not waited for.
     runtime.shutdown_background();
     Err(error.into())
+}
+
+/// Whether nobody has the other end.
+fn is_hung_up(socket: impl AsFd) -> nix::Result<bool> {
+    // What is not asked for and said all the same: poll(2), `POLLHUP`.
+    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut watched, PollTimeout::ZERO)?;
+    Ok(watched.iter().filter_map(PollFd::revents).any(|found| found.contains(PollFlags::POLLHUP)))
 }
 
 /// Where names are asked for, opened by this process.
@@ -148,9 +160,19 @@ fn take(config: Config, report: std::os::fd::OwnedFd) -> anyhow::Result<Handover
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use serde_json::json;
 
-    use super::{login_port, tcp_ports};
+    use super::{is_hung_up, login_port, tcp_ports};
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed_by_its_end_of_the_socket() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        assert!(!is_hung_up(&ours).unwrap());
+        drop(theirs);
+        assert!(is_hung_up(&ours).unwrap());
+    }
 
     #[test]
     fn only_the_documents_ports_are_connected_to() {

@@ -200,6 +200,9 @@ unsafe fn drop_raw(uid: u32) {
             libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
         }
         check(libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_READ, 0, 0, 0, 0).wrapping_neg(), 8);
+        // The change of uid does this too, but not under `SECBIT_NO_SETUID_FIXUP` (capabilities(7)).
+        let ambient = libc::PR_CAP_AMBIENT;
+        check(libc::syscall(libc::SYS_prctl, ambient, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), 8);
         check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()), 9);
         check(libc::syscall(libc::SYS_setresgid, uid, uid, uid), 10);
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 10);

@@ -32,6 +32,14 @@ const NEVER_V4: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
+/// What private networks have (RFC 1918, RFC 6598); of IPv6 nothing else is taken at all.
+const PRIVATE_V4: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
 /// The documents' default (design section 7).
 const DEFAULT_PREFIXES: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
@@ -108,6 +116,20 @@ impl Config {
     /// The first thing that is wrong.
     pub fn check(bytes: &[u8]) -> Result<Self, Problem> {
         Parsed::read(bytes).map(|parsed| parsed.config)
+    }
+
+    /// What is taken, and should be known: a line each.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let is_public = |net: &&IpNet| match net {
+            IpNet::V4(v4) => !PRIVATE_V4.iter().any(|private| private.contains(v4)),
+            IpNet::V6(_) => false,
+        };
+        let warning = |net| {
+            format!(
+                "prefixes: {net} is public address space; hosts there cannot be reached while it is the private network's"
+            )
+        };
+        self.prefixes.iter().filter(is_public).map(warning).collect()
     }
 
     /// Reads and checks a file, and those that it names.

@@ -77,20 +77,13 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         config.port,
         config.status_socket.display()
     ));
+    for warning in config.warnings() {
+        say(format_args!("warning: {warning}"));
+    }
     if let (Some(file), None) = (&config.authkey_file, &config.login_server.authkey) {
         say(format_args!("no pre-auth key at {} (yet): only what is kept", file.display()));
     }
     serving.serve(&signals)
-}
-
-/// Puts back the resolv.conf that a run that was killed has left. First of all: whatever else is wrong, the machine is to have its names.
-pub(super) fn recover() {
-    let path = Path::new(resolv::PATH);
-    match resolv::recover(path) {
-        Ok(Back::Done) => say(format_args!("{} is as it was before a run that was killed", path.display())),
-        Ok(Back::Nothing | Back::Taken | Back::Changed) => {}
-        Err(error) => say(format_args!("{}: {error}", path.display())),
-    }
 }
 
 /// Where the node registers, in memory of its own: a document is long.
@@ -239,8 +232,6 @@ struct Serving<'a> {
     resolv: Option<ResolvConf>,
     /// Whom it named before.
     resolvers: Vec<SocketAddr>,
-    /// The domain that stands in it.
-    search: String,
 }
 
 impl<'a> Serving<'a> {
@@ -279,7 +270,6 @@ impl<'a> Serving<'a> {
             key_trouble: None,
             resolv,
             resolvers,
-            search: String::new(),
         })
     }
 
@@ -292,10 +282,23 @@ impl<'a> Serving<'a> {
                 return Ok(());
             }
             if self.stopping.is_none() && self.due.is_some_and(|due| due <= now) {
-                self.start()?;
+                let is_first = self.due == Some(self.begin);
+                match self.start() {
+                    // Want of memory, of descriptors, of a place for one more process: what is made stays, and so do its connections.
+                    Err(error) if !is_first => {
+                        let wait = PACE.longest;
+                        say(format_args!(
+                            "the node is not started: {error:#}; again in {} s",
+                            wait.as_secs()
+                        ));
+                        self.due = now.checked_add(wait);
+                    }
+                    done => done?,
+                }
             }
             self.look_after_silence(now);
             self.look_at_key(now);
+            self.look_at_domain(now);
             if now >= self.save_due {
                 self.save_due = now + LOOK_EVERY;
                 self.saved = Some(now);
@@ -460,7 +463,6 @@ impl<'a> Serving<'a> {
                 if self.report.as_ref().map(|last| last.standing) != Some(report.standing) {
                     say(format_args!("{}, {} peers", report.standing.word(), report.peers));
                 }
-                self.set_search(&report.domain);
                 self.report = Some(report);
             }
             Ok(Message::Kept) => {
@@ -473,14 +475,12 @@ impl<'a> Serving<'a> {
     }
 
     /// Names of the network can be said without its domain.
-    fn set_search(&mut self, domain: &str) {
-        let Some(resolv) = self.resolv.as_mut().filter(|_| self.search != domain) else { return };
-        match resolv.set_search(domain) {
-            Ok(Back::Changed) => {
-                // It says so itself, and is no longer ours.
-                self.resolv = None;
-            }
-            Ok(_) => domain.clone_into(&mut self.search),
+    fn look_at_domain(&mut self, now: Instant) {
+        let (Some(resolv), Some(report)) = (&mut self.resolv, &self.report) else { return };
+        match resolv.follow(&report.domain, now) {
+            // It says so itself, and is no longer ours.
+            Ok(Back::Changed) => self.resolv = None,
+            Ok(_) => {}
             Err(error) => say(format_args!("{}: {error}", resolv::PATH)),
         }
     }

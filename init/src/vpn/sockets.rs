@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use casemate_vpn::status::Request;
@@ -76,28 +76,64 @@ pub(super) fn bind_names(address: SocketAddr) -> io::Result<(UdpSocket, TcpListe
 pub(super) struct StatusSocket {
     pub(super) listener: UnixListener,
     path: PathBuf,
+    /// They go after what lies in them.
+    _directories: Directories,
+}
+
+/// Directories that there were none of, the innermost first.
+struct Directories(Vec<PathBuf>);
+
+impl Directories {
+    /// Makes what is missing above this path.
+    fn make(path: &Path) -> io::Result<Self> {
+        let mut made = Self(Vec::new());
+        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            fs::create_dir(directory)?;
+            made.0.insert(0, directory.to_owned());
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        // Where somebody else put something, it stays.
+        for directory in &self.0 {
+            drop(fs::remove_dir(directory));
+        }
+    }
 }
 
 impl StatusSocket {
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // A socket that nobody answers at is left over from a parent that was killed.
+        let directories = Directories::make(path)?;
         match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
-                fs::remove_file(path)?;
-            }
+            Ok(found) if found.file_type().is_socket() && is_left_over(path) => fs::remove_file(path)?,
             Ok(_) => return Err(io::Error::other("exists already")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let listener = UnixListener::bind(path)?;
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self { listener, path: path.to_owned(), _directories: directories };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.listener.set_nonblocking(true)?;
         Ok(socket)
     }
+}
+
+/// Whether nobody listens there any more: a parent that was killed leaves this. Any other error is somebody's who lives, with a socket
+/// of another kind, say, or more to do than there is room for.
+fn is_left_over(path: &Path) -> bool {
+    connect_now(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Without waiting for room in a queue.
+fn connect_now(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
+    Ok(socket)
 }
 
 impl Drop for StatusSocket {
@@ -108,9 +144,7 @@ impl Drop for StatusSocket {
 
 /// Says something to the node where it answers questions, and does not wait for it: it may hang.
 pub(super) fn ask_and_leave(path: &Path, request: &Request) -> io::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(path)?)?;
+    let socket = connect_now(path)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     File::from(socket).write_all(&line)

@@ -132,7 +132,7 @@ impl Wanted {
 }
 
 fn join(file: &Path) -> anyhow::Result<bool> {
-    super::parent::recover();
+    super::resolv::recover_first();
     let config = super::Config::load(file)?;
     super::parent::run(&config)?;
     Ok(true)

@@ -81,6 +81,27 @@ fn everything_that_may_be_said_is_taken() {
 }
 
 #[test]
+fn public_address_space_is_taken_with_a_warning() {
+    let warnings = |prefixes: &[&str]| {
+        let config = with(&[("/prefixes", json!(prefixes))]);
+        read(&config).unwrap_or_else(|error| panic!("{error}")).config.warnings()
+    };
+    assert_eq!(read(&least()).unwrap_or_else(|error| panic!("{error}")).config.warnings(), [""; 0]);
+    assert_eq!(
+        warnings(&["10.9.0.0/16", "100.64.0.0/10", "172.31.0.0/16", "192.168.7.0/24", "fd00::/64"]),
+        [""; 0]
+    );
+    // Also what is private only in part.
+    let public = ["100.128.0.0/10", "172.0.0.0/8", "192.168.0.0/15"];
+    let found = warnings(&public);
+    assert_eq!(found.len(), public.len(), "{found:?}");
+    assert_eq!(
+        found.first().unwrap(),
+        "prefixes: 100.128.0.0/10 is public address space; hosts there cannot be reached while it is the private network's"
+    );
+}
+
+#[test]
 fn anything_else_is_refused_by_its_name() {
     for (path, value, expected) in [
         ("/typo", json!(1), "typo: expected one of the keys debug_use_derp_http, derp_pins, dns"),

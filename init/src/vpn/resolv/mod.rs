@@ -11,6 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys::exchange;
 
@@ -24,6 +25,8 @@ const NEXT: &str = ".casemate-vpn-new";
 const MAX_LEN: u64 = 64 << 10;
 /// Everybody asks names.
 const MODE: u32 = 0o644;
+/// Between two texts of ours: how often the disk is written is not the network's to say.
+const PACE: Duration = Duration::from_secs(5);
 
 /// Why it is not taken. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +66,7 @@ pub(super) enum Refusal {
         address: IpAddr,
     },
     /// Nobody would know other names.
-    #[error("{0} names no resolver: say dns.resolvers, or dns.internal_only")]
+    #[error("{0} names no resolver: say dns.resolvers")]
     NoResolver(PathBuf),
     /// A run that goes on.
     #[error("{0} is another casemate-init vpn's, which runs")]
@@ -89,6 +92,19 @@ pub(super) enum Back {
     Changed,
     /// It is a run's that goes on.
     Taken,
+}
+
+/// Puts back what a run that was killed has left on this machine. First of all: whatever else is wrong, it is to have its names.
+pub(super) fn recover_first() {
+    match recover(Path::new(PATH)) {
+        Ok(Back::Done) => super::say(format_args!("{PATH} is as it was before a run that was killed")),
+        // Also if a kill came in the middle of a write in place. It is said until somebody has looked, and removes the old one.
+        Ok(Back::Changed) => super::say(format_args!(
+            "{PATH} was changed by somebody since an earlier run: it is left as it is; what was there before is {PATH}{BEFORE}"
+        )),
+        Ok(Back::Nothing | Back::Taken) => {}
+        Err(error) => super::say(format_args!("{PATH}: {error}")),
+    }
 }
 
 /// Puts back what a run that was killed has left.
@@ -135,6 +151,8 @@ pub(super) struct ResolvConf {
     file: File,
     /// A mount point keeps its place.
     in_place: bool,
+    /// When the domain in it was written last, or could not be.
+    written: Option<Instant>,
     /// It is put back already.
     done: bool,
 }
@@ -215,14 +233,30 @@ impl ResolvConf {
                     return Err(error);
                 }
             };
-        Ok(Self { path: path.to_owned(), before: before.to_owned(), text, file, in_place, done: false })
+        let (path, before) = (path.to_owned(), before.to_owned());
+        Ok(Self { path, before, text, file, in_place, written: None, done: false })
+    }
+
+    /// The network's domain, now or, if another was just written, at a later call with it.
+    ///
+    /// # Errors
+    /// What the kernel says; it is tried again at a later call, too.
+    pub(super) fn follow(&mut self, domain: &str, now: Instant) -> io::Result<Back> {
+        if self.written.is_some_and(|last| now.saturating_duration_since(last) < PACE) {
+            return Ok(Back::Nothing);
+        }
+        let done = self.set_search(domain);
+        if !matches!(done, Ok(Back::Nothing)) {
+            self.written = Some(now);
+        }
+        done
     }
 
     /// The network's domain: its names can be said without it.
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn set_search(&mut self, domain: &str) -> io::Result<Back> {
+    fn set_search(&mut self, domain: &str) -> io::Result<Back> {
         let text = text::ours(&self.before, Some(domain).filter(|domain| !domain.is_empty()));
         if text == self.text {
             return Ok(Back::Nothing);

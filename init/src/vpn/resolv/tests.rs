@@ -60,6 +60,28 @@ fn ours_stands_there_while_it_runs_and_the_old_one_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_domain_that_changes_all_the_time_is_written_now_and_then() {
+    let (_dir, path) = machine(OLD);
+    let (mut taken, _) = take(&path);
+    let begin = Instant::now();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(taken.follow("", begin).unwrap(), Back::Nothing);
+    assert_eq!(taken.follow("a.internal", begin).unwrap(), Back::Done);
+    let first = inode(&path);
+    for (domain, later) in [("b.internal", 1), ("c.internal", 2), ("b.internal", 4)] {
+        assert_eq!(taken.follow(domain, begin + Duration::from_secs(later)).unwrap(), Back::Nothing);
+    }
+    assert_eq!(inode(&path), first);
+    assert!(text_of(&path).contains("\nsearch a.internal\n"));
+    assert_eq!(taken.follow("b.internal", begin + PACE).unwrap(), Back::Done);
+    assert!(text_of(&path).contains("\nsearch b.internal\n"));
+    // What cannot be written is not tried, nor said, more often.
+    fs::create_dir(beside(&path, NEXT)).unwrap();
+    assert!(taken.follow("c.internal", begin + PACE * 2).is_err());
+    assert_eq!(taken.follow("c.internal", begin + PACE * 2).unwrap(), Back::Nothing);
+}
+
+#[test]
 fn what_a_killed_run_left_is_put_back_by_the_next_start() {
     let (dir, path) = machine(OLD);
     let (mut taken, _) = take(&path);
@@ -177,12 +199,13 @@ fn nobody_is_asked_who_would_ask_us() {
         ("nameserver 127.0.0.1\n", "names 127.0.0.1, which may ask whom this file names"),
         ("nameserver ::1\n", "names ::1, which"),
         ("nameserver 0.0.0.0\n", "names 0.0.0.0, which"),
-        ("", "names no resolver: say dns.resolvers"),
+        // Also where nobody is to be asked other names: servers' names are.
+        ("", "resolv.conf names no resolver: say dns.resolvers"),
         ("#nameserver 192.0.2.1\nnameservers 192.0.2.1\nnameserver fe80::1%eth0\n", "names no resolver"),
     ] {
         let (dir, path) = machine(content);
         let refused = ResolvConf::take(&path, "casemate0", true).unwrap_err().to_string();
-        assert!(refused.contains(expected), "{content}: {refused}");
+        assert!(refused.contains(expected) && !refused.contains("internal_only"), "{content}: {refused}");
         assert_eq!((text_of(&path).as_str(), names(&dir).len()), (content, 1));
     }
     // Beside another it is not asked; where others are named in the configuration, nobody of the file is.

@@ -7,7 +7,9 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use ipnet::IpNet;
 
+use super::peers::Peers;
 use super::zone::{Found, Zone};
 
 /// How a query came.
@@ -56,6 +58,8 @@ pub struct Forward {
     pub query: Message,
     /// Its one question.
     pub question: Query,
+    /// What holds of those who are asked, if they are peers.
+    pub(super) peers: Option<Peers>,
     asked: Asked,
 }
 
@@ -123,7 +127,7 @@ impl Asked {
         if let Some(answer) = self.reverse(zone, question) {
             return answer;
         }
-        let upstreams = match zone.find(name) {
+        let (upstreams, peers) = match zone.find(name) {
             Found::Here(addresses) => {
                 return self.of_base(zone, ResponseCode::NoError, address_records(question, addresses));
             }
@@ -136,14 +140,17 @@ impl Asked {
                 );
             }
             Found::Nowhere => return self.of_base(zone, ResponseCode::NXDomain, Vec::new()),
-            Found::Elsewhere(upstreams) => upstreams,
+            Found::Elsewhere(upstreams) => (upstreams, None),
+            Found::AtPeers(upstreams) => (upstreams, Some(zone.peers())),
         };
         if zone.policy().internal_only {
             return self.refuse(Some(PROHIBITED));
         }
-        // A name without a dot is for a search list; nobody outside hears of our hosts' short names. A host has addresses: what else is
-        // asked of one label is asked of a top-level domain, and to deny that would deny all below it (RFC 8020).
-        let host = matches!(question.query_type(), RecordType::A | RecordType::AAAA);
+        // A name without a dot is for a search list; nobody outside hears of our hosts' short names. A host has addresses, and
+        // browsers ask for its service with them (RFC 9460): what else is asked of one label is asked of a top-level domain, and to deny
+        // that would deny all below it (RFC 8020).
+        let of_hosts = [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB];
+        let host = of_hosts.contains(&question.query_type());
         if host && name.iter().count() == 1 {
             return self.reply(ResponseCode::NXDomain, Vec::new(), None, Outcome::Answered, None);
         }
@@ -163,6 +170,7 @@ impl Asked {
             upstreams: Arc::clone(upstreams),
             query,
             question: question.clone(),
+            peers,
             asked: self.clone(),
         }))
     }
@@ -170,13 +178,14 @@ impl Asked {
     /// Names of the tailnet's own addresses; `None` for any other.
     fn reverse(&self, zone: &Zone, question: &Query) -> Option<Answer> {
         let name = question.name();
-        let net = name.parse_arpa_name().ok()?;
+        let (net, below) = reverse_net(name)?;
         if !zone.policy().prefixes.iter().any(|prefix| prefix.contains(&net)) {
             return None;
         }
         let whole = net.prefix_len() == net.max_prefix_len();
-        let owner = zone.reverse(net.addr()).filter(|_| whole);
-        let code = if whole && owner.is_none() { ResponseCode::NXDomain } else { ResponseCode::NoError };
+        let owner = zone.reverse(net.addr()).filter(|_| whole && !below);
+        let code =
+            if below || whole && owner.is_none() { ResponseCode::NXDomain } else { ResponseCode::NoError };
         let wanted = matches!(question.query_type(), RecordType::PTR | RecordType::ANY);
         let record = owner
             .filter(|_| wanted)
@@ -289,6 +298,15 @@ impl Forward {
             .to_vec()
             .unwrap_or_default()
     }
+}
+
+/// Which addresses a reverse name is about, and whether it is a name below theirs: services are looked for there (RFC 6763 section 11).
+fn reverse_net(name: &Name) -> Option<(IpNet, bool)> {
+    if !name.iter().next_back().is_some_and(|top| top.eq_ignore_ascii_case(b"arpa")) {
+        return None;
+    }
+    let names = std::iter::successors(Some(name.clone()), |name| (!name.is_root()).then(|| name.base_name()));
+    names.enumerate().find_map(|(labels, name)| Some((name.parse_arpa_name().ok()?, labels > 0)))
 }
 
 fn address_records(question: &Query, addresses: &[IpAddr]) -> Vec<Record> {

@@ -9,11 +9,13 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::answer::{Forward, Transport};
+use super::peers::Peers;
 use crate::key::fill_random;
 
 /// Asks the resolvers one after the other; what the first to answer says, made the answer to our asker. `None`: nobody answered.
 pub(super) async fn forward(forward: &Forward, transport: Transport) -> Option<Vec<u8>> {
-    let reply = ask(&forward.upstreams, &forward.query, &forward.question, transport).await?;
+    let Forward { upstreams, query, question, peers, .. } = forward;
+    let reply = ask(upstreams, query, question, transport, peers.as_ref()).await?;
     Some(forward.finish(reply))
 }
 
@@ -23,6 +25,7 @@ pub(super) async fn ask(
     query: &Message,
     question: &Query,
     transport: Transport,
+    peers: Option<&Peers>,
 ) -> Option<Vec<u8>> {
     let attempts = upstreams.iter().cycle().take(upstreams.len().clamp(MIN_ATTEMPTS, MAX_ATTEMPTS));
     for upstream in attempts {
@@ -32,11 +35,13 @@ pub(super) async fn ask(
         let query = query.to_vec().ok()?;
         let attempt = async {
             match transport {
-                Transport::Udp => ask_udp(*upstream, &query, id, question).await,
-                Transport::Tcp => ask_tcp(*upstream, &query, id, question).await,
+                Transport::Udp => ask_udp(*upstream, &query, id, question, peers).await,
+                Transport::Tcp => ask_tcp(*upstream, &query, id, question, peers).await,
             }
         };
-        if let Ok(Ok(reply)) = timeout(ATTEMPT, attempt).await {
+        if let Ok(Ok(reply)) = timeout(ATTEMPT, attempt).await
+            && peers.is_none_or(|peers| peers.may_say(&reply))
+        {
             return Some(reply);
         }
     }
@@ -44,11 +49,18 @@ pub(super) async fn ask(
 }
 
 /// From a port that the kernel picks for this one question; the kernel drops what comes from elsewhere.
-async fn ask_udp(upstream: SocketAddr, query: &[u8], id: u16, question: &Query) -> std::io::Result<Vec<u8>> {
+async fn ask_udp(
+    upstream: SocketAddr,
+    query: &[u8],
+    id: u16,
+    question: &Query,
+    peers: Option<&Peers>,
+) -> std::io::Result<Vec<u8>> {
     let any: IpAddr =
         if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(upstream).await?;
+    peers.map_or(Ok(()), |peers| peers.asked_from(socket.local_addr()?))?;
     socket.send(query).await?;
     let mut buffer = vec![0; MAX_DATAGRAM];
     // Whoever guesses has so many guesses, and then we ask again from another port.
@@ -63,8 +75,15 @@ async fn ask_udp(upstream: SocketAddr, query: &[u8], id: u16, question: &Query) 
     Err(std::io::ErrorKind::InvalidData.into())
 }
 
-async fn ask_tcp(upstream: SocketAddr, query: &[u8], id: u16, question: &Query) -> std::io::Result<Vec<u8>> {
+async fn ask_tcp(
+    upstream: SocketAddr,
+    query: &[u8],
+    id: u16,
+    question: &Query,
+    peers: Option<&Peers>,
+) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream).await?;
+    peers.map_or(Ok(()), |peers| peers.asked_from(stream.local_addr()?))?;
     stream.set_nodelay(true)?;
     let length = u16::try_from(query.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;

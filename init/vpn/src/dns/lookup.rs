@@ -43,13 +43,13 @@ async fn one(resolvers: &[SocketAddr], name: &Name, kind: RecordType) -> Vec<IpA
     let mut query = Message::new(0, MessageType::Query, OpCode::Query);
     query.metadata.recursion_desired = true;
     query.add_query(question.clone());
-    let mut reply = ask(resolvers, &query, &question, Transport::Udp).await;
+    let mut reply = ask(resolvers, &query, &question, Transport::Udp, None).await;
     if reply
         .as_deref()
         .and_then(|reply| Message::from_vec(reply).ok())
         .is_some_and(|reply| reply.metadata.truncation)
     {
-        reply = ask(resolvers, &query, &question, Transport::Tcp).await;
+        reply = ask(resolvers, &query, &question, Transport::Tcp, None).await;
     }
     let Some(Ok(reply)) = reply.map(|reply| Message::from_vec(&reply)) else { return Vec::new() };
     if reply.metadata.response_code != ResponseCode::NoError {

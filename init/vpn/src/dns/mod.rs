@@ -10,6 +10,7 @@ mod answer;
 mod authenticated;
 mod forward;
 mod lookup;
+mod peers;
 mod serve;
 mod zone;
 

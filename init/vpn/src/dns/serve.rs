@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -32,8 +32,9 @@ pub async fn serve(listeners: Listeners, zone: Arc<Published<Zone>>, counters: A
         zone,
         counters,
         forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
+        forwards_of: Askers::new(MAX_FORWARDS_EACH),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        askers: Arc::default(),
+        connections_of: Askers::new(MAX_CONNECTIONS_EACH),
     });
     let mut tasks = JoinSet::new();
     for socket in listeners.udp {
@@ -49,13 +50,17 @@ struct Server {
     zone: Arc<Published<Zone>>,
     counters: Arc<Counters>,
     forwards: Arc<Semaphore>,
+    forwards_of: Arc<Askers>,
     connections: Arc<Semaphore>,
-    askers: Arc<Askers>,
+    connections_of: Arc<Askers>,
 }
 
-/// How many connections each address has: one must not have all of them.
-#[derive(Debug, Default)]
-struct Askers(Mutex<HashMap<IpAddr, usize>>);
+/// How many of a thing each address has: one must not have all of them.
+#[derive(Debug)]
+struct Askers {
+    most: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
 
 /// A place of one of them, until it is dropped.
 #[derive(Debug)]
@@ -65,10 +70,14 @@ struct Place {
 }
 
 impl Askers {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, counts: Mutex::default() })
+    }
+
     fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = askers.entry(address).or_default();
-        if *count >= MAX_CONNECTIONS_EACH {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -78,11 +87,11 @@ impl Askers {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut askers = self.askers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = askers.get_mut(&self.address) {
+        let mut counts = self.askers.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                askers.remove(&self.address);
+                counts.remove(&self.address);
             }
         }
     }
@@ -106,22 +115,27 @@ impl Server {
                     self.counters.count(outcome);
                     send(&socket, &message, from).await;
                 }
-                Answer::Forward(query) => match Arc::clone(&self.forwards).try_acquire_owned() {
-                    Ok(permit) => {
+                Answer::Forward(query) => match self.place_to_forward(from.ip()) {
+                    Some(place) => {
                         let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                         running.spawn(async move {
                             let reply = server.ask(&query, Transport::Udp).await;
-                            drop(permit);
+                            drop(place);
                             send(&socket, &reply, from).await;
                         });
                     }
-                    Err(_) => {
+                    None => {
                         self.counters.count(Outcome::Failed);
                         send(&socket, &query.failure(), from).await;
                     }
                 },
             }
         }
+    }
+
+    /// A connection has one at a time, so that those of an address are few.
+    fn place_to_forward(&self, asker: IpAddr) -> Option<(OwnedSemaphorePermit, Place)> {
+        Arc::clone(&self.forwards).try_acquire_owned().ok().zip(self.forwards_of.enter(asker))
     }
 
     async fn connections(self: Arc<Self>, listener: TcpListener) {
@@ -133,7 +147,7 @@ impl Server {
             match listener.accept().await {
                 Ok((stream, from)) => {
                     // One too many is closed at once, unread.
-                    let Some(place) = self.askers.enter(from.ip()) else { continue };
+                    let Some(place) = self.connections_of.enter(from.ip()) else { continue };
                     let server = Arc::clone(&self);
                     running.spawn(async move {
                         // A connection that breaks has nobody left to tell.
@@ -195,6 +209,7 @@ async fn send(socket: &UdpSocket, message: &[u8], to: SocketAddr) {
 
 /// Each holds a socket and a few kilobytes.
 const MAX_FORWARDS: usize = 256;
+const MAX_FORWARDS_EACH: usize = 64;
 const MAX_CONNECTIONS: usize = 64;
 const MAX_CONNECTIONS_EACH: usize = 8;
 const MAX_QUERIES: usize = 128;
@@ -209,7 +224,7 @@ mod tests {
 
     #[test]
     fn one_address_has_a_few_places_and_others_have_theirs() {
-        let askers = Arc::<Askers>::default();
+        let askers = Askers::new(MAX_CONNECTIONS_EACH);
         let [greedy, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
         let mut places: Vec<_> = (0..MAX_CONNECTIONS).filter_map(|_| askers.enter(greedy)).collect();
         assert_eq!(places.len(), MAX_CONNECTIONS_EACH);
@@ -217,6 +232,6 @@ mod tests {
         places.pop();
         assert!(askers.enter(greedy).is_some());
         drop(places);
-        assert!(askers.0.lock().is_ok_and(|askers| askers.is_empty()), "who is gone is forgotten");
+        assert!(askers.counts.lock().is_ok_and(|askers| askers.is_empty()), "who is gone is forgotten");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 
+use super::peers::{Allowlist, Peers};
 use super::{ADDRESS_V4, ADDRESS_V6};
 use crate::netmap::{DnsConfig, Netmap, NodeId, TailnetNode};
 
@@ -29,7 +30,7 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Zone {
     policy: Arc<Policy>,
-    allowlist: HashSet<String>,
+    allowlist: Allowlist,
     base: Option<Base>,
     /// Names under the base, also those between it and a record, which have no addresses.
     names: HashMap<Arc<str>, Vec<IpAddr>>,
@@ -37,6 +38,8 @@ pub struct Zone {
     measured: Arc<[SocketAddr]>,
     /// Resolvers that are peers, by suffix.
     routes: HashMap<String, Arc<[SocketAddr]>>,
+    /// Our own addresses.
+    own: Arc<[IpAddr]>,
     ignored: Ignored,
     made_from: Option<MadeFrom>,
 }
@@ -78,6 +81,8 @@ pub(super) enum Found<'a> {
     Nowhere,
     /// Not ours: its resolvers, none if it is to be refused.
     Elsewhere(&'a Arc<[SocketAddr]>),
+    /// Not ours: its resolvers are peers.
+    AtPeers(&'a Arc<[SocketAddr]>),
 }
 
 impl Zone {
@@ -85,12 +90,13 @@ impl Zone {
     pub fn empty(policy: &Arc<Policy>) -> Self {
         Self {
             policy: Arc::clone(policy),
-            allowlist: policy.allowlist.iter().filter_map(|entry| allowlisted_name(entry)).collect(),
+            allowlist: Allowlist::new(policy.allowlist.iter().filter_map(|entry| allowlisted_name(entry))),
             base: None,
             names: HashMap::new(),
             reverse: HashMap::new(),
             measured: policy.resolvers.iter().copied().filter(|resolver| !is_ourselves(resolver)).collect(),
             routes: HashMap::new(),
+            own: Arc::default(),
             ignored: Ignored::default(),
             made_from: None,
         }
@@ -99,6 +105,7 @@ impl Zone {
     /// Makes the zone of a map.
     pub fn new(map: &Netmap, policy: &Arc<Policy>) -> Self {
         let mut zone = Self::empty(policy);
+        zone.own = map.node.addresses.iter().filter_map(host).filter(|own| zone.is_inside(*own)).collect();
         if map.dns.magic {
             zone.take_base(&map.dns);
             zone.take_nodes(map);
@@ -160,7 +167,7 @@ impl Zone {
     pub(super) fn find(&self, name: &Name) -> Found<'_> {
         // A label with other bytes in it is in no map; as a text it could be taken for two labels. The names above it decide.
         let (text, whole) = plain_tail(name);
-        if self.is_allowlisted(&text) {
+        if self.allowlist.has(&text) {
             return Found::Elsewhere(&self.measured);
         }
         if let Some(base) = &self.base
@@ -174,19 +181,23 @@ impl Zone {
             };
         }
         let route = suffixes(&text).find_map(|suffix| self.routes.get(suffix));
-        Found::Elsewhere(route.unwrap_or(&self.measured))
+        route.map_or(Found::Elsewhere(&self.measured), Found::AtPeers)
     }
 
-    /// Whether the name, or one above it, is on the egress allowlist.
-    fn is_allowlisted(&self, name: &str) -> bool {
-        !self.allowlist.is_empty() && suffixes(name).any(|suffix| self.allowlist.contains(suffix))
+    /// What holds of resolvers that are peers.
+    pub(super) fn peers(&self) -> Peers {
+        Peers { own: Arc::clone(&self.own), allowlist: self.allowlist.clone() }
+    }
+
+    fn is_inside(&self, address: IpAddr) -> bool {
+        self.policy.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
     fn take_base(&mut self, map: &DnsConfig) {
         let Some(given) = map.domains.first() else { return };
         let fixed = self.policy.base_domain.as_deref().map(checked_name);
         let base = checked_name(given)
-            .filter(|name| is_base_domain(name) && !self.is_allowlisted(name))
+            .filter(|name| is_base_domain(name) && !self.allowlist.has(name))
             .filter(|name| fixed.as_ref().is_none_or(|fixed| fixed.as_ref() == Some(name)));
         self.base = base.and_then(|text| Some(Base { name: absolute(&text)?, text }));
         if self.base.is_none() {
@@ -203,7 +214,7 @@ impl Zone {
                 continue;
             };
             for address in node.addresses.iter().filter_map(host) {
-                if self.policy.prefixes.iter().any(|prefix| prefix.contains(&address)) {
+                if self.is_inside(address) {
                     self.reverse.entry(address).or_insert_with(|| Arc::clone(&text));
                     self.add(&text, address);
                 }
@@ -241,14 +252,11 @@ impl Zone {
             let resolvers: Arc<[SocketAddr]> = resolvers
                 .iter()
                 .filter_map(|text| resolver(text))
-                .filter(|address| {
-                    peers.contains(&address.ip())
-                        && self.policy.prefixes.iter().any(|prefix| prefix.contains(&address.ip()))
-                })
+                .filter(|address| peers.contains(&address.ip()) && self.is_inside(address.ip()))
                 .take(MAX_RESOLVERS)
                 .collect();
             let suffix =
-                checked_name(suffix).filter(|suffix| suffix.contains('.') && !self.is_allowlisted(suffix));
+                checked_name(suffix).filter(|suffix| suffix.contains('.') && !self.allowlist.has(suffix));
             match suffix {
                 Some(suffix) if !resolvers.is_empty() => {
                     self.routes.insert(suffix, resolvers);
@@ -263,7 +271,7 @@ impl Zone {
         let base = self.base.as_ref()?;
         let text = checked_name(given)?;
         let under = text.strip_suffix(base.text.as_str())?.strip_suffix('.')?;
-        if under.split('.').count() > MAX_DEPTH || self.is_allowlisted(&text) {
+        if under.split('.').count() > MAX_DEPTH || self.allowlist.has(&text) {
             return None;
         }
         Some(text.into())
@@ -319,7 +327,7 @@ fn is_base_domain(name: &str) -> bool {
 
 /// A queried name as the text that we look up, and whether that is all of it: what stands before a label with a byte that no name of
 /// ours has is left out, with that label.
-fn plain_tail(name: &Name) -> (String, bool) {
+pub(super) fn plain_tail(name: &Name) -> (String, bool) {
     let mut text = String::with_capacity(name.len());
     let mut whole = true;
     for label in name.iter() {
@@ -337,7 +345,7 @@ fn plain_tail(name: &Name) -> (String, bool) {
 }
 
 /// The name, the name without its first label, and so on.
-fn suffixes(name: &str) -> impl Iterator<Item = &str> {
+pub(super) fn suffixes(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |name| name.split_once('.').map(|(_, rest)| rest))
 }
 

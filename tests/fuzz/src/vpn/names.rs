@@ -106,7 +106,10 @@ fn replied(query: &[u8], bytes: &[u8], outcome: Outcome, transport: Transport) {
 /// Whether the map speaks for this name, and the owner does not.
 fn is_ours(name: &Name) -> bool {
     let listed = under(name, "listed.t.internal.") || under(name, "example.com.");
-    let reverse = name.parse_arpa_name().is_ok_and(|net| PREFIXES.iter().any(|prefix| prefix.contains(&net)));
+    let mut above =
+        std::iter::successors(Some(name.clone()), |name| (!name.is_root()).then(|| name.base_name()));
+    let net = above.find_map(|name| name.parse_arpa_name().ok());
+    let reverse = net.is_some_and(|net| PREFIXES.iter().any(|prefix| prefix.contains(&net)));
     reverse || !listed && under(name, "t.internal.")
 }
 

@@ -1,5 +1,6 @@
 mod authenticated;
 mod coordinator;
+mod peers;
 mod server;
 
 use std::collections::BTreeMap;
@@ -165,8 +166,19 @@ fn names_of_the_tailnet() {
             PTR,
             "NoError node-2.t.internal.",
         ),
+        // Where services are looked for, and what is no number.
+        ("lb._dns-sd._udp.0.0.64.100.in-addr.arpa.", PTR, "NXDomain "),
+        ("b._dns-sd._udp.2.0.64.100.in-addr.arpa.", PTR, "NXDomain "),
+        ("x.64.100.IN-ADDR.ARPA.", PTR, "NXDomain "),
+        ("300.0.64.100.in-addr.arpa.", ANY, "NXDomain "),
+        ("1.2.0.64.100.in-addr.arpa.", PTR, "NXDomain "),
+        ("r._dns-sd._udp.0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa.", PTR, "NXDomain "),
         // Not the tailnet's.
         ("4.3.2.1.in-addr.arpa.", PTR, FORWARDED),
+        ("lb._dns-sd._udp.0.2.0.192.in-addr.arpa.", PTR, FORWARDED),
+        ("x.100.in-addr.arpa.", PTR, FORWARDED),
+        ("in-addr.arpa.", PTR, FORWARDED),
+        ("x.arpa.", PTR, FORWARDED),
         ("www.example.com.", A, FORWARDED),
         ("internal.example.", A, FORWARDED),
         ("xt.internal.", A, FORWARDED),
@@ -174,6 +186,7 @@ fn names_of_the_tailnet() {
         (".", RecordType::NS, FORWARDED),
         // For a search list.
         ("node-2.", A, "NXDomain "),
+        ("node-2.", HTTPS, "NXDomain "),
         ("*.", A, "NXDomain "),
         // Of a top-level domain; to deny it would deny all below.
         ("com.", RecordType::DS, FORWARDED),

@@ -11,7 +11,7 @@ use super::*;
 use crate::published::Published;
 
 /// A resolver's answer to a message.
-fn reply_to(query: &[u8], address: [u8; 4]) -> Message {
+pub(super) fn reply_to(query: &[u8], address: [u8; 4]) -> Message {
     let mut reply = Message::from_vec(query).unwrap();
     reply.metadata.message_type = MessageType::Response;
     reply.metadata.authentic_data = true;
@@ -42,16 +42,20 @@ fn only_the_answer_to_the_question_is_one() {
     }
 }
 
-struct Running {
-    udp: SocketAddr,
-    tcp: SocketAddr,
-    counters: Arc<Counters>,
-    zone: Arc<Published<Zone>>,
-    server: tokio::task::JoinHandle<()>,
+pub(super) struct Running {
+    pub(super) udp: SocketAddr,
+    pub(super) tcp: SocketAddr,
+    pub(super) counters: Arc<Counters>,
+    pub(super) zone: Arc<Published<Zone>>,
+    pub(super) server: tokio::task::JoinHandle<()>,
 }
 
 async fn start(resolvers: Vec<SocketAddr>) -> Running {
-    let zone = Published::new(zone_of(dns("t.internal"), Policy { resolvers, ..policy() }));
+    start_with(zone_of(dns("t.internal"), Policy { resolvers, ..policy() })).await
+}
+
+pub(super) async fn start_with(zone: Zone) -> Running {
+    let zone = Published::new(zone);
     let counters = Arc::new(Counters::default());
     let listeners = Listeners {
         udp: vec![UdpSocket::bind("127.0.0.1:0").await.unwrap()],
@@ -62,7 +66,7 @@ async fn start(resolvers: Vec<SocketAddr>) -> Running {
     Running { udp, tcp, counters, zone, server }
 }
 
-async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
+pub(super) async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(&message.to_vec().unwrap(), server).await.unwrap();
     let mut buffer = [0; 4096];
@@ -70,7 +74,7 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
     Message::from_vec(&buffer[..length]).unwrap()
 }
 
-async fn ask_tcp(stream: &mut TcpStream, message: &Message) -> Message {
+pub(super) async fn ask_tcp(stream: &mut TcpStream, message: &Message) -> Message {
     let bytes = message.to_vec().unwrap();
     stream.write_u16(u16::try_from(bytes.len()).unwrap()).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
@@ -83,7 +87,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn addresses(message: &Message) -> Vec<String> {
+pub(super) fn addresses(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
@@ -178,6 +182,39 @@ fn long_answers_of_a_resolver_come_by_tcp() {
         fake.await.unwrap();
         assert_eq!(running.counters.counts().forwarded, 2);
     });
+}
+
+#[tokio::test]
+async fn one_asker_does_not_keep_the_resolvers_from_the_others() {
+    let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let running = start(vec![resolver.local_addr().unwrap()]).await;
+    let good = query("good.example.", RecordType::A);
+    let name = good.queries[0].name.clone();
+    let serving = tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, from) = resolver.recv_from(&mut buffer).await.unwrap();
+            let reply = reply_to(&buffer[..length], [192, 0, 2, 9]);
+            if reply.queries[0].name == name {
+                resolver.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+            }
+        }
+    });
+    // More than there are places, about what nobody answers.
+    let greedy = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let silent = query("silent.example.", RecordType::A).to_vec().unwrap();
+    for _ in 0..300 {
+        greedy.send_to(&silent, running.udp).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut buffer = [0; 512];
+    let length = greedy.recv(&mut buffer).await.unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "it has all that it gets");
+    // From 127.0.0.1.
+    assert_eq!(addresses(&ask_udp(running.udp, &good).await), ["192.0.2.9"]);
+    serving.abort();
+    running.server.abort();
 }
 
 #[test]
