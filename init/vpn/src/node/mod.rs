@@ -41,6 +41,7 @@ use tracing::{info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
+use crate::control::pace::LogPace;
 use crate::control::session::{self, ControlEvent, HostState, Identity};
 use crate::control::wire::EndpointType;
 use crate::derp::Pool;
@@ -281,6 +282,7 @@ async fn start(
         heard: None,
         map_drops: Box::default(),
         disco_refused: 0,
+        log: LogPace::default(),
         actions: Vec::new(),
         sealed: Vec::new(),
         pings: Vec::new(),
@@ -288,7 +290,7 @@ async fn start(
         wishes: Vec::new(),
         look_ups: LookUps::new(resolved),
     };
-    node.set_policy(policy);
+    node.set_policy(Instant::now(), policy);
     node.pool.set_home(node.keeper.kept.home);
     let ends = Ends {
         heard,
@@ -369,6 +371,8 @@ struct Node {
     heard: Option<Instant>,
     map_drops: Box<MapDrops>,
     disco_refused: u64,
+    /// Of what a server makes us say.
+    log: LogPace,
     /// Scratch.
     actions: Vec<Action>,
     sealed: Vec<u8>,
@@ -581,9 +585,7 @@ impl Node {
             Request::Ping { name, count, until_direct } => {
                 return self.ping(now, &name, count, until_direct, answer);
             }
-            Request::Netcheck {} => {
-                return self.ask_outside(now, answer);
-            }
+            Request::Netcheck {} => return self.ask_outside(now, answer),
             Request::Offer { authkey } => match settings::authkey(authkey.expose()) {
                 Some(key) => {
                     info!("another pre-auth key is offered");

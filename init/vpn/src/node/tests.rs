@@ -9,14 +9,19 @@
 mod applied;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::Mutex;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::*;
 use crate::filter::Filter;
@@ -28,6 +33,48 @@ use crate::state::Kept;
 
 /// What is said beside messages.
 const BEAT: &[u8] = b"w";
+
+/// What is logged, a line each.
+#[derive(Clone, Debug)]
+pub(super) struct Lines {
+    most: Level,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Lines {
+    /// Those of this level, and of worse.
+    pub(super) fn up_to(most: Level) -> Self {
+        Self { most, said: Arc::default() }
+    }
+
+    pub(super) fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.most
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.said.lock().unwrap().push(line.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
 
 /// What a run before kept, with so many peers.
 pub(super) fn kept(peers: u32) -> Kept {

@@ -2,14 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 
-use super::super::tests::{kept, prefixes};
+use super::super::tests::{Lines, kept, prefixes};
 use super::*;
 use crate::netmap::RegionId;
 use crate::parent::message::{LONGEST, Message, Standing};
@@ -39,25 +36,6 @@ fn read(parent: &UnixDatagram) -> Vec<Message> {
         }
     }
     found
-}
-
-/// Counts warnings.
-struct Warnings(Arc<AtomicUsize>);
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
 
 #[test]
@@ -113,13 +91,13 @@ fn a_parent_that_is_gone_is_warned_of_and_not_asked_for_ever() {
 
 #[test]
 fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
-    let count = Arc::new(AtomicUsize::new(0));
+    let warnings = Lines::up_to(Level::WARN);
     let (ours, _parent) = pair();
     let requests = Requests::new(ours);
     let (mut keeper, slots) = keeper(kept(50_000));
     let small = kept(1).map;
     let now = Instant::now();
-    tracing::subscriber::with_default(Warnings(Arc::clone(&count)), || {
+    tracing::subscriber::with_default(warnings.clone(), || {
         for second in 0..5 {
             keeper.kept.stamp = second;
             keeper.write(now, &requests).unwrap();
@@ -130,7 +108,7 @@ fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
             assert_eq!((found.stamp, found.home), (second, Some(RegionId(999))));
             assert_eq!(found.node.secret.public(), keeper.kept.node.secret.public());
         }
-        assert_eq!(count.load(Ordering::Relaxed), 1, "once");
+        assert_eq!(warnings.said().len(), 1, "once");
         assert_eq!(keeper.kept.paths.len(), 1024, "in force they are still");
         // One that fits again, and then again one that does not: that is news.
         let large = std::mem::replace(&mut keeper.kept.map, small);
@@ -138,7 +116,7 @@ fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
         assert!(slots.read().unwrap().len() > 4096);
         keeper.kept.map = large;
         keeper.write(now, &requests).unwrap();
-        assert_eq!(count.load(Ordering::Relaxed), 2);
+        assert_eq!(warnings.said().len(), 2);
     });
 }
 

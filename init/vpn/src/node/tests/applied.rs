@@ -8,6 +8,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde_json::{Value, json};
 
 use super::super::*;
+use super::Lines;
+use crate::control::join::RefusalKind;
 use crate::control::map::{MapSettings, MapState, Update};
 use crate::key::Secret;
 use crate::netmap::RegionId;
@@ -228,6 +230,42 @@ async fn what_was_not_accepted_of_a_map_has_one_name() {
     let drops = rig.node.status(Instant::now()).drops;
     assert_eq!(drops.get("map-bad-key"), Some(&1), "{drops:?}");
     assert!(drops.keys().all(|name| !name.contains('_') && !name.contains("map-map")), "{drops:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_does_not_say_how_much_is_logged_nor_what() {
+    let Rig { mut node, mut state, ends: _ends, .. } = rig(&kept(), Err(Refused::Outside)).await;
+    let start = Instant::now();
+    // Each message has another name, another domain, another policy, and our key ended or not; no domain is one.
+    let messages: Vec<_> = (0..60)
+        .map(|round| {
+            let mut us = us();
+            us["Name"] = json!(format!("hskey-auth-{round}."));
+            let dns = json!({ "Proxied": true, "Domains": [format!("hskey-auth-{round}")] });
+            said(&mut state, json!({ "Node": us, "DNSConfig": dns }))
+        })
+        .collect();
+    let lines = Lines::up_to(tracing::Level::INFO);
+    let listening = tracing::subscriber::set_default(lines.clone());
+    for (round, Update { map, changes, .. }) in (0..).zip(messages) {
+        let now = start + Duration::from_secs(round);
+        let ended = round % 2 == 0;
+        let refusal = ended.then(|| Refusal::new(RefusalKind::NodeKeyExpired, ""));
+        node.on_control(now, ControlEvent::Joining { phase: Phase::Joined, refusal }).await.unwrap();
+        let policy = if ended { PolicyState::AllowAll } else { PolicyState::Policy };
+        node.apply(now, Arc::clone(&map), &changes);
+        node.on_control(now, ControlEvent::Netmap { map, changes, policy, drops: Box::default() })
+            .await
+            .unwrap();
+        node.assignment.want(&[]);
+        node.assignment.ask(now);
+        node.on_assigned(now, if ended { Ok(()) } else { Err(RequestError::TooMany) });
+    }
+    drop(listening);
+    let said = lines.said();
+    // So many at once, and then one in ten seconds.
+    assert!((8..=8 + 6).contains(&said.len()), "{said:#?}");
+    assert!(said.iter().all(|line| !line.contains("hskey")), "{said:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
