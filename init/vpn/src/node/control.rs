@@ -48,7 +48,10 @@ impl Node {
                 kept.push(refused);
                 let surplus = kept.len().saturating_sub(MAX_REFUSED);
                 kept.drain(..surplus);
-                self.keeper.touch(now);
+                // Now: whatever becomes of us in the next moment, it is not sent again. There is one in a minute at most.
+                if let Err(error) = self.keeper.write(now, &self.parent) {
+                    warn!(%error, "that a key was refused is not kept yet");
+                }
             }
             ControlEvent::NodeKeyNeeded { after, reply } => self.make_node_key(&after, reply),
             ControlEvent::Admitted { node } => {

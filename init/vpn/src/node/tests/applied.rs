@@ -25,6 +25,8 @@ struct Rig {
     ends: Ends,
     map: Option<Arc<Netmap>>,
     state: MapState,
+    /// What its parent keeps.
+    slots: Slots,
     _os: OwnedFd,
 }
 
@@ -107,13 +109,14 @@ async fn rig(kept: &Kept, outcome: Result<(), Refused>) -> Rig {
 async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Rig {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    let slots = Slots::new(slots::create().unwrap()).unwrap();
+    let memory = slots::create().unwrap();
+    let slots = Slots::new(memory.try_clone().unwrap()).unwrap();
     slots.write(&kept.encode().unwrap()).unwrap();
     let opened = Opened {
         settings: Arc::new(Settings::new(&config, false).unwrap()),
         registration: None,
         config,
-        slots,
+        slots: Slots::new(memory).unwrap(),
         requests: parent(outcome),
         status: None,
         dns: dns::Listeners { udp: Vec::new(), tcp: Vec::new() },
@@ -123,7 +126,7 @@ async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Ri
         port: 1,
     };
     let (node, ends, map) = start(opened, || {}).await.unwrap();
-    Rig { node, ends, map, state: state(), _os: os }
+    Rig { node, ends, map, state: state(), slots, _os: os }
 }
 
 impl Rig {
@@ -266,6 +269,16 @@ async fn a_server_does_not_say_how_much_is_logged_nor_what() {
     // So many at once, and then one in ten seconds.
     assert!((8..=8 + 6).contains(&said.len()), "{said:#?}");
     assert!(said.iter().all(|line| !line.contains("hskey")), "{said:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_key_was_refused_is_kept_before_anything_else_happens() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    let refused = crate::state::Refused { digest: [7; 32], text: "authkey already used".to_owned() };
+    rig.node.on_control(Instant::now(), ControlEvent::KeyRefused(refused.clone())).await.unwrap();
+    // Nobody drives the node: it may as well have been killed.
+    let found = Kept::decode(&rig.slots.read().unwrap(), &config().prefixes).unwrap();
+    assert_eq!(found.refused, [refused]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
