@@ -407,10 +407,8 @@ impl Node {
             ];
             let due = due.into_iter().flatten().min().unwrap_or(look);
             tokio::select! {
-                event = ends.heard.recv() => {
-                    let event = event.ok_or(NodeError::Ended("the session"))?;
-                    self.on_control(Instant::now(), event).await?;
-                }
+                // Why there are none any more, the session's own end says.
+                Some(event) = ends.heard.recv() => self.on_control(Instant::now(), event).await?,
                 event = ends.events.recv() => {
                     self.on_plane(Instant::now(), event.ok_or(NodeError::Ended("the plane"))?);
                 }

@@ -282,6 +282,19 @@ async fn that_a_key_was_refused_is_kept_before_anything_else_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_the_session_ended_is_why_the_node_ends() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    // It drops what it tells by before it can say why.
+    rig.ends.heard = mpsc::channel(1).1;
+    rig.ends.session = tokio::spawn(async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err(session::SessionError::NoRandom(NoRandom))
+    });
+    let ended = rig.node.drive(rig.ends, None).await.unwrap_err();
+    assert!(matches!(ended, NodeError::Session(_)), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_offered_is_visible_ascii() {
     let mut node = rig(&kept(), Ok(())).await.node;
     let mut offer = |key: &str| {
