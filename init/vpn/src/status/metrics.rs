@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{PathStatus, PeerStatus, Status};
 
-/// The metrics of a document. Labels hold names of peers, their public keys' heads and reasons of ours only.
+/// The metrics of a document. Labels hold names of peers, their public keys and reasons of ours only.
 pub fn metrics(status: &Status) -> String {
     let mut out = String::new();
     gauge(
@@ -115,10 +115,11 @@ fn peers(out: &mut String, peers: &[PeerStatus]) {
         head(out, name, kind, help);
         for peer in peers {
             let Some(number) = value(peer) else { continue };
-            // Two series may not have the same labels.
+            // Two series with the same labels make all of the document void: the whole key, since whoever names peers makes keys of
+            // one head as well.
             if twice.contains(peer.name.as_str()) {
-                let key = peer.key.short();
-                let _ = writeln!(out, "{name}{{peer=\"{}\",key=\"{key}\"}} {number}", escaped(&peer.name));
+                let (peer, key) = (escaped(&peer.name), peer.key);
+                let _ = writeln!(out, "{name}{{peer=\"{peer}\",key=\"{key}\"}} {number}");
             } else {
                 line(out, name, "peer", &peer.name, number);
             }
