@@ -171,18 +171,12 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixListener;
 
+    use super::super::tests;
     use super::*;
     use crate::parent::slots;
 
     fn config(keys: &Keys) -> Config {
-        serde_json::from_value(json!({
-            "login_server": { "url": "http://127.0.0.1:1", "noise_key": null, "authkey": null, "plain_http": false },
-            "hostname": "n", "prefixes": ["100.64.0.0/10"], "derp_pins": {}, "require_policy": true, "expected_tag": null,
-            "interface": "t", "port": 0, "mtu": 1280, "ipv6": true,
-            "dns": { "listen": false, "resolvers": [], "internal_only": false, "allowlist": [] }, "roots": null, "keys": keys,
-            "debug_use_derp_http": false, "descriptors": { "status": false, "udp": 0, "dns": [], "queues": 0 }
-        }))
-        .unwrap()
+        Config { keys: keys.clone(), ..tests::config() }
     }
 
     /// An agent that gives each path a key of its own, until it is aborted.

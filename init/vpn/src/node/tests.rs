@@ -32,7 +32,7 @@ use crate::parent::slots;
 use crate::state::Kept;
 
 /// What is said beside messages.
-const BEAT: &[u8] = b"w";
+pub(super) const BEAT: &[u8] = b"w";
 
 /// What is logged, a line each.
 #[derive(Clone, Debug)]
@@ -137,6 +137,12 @@ fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap()
 }
 
+/// The two ends of the report socket.
+pub(super) fn report_socket() -> (OwnedFd, UnixDatagram) {
+    let (ours, theirs) = pair();
+    (ours, UnixDatagram::from(theirs))
+}
+
 /// A plane, and the kernel's end of its TUN.
 pub(super) fn plane() -> (Plane, OwnedFd) {
     let (os, tun) = pair();
@@ -151,7 +157,8 @@ pub(super) fn plane() -> (Plane, OwnedFd) {
     (Plane::start(config).unwrap(), os)
 }
 
-fn config() -> Config {
+/// Nobody listens where its login server is.
+pub(super) fn config() -> Config {
     serde_json::from_value(json!({
         "login_server": { "url": "http://127.0.0.1:1", "noise_key": null, "authkey": null, "plain_http": false },
         "hostname": "n", "prefixes": prefixes(), "derp_pins": {}, "require_policy": true, "expected_tag": null,
@@ -176,7 +183,7 @@ async fn status(at: &std::path::Path) -> Value {
 }
 
 /// What the parent finds, but for beats.
-fn heard(parent: &UnixDatagram) -> Vec<Message> {
+pub(super) fn heard(parent: &UnixDatagram) -> Vec<Message> {
     let mut found = Vec::new();
     let mut bytes = [0; LONGEST];
     while let Ok(length) = parent.recv(&mut bytes) {
@@ -194,8 +201,7 @@ async fn a_parent_that_reads_nothing_for_ten_seconds_stops_nothing() {
     let memory = slots::create().unwrap();
     let slots = Slots::new(memory.try_clone().unwrap()).unwrap();
     slots.write(&kept(1).encode().unwrap()).unwrap();
-    let (ours, theirs) = pair();
-    let parent = UnixDatagram::from(theirs);
+    let (ours, parent) = report_socket();
     let beats = UnixDatagram::from(ours.try_clone().unwrap());
     while beats.send(BEAT).is_ok() {}
     let (_os, tun) = pair();

@@ -15,7 +15,7 @@ use crate::key::Secret;
 use crate::netmap::RegionId;
 use crate::parent::message::{Answer, LONGEST, Message};
 use crate::parent::network::Refusal as Refused;
-use crate::parent::{Descriptors, Dns, Keys, LoginServer, slots};
+use crate::parent::slots;
 use crate::path::Route;
 use crate::state::Kept;
 
@@ -31,30 +31,7 @@ struct Rig {
 }
 
 fn config() -> Config {
-    Config {
-        // Nobody listens there.
-        login_server: LoginServer {
-            url: "http://127.0.0.1:1".to_owned(),
-            noise_key: None,
-            authkey: None,
-            plain_http: false,
-            locked: false,
-        },
-        hostname: "a".to_owned(),
-        prefixes: vec!["100.64.0.0/10".parse().unwrap()],
-        derp_pins: BTreeMap::new(),
-        require_policy: false,
-        expected_tag: None,
-        interface: "casemate0".to_owned(),
-        port: 0,
-        mtu: 1280,
-        ipv6: true,
-        dns: Dns::default(),
-        roots: None,
-        keys: Keys::Random,
-        debug_use_derp_http: false,
-        descriptors: Descriptors::default(),
-    }
+    Config { require_policy: false, ..super::config() }
 }
 
 fn kept() -> Kept {
