@@ -272,6 +272,29 @@ async fn why_the_session_ended_is_why_the_node_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_that_could_not_be_sealed() {
+    // A public key of order one gives the same secret to everybody.
+    let weak = format!("discokey:01{}", "00".repeat(31));
+    let good = Secret::<crate::key::Disco>::new([9; 32]).public().to_string();
+    for (disco, is_sent) in [(weak, false), (good, true)] {
+        let mut rig = rig(&kept(), Ok(())).await;
+        let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = relay.local_addr().unwrap().port();
+        let mut peer = peer(5, "2030-01-01T00:00:00Z");
+        peer["DiscoKey"] = json!(disco);
+        // No home, so that it is connected to for this peer or not at all.
+        let node = json!({ "Name": "7a", "RegionID": 7, "HostName": "127.0.0.1", "IPv4": "127.0.0.1", "DERPPort": port, "STUNPort": -1 });
+        let region = json!({ "RegionID": 7, "RegionCode": "t", "NoMeasureNoHome": true, "Nodes": [node] });
+        rig.server_says(json!({ "Node": us(), "Peers": [peer], "DERPMap": { "Regions": { "7": region } } }));
+        rig.node.paths.discover(Instant::now(), &key(5), &mut rig.node.actions);
+        rig.node.act(Instant::now());
+        let patience = Duration::from_millis(if is_sent { 10_000 } else { 300 });
+        let connected = tokio::time::timeout(patience, relay.accept()).await;
+        assert_eq!(connected.is_ok(), is_sent, "{disco}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_offered_is_visible_ascii() {
     let mut node = rig(&kept(), Ok(())).await.node;
     let mut offer = |key: &str| {
