@@ -222,23 +222,17 @@ async fn start(
             (Some(registering), answers)
         }
     };
-    let session = register::session(
-        Arc::clone(&settings),
-        servers,
-        Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>,
-        Identity {
-            machine: kept.machine.clone(),
-            node: kept.node.secret.clone(),
-            others: others.iter().map(|other| other.secret.clone()).collect(),
-            known: identity::may_be_known(&config, &kept),
-            refused: kept.refused.clone(),
-            map: map.clone(),
-        },
-        host.subscribe(),
-        offered,
-        control,
-    );
-    let session = tokio::spawn(session);
+    let who = Identity {
+        machine: kept.machine.clone(),
+        node: kept.node.secret.clone(),
+        others: others.iter().map(|other| other.secret.clone()).collect(),
+        known: identity::may_be_known(&config, &kept),
+        refused: kept.refused.clone(),
+        map: map.clone(),
+    };
+    let (dial, told) = (Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>, host.subscribe());
+    let run = move |config| session::run(config, dial, who, told, offered, control);
+    let session = tokio::spawn(register::session(Arc::clone(&settings), servers, run));
     let mut netcheck = Netcheck::new();
     netcheck.restore_home(kept.home);
     let (resolved, names) = mpsc::channel(8);

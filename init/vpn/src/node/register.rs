@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use super::settings::Settings;
 use super::{Node, NodeError};
 use crate::control::client::ServerUrl;
-use crate::control::join::{AuthKey, Phase, harmless};
-use crate::control::session::{self, ControlEvent, HostState, Identity, SessionError};
+use crate::control::join::{Phase, harmless};
+use crate::control::session::{SessionConfig, SessionError};
 use crate::dial::Dial;
 use crate::key::{Machine, Public, fill_random};
 use crate::parent::{Config, Keys};
@@ -46,22 +46,21 @@ pub(super) fn server(
     (!contradicted).then_some(Server { url, pin: Some(login.noise_key) })
 }
 
-/// The session, which begins when it is known with whom.
-pub(super) async fn session(
+/// Runs the session when it is known with whom.
+pub(super) async fn session<Run>(
     settings: Arc<Settings>,
     mut server: watch::Receiver<Option<Server>>,
-    dial: Arc<dyn Dial>,
-    identity: Identity,
-    host: watch::Receiver<HostState>,
-    auth: watch::Receiver<Option<AuthKey>>,
-    events: mpsc::Sender<ControlEvent>,
-) -> Result<(), SessionError> {
+    run: impl FnOnce(SessionConfig) -> Run,
+) -> Result<(), SessionError>
+where
+    Run: Future<Output = Result<(), SessionError>>,
+{
     let known = match server.wait_for(Option::is_some).await {
         Ok(known) => known.clone(),
         Err(_) => None,
     };
     let Some(known) = known else { return Ok(()) };
-    session::run(settings.session(known), dial, identity, host, auth, events).await
+    run(settings.session(known)).await
 }
 
 /// The node's side of it.
