@@ -14,7 +14,7 @@ pub fn metrics(status: &Status) -> String {
     gauge(
         &mut out,
         "casemate_vpn_running",
-        "1 while the node is admitted and has a map",
+        "1 while a map is in force, of this run or of an earlier one",
         u64::from(status.state == "running"),
     );
     gauge(
