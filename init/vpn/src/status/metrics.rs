@@ -51,7 +51,11 @@ pub fn metrics(status: &Status) -> String {
             "packets that the filter dropped",
             &status.filter.dropped,
         ),
-        ("casemate_vpn_dropped_packets_total", "packets that went nowhere", &status.drops),
+        (
+            "casemate_vpn_dropped_packets_total",
+            "packets that went nowhere, but for relay-out (batches), disco-refused (messages) and map-* (parts of maps)",
+            &status.drops,
+        ),
         ("casemate_vpn_dns_queries_total", "queries of names", &status.dns),
     ];
     for (name, help, table) in tables {
