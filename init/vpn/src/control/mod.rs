@@ -6,7 +6,7 @@
 pub mod client;
 pub mod join;
 pub mod map;
-mod pace;
+pub(crate) mod pace;
 pub mod session;
 pub mod wire;
 

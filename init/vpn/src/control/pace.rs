@@ -32,6 +32,12 @@ impl LogPace {
             Some(refilled + PAUSE.saturating_mul(pauses).min(now.saturating_duration_since(refilled)));
     }
 
+    /// As [`Self::line`], when it is so late.
+    pub(crate) fn line_at(&mut self, now: Instant) -> Option<u64> {
+        self.at(now);
+        self.line()
+    }
+
     /// Takes a line, and says how many there were not since the last; `None`: there is none now.
     pub(crate) const fn line(&mut self) -> Option<u64> {
         match self.left.checked_sub(1) {

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+/// Between two requests: each is work of the parent and of the kernel, and how often our addresses change is the server's word.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is set, what is wanted, and what is being asked for.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Assignment {
     /// A request failed since: who knows how much of it was done.
     unsure: bool,
     asked: Option<Vec<IpNet>>,
+    /// When it was asked last.
+    last: Option<Instant>,
     failure: Option<String>,
     failures: u32,
     again: Option<Instant>,
@@ -44,19 +48,27 @@ impl Assignment {
         self.failure.as_deref()
     }
 
-    /// When [`Assignment::ask`] has something to ask for again.
+    /// When [`Assignment::ask`] has something to ask for that it has not now.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.again.filter(|_| self.asked.is_none())
+        self.earliest().filter(|_| self.asked.is_none() && !self.is_set())
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        self.again.max(self.last.map(|last| last + INTERVAL))
+    }
+
+    fn is_set(&self) -> bool {
+        !self.unsure && self.set == self.wanted
     }
 
     /// What to ask the parent for, one thing at a time; answered by [`Assignment::answered`].
     pub(super) fn ask(&mut self, now: Instant) -> Option<Vec<IpNet>> {
-        let waits = self.again.is_some_and(|again| now < again);
-        let is_set = !self.unsure && self.set == self.wanted;
-        if waits || self.asked.is_some() || is_set {
+        let waits = self.earliest().is_some_and(|earliest| now < earliest);
+        if waits || self.asked.is_some() || self.is_set() {
             return None;
         }
         self.again = None;
+        self.last = Some(now);
         self.asked.clone_from(&self.wanted);
         self.asked.clone()
     }
@@ -112,7 +124,7 @@ mod tests {
         assert_eq!(assignment.ask(start), None, "it is set");
 
         assignment.want(&two);
-        let mut now = start;
+        let mut now = start + INTERVAL;
         let mut waits = Vec::new();
         for _ in 0..9 {
             assert_eq!(assignment.ask(now), Some(two.clone()));
@@ -132,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_was_wanted_before_the_answer_came_is_not_what_is_wanted() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let (one, two) = (nets("100.64.0.1/32"), nets("100.64.0.2/32"));
         let mut assignment = Assignment::default();
         assignment.want(&one);
@@ -140,14 +152,41 @@ mod tests {
         assignment.want(&two);
         assert!(assignment.answered(now, Ok(())));
         assert_eq!(assignment.set(), one);
+        now += INTERVAL;
         assert_eq!(assignment.ask(now), Some(two));
         assignment.want(&one);
         assert!(!assignment.answered(now, Err("refused".to_owned())));
         assert_eq!(assignment.failure(), None, "nobody wants it any more");
+        now += INTERVAL;
         assert_eq!(assignment.ask(now), Some(one.clone()), "half of the other may have been done");
         assert!(!assignment.answered(now, Ok(())));
-        assert_eq!(assignment.ask(now), None);
+        assert_eq!((assignment.ask(now + INTERVAL), assignment.due()), (None, None));
         // An answer that nobody asked for.
         assert!(!assignment.answered(now, Ok(())));
+    }
+
+    #[test]
+    fn a_server_that_changes_its_mind_does_not_say_how_much_the_parent_works() {
+        let start = Instant::now();
+        let both = [nets("100.64.0.1/32"), nets("100.64.0.2/32")];
+        for outcome in [Ok(()), Err("refused".to_owned())] {
+            let mut assignment = Assignment::default();
+            let mut asked = 0;
+            // Ten maps a second, for ten seconds.
+            for (round, wanted) in (0..100).zip(both.iter().cycle()) {
+                let now = start + Duration::from_millis(100 * round);
+                assignment.want(wanted);
+                if assignment.ask(now).is_some() {
+                    asked += 1;
+                    assignment.answered(now, outcome.clone());
+                }
+            }
+            assert_eq!(asked, 10);
+            // What holds in the end is asked for all the same.
+            assignment.want(&nets("100.64.0.3/32"));
+            let due = assignment.due().unwrap();
+            assert!(due <= start + Duration::from_secs(11), "{:?}", due - start);
+            assert_eq!(assignment.ask(due), Some(nets("100.64.0.3/32")));
+        }
     }
 }

@@ -32,7 +32,10 @@ impl Node {
                 info!(reason, "the coordination server is away");
             }
             ControlEvent::Joining { phase, refusal } => {
-                info!(?phase, ?refusal, "joining");
+                // A map can show our node key as one that has ended and one that has not in turn.
+                if let Some(unsaid) = self.log.line_at(now) {
+                    info!(?phase, ?refusal, unsaid, "joining");
+                }
                 self.phase = phase;
                 if let Some(registering) = &mut self.registering {
                     registering.look_at(phase);
@@ -45,7 +48,10 @@ impl Node {
                 kept.push(refused);
                 let surplus = kept.len().saturating_sub(MAX_REFUSED);
                 kept.drain(..surplus);
-                self.keeper.touch(now);
+                // Now: whatever becomes of us in the next moment, it is not sent again. There is one in a minute at most.
+                if let Err(error) = self.keeper.write(now, &self.parent) {
+                    warn!(%error, "that a key was refused is not kept yet");
+                }
             }
             ControlEvent::NodeKeyNeeded { after, reply } => self.make_node_key(&after, reply),
             ControlEvent::Admitted { node } => {
@@ -83,7 +89,7 @@ impl Node {
             ControlEvent::Netmap { map, changes, policy, drops } => {
                 self.heard = Some(now);
                 self.connected = true;
-                self.set_policy(policy);
+                self.set_policy(now, policy);
                 self.map_drops = drops;
                 self.maps.push(map, changes);
             }
@@ -100,19 +106,20 @@ impl Node {
     }
 
     /// What the filter in force is, which is said when it is another than before.
-    pub(super) fn set_policy(&mut self, policy: PolicyState) {
+    pub(super) fn set_policy(&mut self, now: Instant, policy: PolicyState) {
         if std::mem::replace(&mut self.policy, policy) == policy {
             return;
         }
-        match policy {
-            PolicyState::Policy => {}
-            PolicyState::AllowAll => {
-                warn!("the network has no policy: every peer may send us everything");
-            }
+        let what = match policy {
+            PolicyState::Policy => return,
+            PolicyState::AllowAll => "the network has no policy: every peer may send us everything",
             PolicyState::AllowAllRefused => {
-                warn!("the network has no policy, which is required: every peer is refused");
+                "the network has no policy, which is required: every peer is refused"
             }
-            PolicyState::Unreadable => warn!("the packet filter does not read: every peer is refused"),
+            PolicyState::Unreadable => "the packet filter does not read: every peer is refused",
+        };
+        if let Some(unsaid) = self.log.line_at(now) {
+            warn!(unsaid, "{what}");
         }
     }
 

@@ -110,9 +110,14 @@ impl Node {
                 Action::Disco { peer, to, message } => {
                     let Some(disco) = self.paths.disco(&peer) else { continue };
                     self.sealed.clear();
-                    if let Err(error) = self.boxes.seal(&message, &disco, &mut self.sealed) {
-                        warn!(%error, "a disco message is not sent");
-                        continue;
+                    match self.boxes.seal(&message, &disco, &mut self.sealed) {
+                        Ok(true) => {}
+                        // A key that gives a secret that everybody knows: there is nothing to send, and nothing would be a relay's probe.
+                        Ok(false) => continue,
+                        Err(error) => {
+                            warn!(%error, "a disco message is not sent");
+                            continue;
+                        }
                     }
                     match to {
                         Via::Udp(address) => {

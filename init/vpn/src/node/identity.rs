@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::NodeError;
 use crate::control::map::PolicyState;
+use crate::control::wire::BadJson;
 use crate::filter::Filter;
 use crate::key::{KEY_LEN, Kind, Secret};
 use crate::parent::slots::Slots;
@@ -156,7 +157,8 @@ async fn get_key(
     if !status.is_success() {
         return Err(format!("GetKey: status {status}").into());
     }
-    let answer: Answer = serde_json::from_slice(&body)?;
+    // Without serde's words, which quote what stands there.
+    let answer: Answer = serde_json::from_slice(&body).map_err(BadJson::from)?;
     let mut key = Zeroizing::new([0; KEY_LEN]);
     hex::decode_to_slice(&*answer.key, key.as_mut()).map_err(|_| "GetKey: expected 32 bytes in hex")?;
     Ok(key)
@@ -171,22 +173,16 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixListener;
 
+    use super::super::tests;
     use super::*;
     use crate::parent::slots;
 
     fn config(keys: &Keys) -> Config {
-        serde_json::from_value(json!({
-            "login_server": { "url": "http://127.0.0.1:1", "noise_key": null, "authkey": null, "plain_http": false },
-            "hostname": "n", "prefixes": ["100.64.0.0/10"], "derp_pins": {}, "require_policy": true, "expected_tag": null,
-            "interface": "t", "port": 0, "mtu": 1280, "ipv6": true,
-            "dns": { "listen": false, "resolvers": [], "internal_only": false, "allowlist": [] }, "roots": null, "keys": keys,
-            "debug_use_derp_http": false, "descriptors": { "status": false, "udp": 0, "dns": [], "queues": 0 }
-        }))
-        .unwrap()
+        Config { keys: keys.clone(), ..tests::config() }
     }
 
-    /// An agent that gives each path a key of its own, until it is aborted.
-    fn agent(socket: &Path) -> tokio::task::JoinHandle<()> {
+    /// An agent that gives each path a key of its own, said so, until it is aborted.
+    fn agent(socket: &Path, say: fn(String) -> serde_json::Value) -> tokio::task::JoinHandle<()> {
         let listener = UnixListener::bind(socket).unwrap();
         tokio::spawn(async move {
             loop {
@@ -198,7 +194,7 @@ mod tests {
                 let question = String::from_utf8(question).unwrap();
                 let (_, path) = question.split_once(r#""path":""#).unwrap();
                 let (path, _) = path.split_once('"').unwrap();
-                let body = json!({ "key": hex::encode(Sha256::digest(path)) }).to_string();
+                let body = say(hex::encode(Sha256::digest(path))).to_string();
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
@@ -209,7 +205,7 @@ mod tests {
     async fn a_new_deployment_is_looked_for_under_the_derived_keys_of_the_former_one() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
-        let agent = agent(&socket);
+        let agent = agent(&socket, |key| json!({ "key": key }));
         let config = config(&Keys::Agent { socket, instance_id: "i".to_owned() });
         let load = async || {
             let (kept, ..) = load(&config, &Slots::new(slots::create().unwrap()).unwrap()).await.unwrap();
@@ -241,6 +237,22 @@ mod tests {
         assert_eq!((again.generation, again.secret.public()), (1, made.secret.public()));
         // One that is no successor is not taken for it.
         following(&config, &made, Some(made.clone())).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_answers_amiss_has_its_key_in_no_error() {
+        let says: [fn(String) -> serde_json::Value; 3] =
+            [|key| json!(key), |key| json!({ "key": [key] }), |key| json!({ "key": format!("{key}00") })];
+        for say in says {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("agent.sock");
+            let agent = agent(&socket, say);
+            let config = config(&Keys::Agent { socket, instance_id: "i".to_owned() });
+            let error = node_key(&config, 0).await.unwrap_err().to_string();
+            let key = hex::encode(Sha256::digest("casemate/vpn/i/node/0"));
+            assert!(error.starts_with("the guest agent: ") && !error.contains(&key), "{error}");
+            agent.abort();
+        }
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ use tracing::{info, warn};
 
 use crate::control::join::{AuthKey, Phase, Refusal};
 use crate::control::map::{MapDrops, PolicyState};
+use crate::control::pace::LogPace;
 use crate::control::session::{self, ControlEvent, HostState, Identity};
 use crate::control::wire::EndpointType;
 use crate::derp::Pool;
@@ -221,23 +222,17 @@ async fn start(
             (Some(registering), answers)
         }
     };
-    let session = register::session(
-        Arc::clone(&settings),
-        servers,
-        Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>,
-        Identity {
-            machine: kept.machine.clone(),
-            node: kept.node.secret.clone(),
-            others: others.iter().map(|other| other.secret.clone()).collect(),
-            known: identity::may_be_known(&config, &kept),
-            refused: kept.refused.clone(),
-            map: map.clone(),
-        },
-        host.subscribe(),
-        offered,
-        control,
-    );
-    let session = tokio::spawn(session);
+    let who = Identity {
+        machine: kept.machine.clone(),
+        node: kept.node.secret.clone(),
+        others: others.iter().map(|other| other.secret.clone()).collect(),
+        known: identity::may_be_known(&config, &kept),
+        refused: kept.refused.clone(),
+        map: map.clone(),
+    };
+    let (dial, told) = (Arc::clone(&dialer) as Arc<dyn crate::dial::Dial>, host.subscribe());
+    let run = move |config| session::run(config, dial, who, told, offered, control);
+    let session = tokio::spawn(register::session(Arc::clone(&settings), servers, run));
     let mut netcheck = Netcheck::new();
     netcheck.restore_home(kept.home);
     let (resolved, names) = mpsc::channel(8);
@@ -281,6 +276,7 @@ async fn start(
         heard: None,
         map_drops: Box::default(),
         disco_refused: 0,
+        log: LogPace::default(),
         actions: Vec::new(),
         sealed: Vec::new(),
         pings: Vec::new(),
@@ -288,7 +284,7 @@ async fn start(
         wishes: Vec::new(),
         look_ups: LookUps::new(resolved),
     };
-    node.set_policy(policy);
+    node.set_policy(Instant::now(), policy);
     node.pool.set_home(node.keeper.kept.home);
     let ends = Ends {
         heard,
@@ -369,6 +365,8 @@ struct Node {
     heard: Option<Instant>,
     map_drops: Box<MapDrops>,
     disco_refused: u64,
+    /// Of what a server makes us say.
+    log: LogPace,
     /// Scratch.
     actions: Vec<Action>,
     sealed: Vec<u8>,
@@ -403,10 +401,8 @@ impl Node {
             ];
             let due = due.into_iter().flatten().min().unwrap_or(look);
             tokio::select! {
-                event = ends.heard.recv() => {
-                    let event = event.ok_or(NodeError::Ended("the session"))?;
-                    self.on_control(Instant::now(), event).await?;
-                }
+                // Why there are none any more, the session's own end says.
+                Some(event) = ends.heard.recv() => self.on_control(Instant::now(), event).await?,
                 event = ends.events.recv() => {
                     self.on_plane(Instant::now(), event.ok_or(NodeError::Ended("the plane"))?);
                 }
@@ -581,9 +577,7 @@ impl Node {
             Request::Ping { name, count, until_direct } => {
                 return self.ping(now, &name, count, until_direct, answer);
             }
-            Request::Netcheck {} => {
-                return self.ask_outside(now, answer);
-            }
+            Request::Netcheck {} => return self.ask_outside(now, answer),
             Request::Offer { authkey } => match settings::authkey(authkey.expose()) {
                 Some(key) => {
                     info!("another pre-auth key is offered");

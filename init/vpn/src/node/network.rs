@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::{NAMES, Node};
+use crate::control::join::harmless;
 use crate::control::map::Changes;
 use crate::key::{Node as NodeKind, Public};
 use crate::netmap::{Netmap, NodeId, TailnetNode};
@@ -116,8 +117,15 @@ impl Node {
         self.names_pace.every(NAMES * u32::try_from(map.peers.len() / 1000 + 1).unwrap_or(u32::MAX));
         if let Some(zone) = self.zone.load().updated(map) {
             let ignored = zone.ignored();
-            if *ignored != crate::dns::Ignored::default() {
-                warn!(?ignored, "the coordinator's words on names are not all believed");
+            if *ignored != crate::dns::Ignored::default()
+                && let Some(unsaid) = self.log.line_at(now)
+            {
+                let crate::dns::Ignored { base_domain, nodes, records, routes } = ignored;
+                let base_domain = base_domain.as_deref().map(harmless);
+                warn!(
+                    base_domain,
+                    nodes, records, routes, unsaid, "the coordinator's words on names are not all believed"
+                );
             }
             self.zone.publish(zone);
         }
@@ -133,12 +141,17 @@ impl Node {
 
     /// The parent's answer.
     pub(super) fn on_assigned(&mut self, now: Instant, outcome: Result<(), RequestError>) {
-        if let Err(error) = &outcome {
-            error!(%error, "our addresses are not set");
+        if let Err(error) = &outcome
+            && let Some(unsaid) = self.log.line_at(now)
+        {
+            error!(%error, unsaid, "our addresses are not set");
         }
         let changed = self.assignment.answered(now, outcome.map_err(|error| error.to_string()));
         if let Some(map) = self.map.as_ref().filter(|_| changed) {
-            info!(name = map.node.name, addresses = ?self.assignment.set(), "our addresses");
+            if let Some(unsaid) = self.log.line_at(now) {
+                let name = harmless(&map.node.name);
+                info!(name, addresses = ?self.assignment.set(), unsaid, "our addresses");
+            }
             self.plane.set_network(&network(map, self.assignment.set()));
         }
         self.assign(now);

@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use super::settings::Settings;
 use super::{Node, NodeError};
 use crate::control::client::ServerUrl;
-use crate::control::join::{AuthKey, Phase, harmless};
-use crate::control::session::{self, ControlEvent, HostState, Identity, SessionError};
+use crate::control::join::{Phase, harmless};
+use crate::control::session::{SessionConfig, SessionError};
 use crate::dial::Dial;
 use crate::key::{Machine, Public, fill_random};
 use crate::parent::{Config, Keys};
@@ -46,22 +46,21 @@ pub(super) fn server(
     (!contradicted).then_some(Server { url, pin: Some(login.noise_key) })
 }
 
-/// The session, which begins when it is known with whom.
-pub(super) async fn session(
+/// Runs the session when it is known with whom.
+pub(super) async fn session<Run>(
     settings: Arc<Settings>,
     mut server: watch::Receiver<Option<Server>>,
-    dial: Arc<dyn Dial>,
-    identity: Identity,
-    host: watch::Receiver<HostState>,
-    auth: watch::Receiver<Option<AuthKey>>,
-    events: mpsc::Sender<ControlEvent>,
-) -> Result<(), SessionError> {
+    run: impl FnOnce(SessionConfig) -> Run,
+) -> Result<(), SessionError>
+where
+    Run: Future<Output = Result<(), SessionError>>,
+{
     let known = match server.wait_for(Option::is_some).await {
         Ok(known) => known.clone(),
         Err(_) => None,
     };
     let Some(known) = known else { return Ok(()) };
-    session::run(settings.session(known), dial, identity, host, auth, events).await
+    run(settings.session(known)).await
 }
 
 /// The node's side of it.
@@ -171,53 +170,22 @@ impl Node {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+    use super::super::tests;
     use super::*;
-    use crate::key::Secret;
-    use crate::parent::{Descriptors, Dns, LoginServer};
-    use crate::state::NodeKey;
+    use crate::parent::LoginServer;
 
     const AT: &str = "http://127.0.0.1:8000/api/register";
 
     fn config(url: &str, noise_key: Option<Public<Machine>>) -> Config {
+        let config = tests::config();
         Config {
-            login_server: LoginServer {
-                url: url.to_owned(),
-                noise_key,
-                authkey: None,
-                plain_http: false,
-                locked: false,
-            },
-            hostname: "node-1".to_owned(),
-            prefixes: vec!["100.64.0.0/10".parse().unwrap()],
-            derp_pins: std::collections::BTreeMap::new(),
-            require_policy: true,
-            expected_tag: None,
-            interface: "casemate0".to_owned(),
-            port: 0,
-            mtu: 1280,
-            ipv6: true,
-            dns: Dns::default(),
-            roots: None,
-            keys: Keys::Random,
-            debug_use_derp_http: false,
-            descriptors: Descriptors::default(),
+            login_server: LoginServer { url: url.to_owned(), noise_key, ..config.login_server.clone() },
+            ..config
         }
     }
 
     fn kept(login: Option<Login>) -> Kept {
-        Kept {
-            machine: Secret::generate().unwrap(),
-            node: NodeKey { generation: 0, secret: Secret::generate().unwrap() },
-            next: None,
-            disco: Secret::generate().unwrap(),
-            server: None,
-            login,
-            refused: Vec::new(),
-            stamp: 0,
-            home: None,
-            paths: std::collections::BTreeMap::new(),
-            map: None,
-        }
+        Kept { login, map: None, ..tests::kept(0) }
     }
 
     #[test]

@@ -38,7 +38,6 @@ impl Node {
             (Phase::KeyNeeded, Some(_)) => Standing::Refused,
             (Phase::KeyNeeded, None) => Standing::KeyNeeded,
             _ if self.policy == PolicyState::AllowAllRefused => Standing::NoPolicy,
-            (Phase::Joined, _) if self.map.is_some() => Standing::Running,
             _ if self.map.is_some() => Standing::Running,
             (Phase::Joining | Phase::Joined, _) if self.asked => Standing::Joining,
             _ => Standing::Starting,

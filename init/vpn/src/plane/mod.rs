@@ -1,7 +1,7 @@
 //! The data plane: packets between the TUN and the peers.
 //!
-//! One thread reads each queue of the TUN, one all UDP sockets, one keeps time; what comes from relays is delivered by the task
-//! that talks to them, through a [`Delivery`] of its own. They share a [`Table`], which is replaced as a whole. What opens a peer's
+//! One thread reads each queue of the TUN, one all UDP sockets, one keeps time; what comes from relays is delivered by a task
+//! beside them, through a [`Delivery`] of its own. They share a [`Table`], which is replaced as a whole. What opens a peer's
 //! messages is taken for a batch; what seals is shared. A change of the table, a route or the filter never stops them.
 
 mod counters;

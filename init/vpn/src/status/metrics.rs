@@ -8,13 +8,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{PathStatus, PeerStatus, Status};
 
-/// The metrics of a document. Labels hold names of peers, their public keys' heads and reasons of ours only.
+/// The metrics of a document. Labels hold names of peers, their public keys and reasons of ours only.
 pub fn metrics(status: &Status) -> String {
     let mut out = String::new();
     gauge(
         &mut out,
         "casemate_vpn_running",
-        "1 while the node is admitted and has a map",
+        "1 while a map is in force, of this run or of an earlier one",
         u64::from(status.state == "running"),
     );
     gauge(
@@ -51,7 +51,11 @@ pub fn metrics(status: &Status) -> String {
             "packets that the filter dropped",
             &status.filter.dropped,
         ),
-        ("casemate_vpn_dropped_packets_total", "packets that went nowhere", &status.drops),
+        (
+            "casemate_vpn_dropped_packets_total",
+            "packets that went nowhere, but for relay-out (batches), disco-refused (messages) and map-* (parts of maps)",
+            &status.drops,
+        ),
         ("casemate_vpn_dns_queries_total", "queries of names", &status.dns),
     ];
     for (name, help, table) in tables {
@@ -115,10 +119,11 @@ fn peers(out: &mut String, peers: &[PeerStatus]) {
         head(out, name, kind, help);
         for peer in peers {
             let Some(number) = value(peer) else { continue };
-            // Two series may not have the same labels.
+            // Two series with the same labels make all of the document void: the whole key, since whoever names peers makes keys of
+            // one head as well.
             if twice.contains(peer.name.as_str()) {
-                let key = peer.key.short();
-                let _ = writeln!(out, "{name}{{peer=\"{}\",key=\"{key}\"}} {number}", escaped(&peer.name));
+                let (peer, key) = (escaped(&peer.name), peer.key);
+                let _ = writeln!(out, "{name}{{peer=\"{peer}\",key=\"{key}\"}} {number}");
             } else {
                 line(out, name, "peer", &peer.name, number);
             }

@@ -70,7 +70,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The packet filter.
     pub filter: FilterStatus,
-    /// Packets that went nowhere, by reason.
+    /// What went nowhere, by reason: packets, but for `relay-out` (batches), `disco-refused` (messages) and `map-…` (parts of the
+    /// server's maps).
     pub drops: BTreeMap<String, u64>,
     /// The names' server.
     pub dns: BTreeMap<String, u64>,

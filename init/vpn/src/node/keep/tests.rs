@@ -1,21 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on may panic")]
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 
-use super::super::tests::{kept, prefixes};
+use super::super::tests::{BEAT, Lines, heard, kept, prefixes, report_socket};
 use super::*;
 use crate::netmap::RegionId;
-use crate::parent::message::{LONGEST, Message, Standing};
+use crate::parent::message::{Message, Standing};
 use crate::parent::slots;
-
-const BEAT: &[u8] = b"w";
 
 fn keeper(kept: Kept) -> (Keeper, Slots) {
     let memory = slots::create().unwrap();
@@ -23,46 +16,9 @@ fn keeper(kept: Kept) -> (Keeper, Slots) {
     (Keeper::new(Slots::new(memory).unwrap(), kept), other)
 }
 
-fn pair() -> (OwnedFd, UnixDatagram) {
-    let flags = SockFlag::SOCK_NONBLOCK;
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    (ours, UnixDatagram::from(theirs))
-}
-
-/// Everything that the parent finds, but for beats.
-fn read(parent: &UnixDatagram) -> Vec<Message> {
-    let mut found = Vec::new();
-    let mut bytes = [0; LONGEST];
-    while let Ok(length) = parent.recv(&mut bytes) {
-        if &bytes[..length] != BEAT {
-            found.push(Message::decode(&bytes[..length]).unwrap());
-        }
-    }
-    found
-}
-
-/// Counts warnings.
-struct Warnings(Arc<AtomicUsize>);
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 #[test]
 fn a_parent_that_reads_nothing_for_ten_seconds_holds_nobody_up_and_then_hears_what_holds() {
-    let (ours, parent) = pair();
+    let (ours, parent) = report_socket();
     // Beats are what fills it: they go on whatever we do.
     let beats = UnixDatagram::from(ours.try_clone().unwrap());
     let requests = Requests::new(ours);
@@ -71,7 +27,7 @@ fn a_parent_that_reads_nothing_for_ten_seconds_holds_nobody_up_and_then_hears_wh
     let mut told = Told::default();
     let report = |peers| Report { standing: Standing::Running, peers, ..Report::default() };
     told.tell(start, report(1), &requests);
-    assert_eq!(read(&parent), [Message::Report(report(1))]);
+    assert_eq!(heard(&parent), [Message::Report(report(1))]);
     while beats.send(BEAT).is_ok() {}
 
     // The node's clock, not ours: nothing of this may wait.
@@ -85,24 +41,24 @@ fn a_parent_that_reads_nothing_for_ten_seconds_holds_nobody_up_and_then_hears_wh
         assert_eq!(stamp, second, "what is to be kept is, whoever reads");
         assert!(keeper.due().is_some_and(|due| due > now && due <= now + DELAY), "it is tried again, later");
     }
-    assert!(read(&parent).is_empty(), "nothing found room");
+    assert!(heard(&parent).is_empty(), "nothing found room");
 
     let now = start + Duration::from_secs(11);
     keeper.write_if_due(now, &requests);
     told.tell(now, report(10), &requests);
-    assert_eq!(read(&parent), [Message::Kept, Message::Report(report(10))], "once, and the latest");
+    assert_eq!(heard(&parent), [Message::Kept, Message::Report(report(10))], "once, and the latest");
     assert_eq!(keeper.due(), None);
     let soon = now + Duration::from_secs(1);
     keeper.write_if_due(soon, &requests);
     told.tell(soon, report(10), &requests);
-    assert!(read(&parent).is_empty(), "it knows");
+    assert!(heard(&parent).is_empty(), "it knows");
     told.tell(now + REPORT, report(10), &requests);
-    assert_eq!(read(&parent).len(), 1, "now and then it hears it all the same");
+    assert_eq!(heard(&parent).len(), 1, "now and then it hears it all the same");
 }
 
 #[test]
 fn a_parent_that_is_gone_is_warned_of_and_not_asked_for_ever() {
-    let (ours, parent) = pair();
+    let (ours, parent) = report_socket();
     drop(parent);
     let requests = Requests::new(ours);
     let (mut keeper, slots) = keeper(kept(1));
@@ -113,13 +69,13 @@ fn a_parent_that_is_gone_is_warned_of_and_not_asked_for_ever() {
 
 #[test]
 fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
-    let count = Arc::new(AtomicUsize::new(0));
-    let (ours, _parent) = pair();
+    let warnings = Lines::up_to(Level::WARN);
+    let (ours, _parent) = report_socket();
     let requests = Requests::new(ours);
     let (mut keeper, slots) = keeper(kept(50_000));
     let small = kept(1).map;
     let now = Instant::now();
-    tracing::subscriber::with_default(Warnings(Arc::clone(&count)), || {
+    tracing::subscriber::with_default(warnings.clone(), || {
         for second in 0..5 {
             keeper.kept.stamp = second;
             keeper.write(now, &requests).unwrap();
@@ -130,7 +86,7 @@ fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
             assert_eq!((found.stamp, found.home), (second, Some(RegionId(999))));
             assert_eq!(found.node.secret.public(), keeper.kept.node.secret.public());
         }
-        assert_eq!(count.load(Ordering::Relaxed), 1, "once");
+        assert_eq!(warnings.said().len(), 1, "once");
         assert_eq!(keeper.kept.paths.len(), 1024, "in force they are still");
         // One that fits again, and then again one that does not: that is news.
         let large = std::mem::replace(&mut keeper.kept.map, small);
@@ -138,13 +94,13 @@ fn a_map_of_fifty_thousand_peers_leaves_the_identity_and_is_warned_of_once() {
         assert!(slots.read().unwrap().len() > 4096);
         keeper.kept.map = large;
         keeper.write(now, &requests).unwrap();
-        assert_eq!(count.load(Ordering::Relaxed), 2);
+        assert_eq!(warnings.said().len(), 2);
     });
 }
 
 #[test]
 fn a_map_of_ten_thousand_peers_is_kept_as_it_is() {
-    let (ours, _parent) = pair();
+    let (ours, _parent) = report_socket();
     let (mut keeper, slots) = keeper(kept(10_000));
     keeper.write(Instant::now(), &Requests::new(ours)).unwrap();
     // The next time it may wait: it is a lot to write.

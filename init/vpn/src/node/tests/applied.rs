@@ -8,12 +8,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde_json::{Value, json};
 
 use super::super::*;
+use super::Lines;
+use crate::control::join::RefusalKind;
 use crate::control::map::{MapSettings, MapState, Update};
 use crate::key::Secret;
 use crate::netmap::RegionId;
 use crate::parent::message::{Answer, LONGEST, Message};
 use crate::parent::network::Refusal as Refused;
-use crate::parent::{Descriptors, Dns, Keys, LoginServer, slots};
+use crate::parent::slots;
 use crate::path::Route;
 use crate::state::Kept;
 
@@ -23,34 +25,13 @@ struct Rig {
     ends: Ends,
     map: Option<Arc<Netmap>>,
     state: MapState,
+    /// What its parent keeps.
+    slots: Slots,
     _os: OwnedFd,
 }
 
 fn config() -> Config {
-    Config {
-        // Nobody listens there.
-        login_server: LoginServer {
-            url: "http://127.0.0.1:1".to_owned(),
-            noise_key: None,
-            authkey: None,
-            plain_http: false,
-            locked: false,
-        },
-        hostname: "a".to_owned(),
-        prefixes: vec!["100.64.0.0/10".parse().unwrap()],
-        derp_pins: BTreeMap::new(),
-        require_policy: false,
-        expected_tag: None,
-        interface: "casemate0".to_owned(),
-        port: 0,
-        mtu: 1280,
-        ipv6: true,
-        dns: Dns::default(),
-        roots: None,
-        keys: Keys::Random,
-        debug_use_derp_http: false,
-        descriptors: Descriptors::default(),
-    }
+    Config { require_policy: false, ..super::config() }
 }
 
 fn kept() -> Kept {
@@ -105,13 +86,14 @@ async fn rig(kept: &Kept, outcome: Result<(), Refused>) -> Rig {
 async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Rig {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (os, tun) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    let slots = Slots::new(slots::create().unwrap()).unwrap();
+    let memory = slots::create().unwrap();
+    let slots = Slots::new(memory.try_clone().unwrap()).unwrap();
     slots.write(&kept.encode().unwrap()).unwrap();
     let opened = Opened {
         settings: Arc::new(Settings::new(&config, false).unwrap()),
         registration: None,
         config,
-        slots,
+        slots: Slots::new(memory).unwrap(),
         requests: parent(outcome),
         status: None,
         dns: dns::Listeners { udp: Vec::new(), tcp: Vec::new() },
@@ -121,7 +103,7 @@ async fn rig_of(config: Config, kept: &Kept, outcome: Result<(), Refused>) -> Ri
         port: 1,
     };
     let (node, ends, map) = start(opened, || {}).await.unwrap();
-    Rig { node, ends, map, state: state(), _os: os }
+    Rig { node, ends, map, state: state(), slots, _os: os }
 }
 
 impl Rig {
@@ -228,6 +210,88 @@ async fn what_was_not_accepted_of_a_map_has_one_name() {
     let drops = rig.node.status(Instant::now()).drops;
     assert_eq!(drops.get("map-bad-key"), Some(&1), "{drops:?}");
     assert!(drops.keys().all(|name| !name.contains('_') && !name.contains("map-map")), "{drops:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_does_not_say_how_much_is_logged_nor_what() {
+    let Rig { mut node, mut state, ends: _ends, .. } = rig(&kept(), Err(Refused::Outside)).await;
+    let start = Instant::now();
+    // Each message has another name, another domain, another policy, and our key ended or not; no domain is one.
+    let messages: Vec<_> = (0..60)
+        .map(|round| {
+            let mut us = us();
+            us["Name"] = json!(format!("hskey-auth-{round}."));
+            let dns = json!({ "Proxied": true, "Domains": [format!("hskey-auth-{round}")] });
+            said(&mut state, json!({ "Node": us, "DNSConfig": dns }))
+        })
+        .collect();
+    let lines = Lines::up_to(tracing::Level::INFO);
+    let listening = tracing::subscriber::set_default(lines.clone());
+    for (round, Update { map, changes, .. }) in (0..).zip(messages) {
+        let now = start + Duration::from_secs(round);
+        let ended = round % 2 == 0;
+        let refusal = ended.then(|| Refusal::new(RefusalKind::NodeKeyExpired, ""));
+        node.on_control(now, ControlEvent::Joining { phase: Phase::Joined, refusal }).await.unwrap();
+        let policy = if ended { PolicyState::AllowAll } else { PolicyState::Policy };
+        node.apply(now, Arc::clone(&map), &changes);
+        node.on_control(now, ControlEvent::Netmap { map, changes, policy, drops: Box::default() })
+            .await
+            .unwrap();
+        node.assignment.want(&[]);
+        node.assignment.ask(now);
+        node.on_assigned(now, if ended { Ok(()) } else { Err(RequestError::TooMany) });
+    }
+    drop(listening);
+    let said = lines.said();
+    // So many at once, and then one in ten seconds.
+    assert!((8..=8 + 6).contains(&said.len()), "{said:#?}");
+    assert!(said.iter().all(|line| !line.contains("hskey")), "{said:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_key_was_refused_is_kept_before_anything_else_happens() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    let refused = crate::state::Refused { digest: [7; 32], text: "authkey already used".to_owned() };
+    rig.node.on_control(Instant::now(), ControlEvent::KeyRefused(refused.clone())).await.unwrap();
+    // Nobody drives the node: it may as well have been killed.
+    let found = Kept::decode(&rig.slots.read().unwrap(), &config().prefixes).unwrap();
+    assert_eq!(found.refused, [refused]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_the_session_ended_is_why_the_node_ends() {
+    let mut rig = rig(&kept(), Ok(())).await;
+    // It drops what it tells by before it can say why.
+    rig.ends.heard = mpsc::channel(1).1;
+    rig.ends.session = tokio::spawn(async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err(session::SessionError::NoRandom(NoRandom))
+    });
+    let ended = rig.node.drive(rig.ends, None).await.unwrap_err();
+    assert!(matches!(ended, NodeError::Session(_)), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_that_could_not_be_sealed() {
+    // A public key of order one gives the same secret to everybody.
+    let weak = format!("discokey:01{}", "00".repeat(31));
+    let good = Secret::<crate::key::Disco>::new([9; 32]).public().to_string();
+    for (disco, is_sent) in [(weak, false), (good, true)] {
+        let mut rig = rig(&kept(), Ok(())).await;
+        let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = relay.local_addr().unwrap().port();
+        let mut peer = peer(5, "2030-01-01T00:00:00Z");
+        peer["DiscoKey"] = json!(disco);
+        // No home, so that it is connected to for this peer or not at all.
+        let node = json!({ "Name": "7a", "RegionID": 7, "HostName": "127.0.0.1", "IPv4": "127.0.0.1", "DERPPort": port, "STUNPort": -1 });
+        let region = json!({ "RegionID": 7, "RegionCode": "t", "NoMeasureNoHome": true, "Nodes": [node] });
+        rig.server_says(json!({ "Node": us(), "Peers": [peer], "DERPMap": { "Regions": { "7": region } } }));
+        rig.node.paths.discover(Instant::now(), &key(5), &mut rig.node.actions);
+        rig.node.act(Instant::now());
+        let patience = Duration::from_millis(if is_sent { 10_000 } else { 300 });
+        let connected = tokio::time::timeout(patience, relay.accept()).await;
+        assert_eq!(connected.is_ok(), is_sent, "{disco}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
