@@ -52,7 +52,7 @@ fn keys_of_the_section() {
         (
             "/casemate/vpn",
             json!({"login_server": {"url": "https://[2001:db8::1]", "authkey": "k"}}),
-            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only an IPv4 address or a DNS name as host; the link has no IPv6)",
+            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only another machine's IPv4 address or DNS name as host; the link has no IPv6)",
         ),
         (
             "/casemate/egress",
