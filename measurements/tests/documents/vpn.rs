@@ -35,16 +35,23 @@ fn a_login_server_belongs_to_a_tunnel_and_is_who_it_must_be() {
         (
             at,
             login(http, &[]),
-            "casemate.vpn.login_server.url: expected an https:// URL (or http:// to loopback, or with plain_http), found \"http://192.0.2.1:8080\"",
+            "casemate.vpn.login_server.url: expected https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http), found \"http://192.0.2.1:8080\"",
         ),
         (
             at,
             login(http, &[("plain_http", json!(true))]),
             "casemate.vpn.login_server.noise_key: expected mkey: and 64 hex digits (plain_http is true), found null",
         ),
+        // The node would not take it.
+        (
+            at,
+            login("https://192.0.2.1/headscale", &[]),
+            "casemate.vpn.login_server.url: expected https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http), found \"https://192.0.2.1/headscale\"",
+        ),
     ]);
     for good in [
         login("https://192.0.2.1:8443", &[]),
+        login("https://192.0.2.1:8443/", &[]),
         login("https://192.0.2.1", &[("noise_key", key.clone())]),
         login(http, &[("plain_http", json!(true)), ("noise_key", key)]),
     ] {

@@ -101,7 +101,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("vpn.mode", Word(&["tunnel", "direct"]), Some("\"tunnel\""), Yes, "with a VPN, or without: gateway or fixed targets"),
     key("vpn.server_app_id", text(40, "\"self\" or 40 hex digits"), Some("\"self\""), Only(&["\"self\""]), "whose registration API to call"),
     key("vpn.login_server", Object, NULL, Yes, "a plain Headscale instead of a VPC server; with `tunnel`, and only then; null with `tunnel`, which is registration at a VPC server, is not carried out yet"),
-    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback, or with plain_http)"), None, Where(is_elsewhere, "another machine's IPv4 address or DNS name as host; the link has no IPv6"), "its address; a name needs `dns.resolvers`, and its certificate must carry it unless `noise_key` is pinned"),
+    key("vpn.login_server.url", text(512, "https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http)"), None, Where(is_elsewhere, "another machine's IPv4 address or DNS name as host; the link has no IPv6"), "its address; a name needs `dns.resolvers`, and its certificate must carry it unless `noise_key` is pinned"),
     key("vpn.login_server.noise_key", text(69, "mkey: and 64 hex digits"), NULL, Yes, "its key, pinned; needed with `plain_http`"),
     key("vpn.login_server.plain_http", Boolean, Some("false"), Yes, "whether http:// may go to another machine"),
     key("vpn.login_server.authkey", TextOrObject { max: 512, form: "pre-auth key" }, None, Yes, "the key that joins; whoever can read the document can use it, so it should be for one node, tagged and short-lived"),

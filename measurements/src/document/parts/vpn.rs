@@ -150,9 +150,10 @@ fn login_server(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result<L
         })?)
     };
     let url = node.at("url")?;
-    let text = url.form("an https:// URL (or http:// to loopback, or with plain_http)", |text| {
-        forms::login_url(text, plain_http)
-    })?;
+    let text = url
+        .form("https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http)", |text| {
+            forms::login_url(text, plain_http)
+        })?;
     let is_name = forms::url_host(&text).is_some_and(|host| host.parse::<IpAddr>().is_err());
     if is_name && dns.resolvers.is_empty() {
         // Nobody who is not authenticated is asked where it leads.
