@@ -100,6 +100,28 @@ fn without_a_route_nothing_of_the_network_leaves_by_the_link() {
     assert!(bench.reaches("process:vpn", 1) && bench.reaches("process:mesh", 1));
 }
 
+/// Nor in a flow that was allowed, and by an address that the link may send from.
+#[test]
+fn what_came_through_the_tun_is_not_answered_by_the_link_when_the_route_is_gone() {
+    let Some((mut bench, node)) = bench(Mode::InternalOnly) else { return };
+    let listener = bench.guest.run_as(MESH, || TcpListener::bind((OWN, 443)).unwrap());
+    let mut theirs = node.run(|| TcpStream::connect((OWN, 443)).unwrap());
+    // accept(2) makes the new socket the acceptor's.
+    let (mut ours, _) = bench.guest.run_as(MESH, || listener.accept().unwrap());
+    let mut bytes = [0; 4];
+    ours.write_all(b"ping").unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    theirs.read_exact(&mut bytes).unwrap();
+    bench.guest.ip("route del 100.64.0.0/10 dev tailnet0");
+    let ear = listen(&bench.outside);
+    ours.write_all(b"pong").unwrap();
+    assert!(bench.reaches("process:mesh", 1));
+    // What a closed socket still has to send is nobody's.
+    drop(ours);
+    assert!(bench.reaches("process:none", 1));
+    ear.nothing_to(NODE);
+}
+
 #[test]
 fn names_are_answered_by_the_vpn_process_to_services_alone() {
     let Some((mut bench, node)) = bench(Mode::InternalOnly) else { return };
@@ -314,8 +336,9 @@ fn relays_have_the_documents_ports_and_resolvers_their_own() {
         udp(any(), (TIMES, 853));
         // Not even on a relay's port: a service, and a node.
         assert!(ask_in_vain((Ipv4Addr::new(198, 18, 1, 2), 8444)).is_err());
+        assert!(ask_in_vain((NODE, 8444)).is_err());
     });
-    assert!(bench.reaches("process:vpn", before + 3));
+    assert!(bench.reaches("process:vpn", before + 4));
 }
 
 /// Whoever says where a name leads does not move the lock's walls.

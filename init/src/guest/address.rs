@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use casemate_measure::status::Reason;
 
+use super::vpn::GuestVpn;
 use super::{Guest, Health, OWN_LIMITS, Recipe, lock, power};
 use crate::boot::Failure;
 use crate::layout::{DHCP_MARK, DHCP_UID};
@@ -13,6 +14,21 @@ use crate::net::dhcp::Report;
 use crate::supervise::{PACE, Restarts};
 
 impl Guest {
+    /// Takes what the DHCP client says. It reads what the network sends, so that is judged again.
+    pub(super) fn take_lease(&mut self, bytes: &[u8]) {
+        let private = self.vpn.iter().flat_map(GuestVpn::private);
+        let judged = Report::decode(bytes).and_then(|report| {
+            if let Report::Lease(lease) = &report {
+                lease.outside_of(private)?;
+            }
+            Ok(report)
+        });
+        match judged {
+            Ok(report) => self.lease = Some(report),
+            Err(error) => crate::log::print("casemate", &format!("DHCP report: {error}")),
+        }
+    }
+
     /// Takes a lease, or a renewed one, to the lock and the link.
     pub(super) fn apply_lease(&mut self) -> Result<(), Failure> {
         // PID 1 keeps the lease's end itself: a client that died cannot say that it is over.

@@ -180,13 +180,7 @@ impl Guest {
 
     fn take_in(&mut self, happening: &Happening) {
         match happening {
-            Happening::Reported { name, bytes } if name == "dhcp" => {
-                // The client reads what the network sends, so what it says is judged again.
-                match Report::decode(bytes) {
-                    Ok(report) => self.lease = Some(report),
-                    Err(error) => crate::log::print("casemate", &format!("DHCP report: {error}")),
-                }
-            }
+            Happening::Reported { name, bytes } if name == "dhcp" => self.take_lease(bytes),
             Happening::Reported { name, bytes } if name == time::NAME => self.take_time(bytes),
             Happening::Reported { name, bytes } if name == "mesh" => self.take_proof(bytes),
             Happening::Reported { name, bytes } if name == vpn::NAME => self.take_vpn(bytes),

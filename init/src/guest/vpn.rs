@@ -11,7 +11,7 @@ use casemate_measure::section::{
 use casemate_measure::status::Reason;
 use casemate_vpn::key::{Node, Public};
 use casemate_vpn::parent::message::{Answer, Message, Report};
-use casemate_vpn::parent::network::{self, Refusal};
+use casemate_vpn::parent::network::{self, NAMES_V4, Refusal};
 use casemate_vpn::parent::{AuthKey, Config, Descriptors, Dns, Keys, LoginServer, Resolver, slots};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -34,9 +34,16 @@ const MOST_QUEUES: usize = 4;
 #[derive(Debug)]
 pub(super) struct GuestVpn {
     tailnet: Tailnet,
-    /// The document's: what an address may be of.
+    /// The document's, as far as the TUN has them: what an address may be of.
     prefixes: Vec<IpNet>,
     tun: Vec<OwnedFd>,
+}
+
+impl GuestVpn {
+    /// Addresses that are the network's alone: the lock lets none of them pass the link.
+    pub(super) fn private(&self) -> impl Iterator<Item = IpNet> {
+        self.prefixes.iter().copied().chain([IpAddr::V4(NAMES_V4).into()])
+    }
 }
 
 /// The network's IPv4 prefixes: in this version the guest has no IPv6 at all.
@@ -74,7 +81,7 @@ impl Guest {
         tailnet::harden(VPN_INTERFACE).map_err(failed)?;
         let prefixes: Vec<IpNet> = ipv4_prefixes(section).map(IpNet::V4).collect();
         let tailnet = Tailnet::bring_up(VPN_INTERFACE, &prefixes, VPN_MTU, true).map_err(failed)?;
-        self.vpn = Some(GuestVpn { tailnet, prefixes: section.vpn.prefixes.clone(), tun });
+        self.vpn = Some(GuestVpn { tailnet, prefixes, tun });
         Ok(())
     }
 
@@ -144,8 +151,7 @@ impl Guest {
     /// more port, of places outside.
     fn open_server(&mut self, addresses: &[Ipv4Addr]) -> Result<(), Refusal> {
         let vpn = self.vpn.as_ref().ok_or(Refusal::Malformed)?;
-        if addresses.iter().any(|address| vpn.prefixes.iter().any(|net| net.contains(&IpAddr::V4(*address))))
-        {
+        if vpn.private().any(|net| addresses.iter().any(|address| net.contains(&IpAddr::V4(*address)))) {
             return Err(Refusal::Nowhere);
         }
         let Some(lock) = &mut self.lock else { return Ok(()) };

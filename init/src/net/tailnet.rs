@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use casemate_vpn::parent::network::{NAMES_V4, NAMES_V6};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
 };
@@ -157,45 +158,14 @@ pub fn harden(link: &str) -> Result<(), NetError> {
     sysctl::set(&format!("ipv4/conf/{link}/rp_filter"), "1")
 }
 
-/// Which interface answers for the addresses where names are asked for already: a tailscaled's, say.
+/// Which interface answers for the addresses where names are asked for already: a tailscaled's, say, which routes them to its TUN in a
+/// table of its own (52).
 ///
 /// # Errors
 /// What the kernel says.
 pub fn who_has_names() -> Result<Option<String>, NetError> {
-    netlink::run("names", async |netlink| {
-        let addresses: Vec<AddressMessage> = netlink
-            .0
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("list addresses", "names"))?;
-        let names = [IpAddr::V4(NAMES_V4), IpAddr::V6(NAMES_V6)];
-        let taken =
-            addresses.iter().find(|message| local(message).is_some_and(|address| names.contains(&address)));
-        let mut index = taken.map(|message| message.header.index);
-        for question in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let routes = netlink.0.route().get(question).execute().try_collect::<Vec<_>>().await;
-            // A kernel without IPv6 has no such routes.
-            for message in routes.unwrap_or_default() {
-                // A tailscaled routes them to its TUN, in a table of its own (52).
-                let own = route(&message).is_some_and(|(net, _)| {
-                    net.prefix_len() == net.max_prefix_len() && names.contains(&net.addr())
-                });
-                if own && index.is_none() {
-                    index = message.attributes.iter().find_map(|attribute| match attribute {
-                        RouteAttribute::Oif(index) => Some(*index),
-                        _ => None,
-                    });
-                }
-            }
-        }
-        let Some(index) = index else { return Ok(None) };
-        Ok(Some(netlink.name_of(index).await.unwrap_or_else(|| format!("interface {index}"))))
-    })
+    let names = [IpNet::from(IpAddr::V4(NAMES_V4)), IpNet::from(IpAddr::V6(NAMES_V6))];
+    Ok(whose(|net| names.contains(net))?.map(|(link, _)| link))
 }
 
 /// Which interface has an address in one of the prefixes, or a route into it: a private network cannot have the same addresses.
@@ -203,7 +173,12 @@ pub fn who_has_names() -> Result<Option<String>, NetError> {
 /// # Errors
 /// What the kernel says.
 pub fn who_is_inside(prefixes: &[IpNet]) -> Result<Option<(String, IpNet)>, NetError> {
-    netlink::run("prefixes", async |netlink| {
+    whose(|net| prefixes.iter().any(|prefix| prefix.contains(net)))
+}
+
+/// The interface of the first address or, in whatever table, route of this machine that is meant, and which that is.
+fn whose(is_meant: impl Fn(&IpNet) -> bool) -> Result<Option<(String, IpNet)>, NetError> {
+    netlink::run("this machine", async |netlink| {
         let addresses: Vec<AddressMessage> = netlink
             .0
             .address()
@@ -211,26 +186,20 @@ pub fn who_is_inside(prefixes: &[IpNet]) -> Result<Option<(String, IpNet)>, NetE
             .execute()
             .try_collect()
             .await
-            .map_err(failed("list addresses", "prefixes"))?;
-        let inside = |net: &IpNet| prefixes.iter().any(|prefix| prefix.contains(net));
-        let mut found = addresses.iter().find_map(|message| {
-            let net = IpNet::from(local(message)?);
-            inside(&net).then_some((message.header.index, net))
+            .map_err(failed("list addresses", "this machine"))?;
+        let addresses =
+            addresses.iter().filter_map(|message| Some((message.header.index, IpNet::from(local(message)?))));
+        let routes = netlink.every_route("this machine").await?;
+        let routes = routes.iter().filter_map(|message| {
+            let index = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            Some((index?, route(message)?.0))
         });
-        for question in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let routes = netlink.0.route().get(question).execute().try_collect::<Vec<_>>().await;
-            // A kernel without IPv6 has no such routes.
-            for message in routes.unwrap_or_default() {
-                let index = message.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                });
-                found = found.or_else(|| index.zip(route(&message).map(|(net, _)| net).filter(inside)));
-            }
-        }
-        let Some((index, net)) = found else { return Ok(None) };
+        let Some((index, net)) = addresses.chain(routes).find(|(_, net)| is_meant(net)) else {
+            return Ok(None);
+        };
         let link = netlink.name_of(index).await.unwrap_or_else(|| format!("interface {index}"));
         Ok(Some((link, net)))
     })
@@ -257,12 +226,7 @@ impl Netlink {
 
     /// All unicast routes of the main table through a link but those of single addresses of its own and of link-local IPv6.
     async fn all_routes(&self, link: &str, index: u32) -> Result<Vec<RouteMessage>, NetError> {
-        let mut all = Vec::new();
-        let v4 = self.0.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-        all.extend(v4.try_collect::<Vec<_>>().await.map_err(failed("list routes", link))?);
-        let v6 = self.0.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-        // A kernel without IPv6 has no such routes.
-        all.extend(v6.try_collect::<Vec<_>>().await.unwrap_or_default());
+        let mut all = self.every_route(link).await?;
         all.retain(|message: &RouteMessage| {
             message.header.kind == RouteType::Unicast
                 && message.header.table == RouteHeader::RT_TABLE_MAIN
@@ -275,6 +239,24 @@ impl Netlink {
                 })
         });
         Ok(all)
+    }
+
+    /// All routes of all tables.
+    async fn every_route(&self, subject: &str) -> Result<Vec<RouteMessage>, NetError> {
+        let mut all = self.routes_of(AddressFamily::Inet).await.map_err(failed("list routes", subject))?;
+        // Without IPv6 there are none, and to ask for them may be an error.
+        all.extend(self.routes_of(AddressFamily::Inet6).await.unwrap_or_default());
+        Ok(all)
+    }
+
+    /// Whoever asks for a family that the kernel does not have, as for IPv6 after `ipv6.disable=1`, is given the routes of all
+    /// others (net/core/rtnetlink.c: `rtnetlink_rcv_msg` falls back to `PF_UNSPEC`, whose answer is `rtnl_dump_all`).
+    async fn routes_of(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, rtnetlink::Error> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let mut found: Vec<_> = self.0.route().get(question).execute().try_collect().await?;
+        found.retain(|message: &RouteMessage| message.header.address_family == family);
+        Ok(found)
     }
 
     /// Adds one address, without the broadcast address that the library's builder would invent, and without a look whether
@@ -364,5 +346,23 @@ fn enable_ipv6(link: &str) -> bool {
             fs::write(&disabled, "0").is_ok()
                 && fs::read_to_string(&disabled).is_ok_and(|value| value.trim() == "0")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_a_family_that_the_kernel_does_not_have_finds_no_routes() {
+        // No kernel has DECnet since Linux 6.1, and no test has a kernel without IPv6.
+        let found = |family| {
+            netlink::run("test", async |netlink| {
+                netlink.routes_of(family).await.map_err(failed("list routes", "test"))
+            })
+        };
+        assert!(!found(AddressFamily::Inet).unwrap().is_empty(), "what an answer for all families has");
+        let routes = found(AddressFamily::Decnet).unwrap();
+        assert!(routes.is_empty(), "{routes:?}");
     }
 }

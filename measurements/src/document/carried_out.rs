@@ -14,8 +14,8 @@ pub(super) fn check(section: &Value) -> Result<(), Problem> {
     together(section)
 }
 
-/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server, and resolvers that only the VPN
-/// process asks so far.
+/// What no single key says: a VPN whose coordinator would be found by registering at a VPC server, or whose nodes have IPv6 alone, and
+/// resolvers that only the VPN process asks so far.
 fn together(section: &Value) -> Result<(), Problem> {
     let inside = |value: &Value, key: &str| match value {
         Value::Object(fields) => fields.get(key).cloned(),
@@ -28,6 +28,17 @@ fn together(section: &Value) -> Result<(), Problem> {
             path: format!("{SECTION}.vpn.login_server"),
             found: "null, the default, with mode \"tunnel\"".to_owned(),
             implemented: "an object; there is no VPC server to register at yet".to_owned(),
+        });
+    }
+    let ipv4 = |prefix: &Value| matches!(prefix, Value::Text(text) if !text.contains(':'));
+    let prefixes = inside(&vpn, "prefixes");
+    if let Some(prefixes @ Value::List(items)) = prefixes.as_ref().filter(|_| tunnel)
+        && !items.iter().any(ipv4)
+    {
+        return Err(Problem::NotImplemented {
+            path: format!("{SECTION}.vpn.prefixes"),
+            found: format!("{} without an IPv4 prefix", prefixes.describe()),
+            implemented: "only with one; the machine has no IPv6".to_owned(),
         });
     }
     let resolvers = inside(section, "dns").and_then(|dns| inside(&dns, "resolvers"));

@@ -126,12 +126,17 @@ pub(super) fn https_port(text: &str) -> Option<u16> {
     }
 }
 
-/// [`https_url`], or `http://`: to a loopback address, or to any if that is wanted.
+/// A URL `https://HOST[:PORT]`, or `http://`: to a loopback address, or to any if that is wanted. What is behind it is the client's to
+/// say (init/vpn `control::client::ServerUrl`).
 pub(super) fn login_url(text: &str, plain_http: bool) -> Option<String> {
-    let Some(rest) = text.strip_prefix("http://") else { return https_url(text) };
+    let (https, rest) = match text.strip_prefix("http://") {
+        Some(rest) => (false, rest),
+        None => (true, text.strip_prefix("https://")?),
+    };
     let host = authority(rest)?;
-    let loopback = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    (loopback || host == "localhost" || plain_http).then(|| text.to_owned())
+    let whole = rest.split_once('/').is_none_or(|(_, path)| path.is_empty());
+    let loopback = || host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    (whole && (https || plain_http || loopback())).then(|| text.to_owned())
 }
 
 /// The host of such a URL.
@@ -278,6 +283,11 @@ mod tests {
         for text in ["http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost"] {
             assert!(login_url(text, false).is_some(), "{text}");
         }
+        for text in ["https://10.0.0.1/x", "http://127.0.0.1/x", "https://a.example//", "https://u@a.example"]
+        {
+            assert_eq!(login_url(text, true), None, "{text}");
+        }
+        assert!(login_url("https://a.example:8443/", false).is_some());
         assert_eq!(login_url("http://10.0.0.1", false), None);
         assert!(login_url("http://10.0.0.1", true).is_some());
         assert_eq!(login_url("http://", true), None);

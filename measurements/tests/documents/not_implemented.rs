@@ -46,13 +46,18 @@ fn keys_of_the_section() {
         ),
         (
             "/casemate/vpn",
+            json!({"login_server": {"url": "https://192.0.2.1", "authkey": "k"}, "prefixes": ["fd7a:115c:a1e0::/48"]}),
+            "casemate.vpn.prefixes a list of 1 without an IPv4 prefix (implemented: only with one; the machine has no IPv6)",
+        ),
+        (
+            "/casemate/vpn",
             json!({"server_app_id": APP}),
             "casemate.vpn.server_app_id \"3763bc34552cf3a27ff71ad5f7a90471562a1a2d\" (implemented: only \"self\"; there is no VPC server to register at yet)",
         ),
         (
             "/casemate/vpn",
             json!({"login_server": {"url": "https://[2001:db8::1]", "authkey": "k"}}),
-            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only an IPv4 address or a DNS name as host; the link has no IPv6)",
+            "casemate.vpn.login_server.url \"https://[2001:db8::1]\" (implemented: only another machine's IPv4 address or DNS name as host; the link has no IPv6)",
         ),
         (
             "/casemate/egress",

@@ -52,6 +52,7 @@ pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
         vec![Rule::goto([to(&lo())], chain::LOOPBACK), Rule::goto([Term::HasSocket], chain::SOCKETS)];
     // From here on there is no socket that anybody holds: resets, acknowledgements in TIME_WAIT, what a closed socket
     // has left to send, and the kernel's own ICMP. Only for flows that were allowed.
+    rules.extend(astray(policy, "none"));
     rules.push(Rule::accept([
         to(&policy.link),
         Term::Transport(protocol::TCP),
@@ -105,6 +106,13 @@ pub(super) fn our_own(policy: &Policy) -> Vec<Rule> {
     rules
 }
 
+/// What is meant for the private network and would go by the link: a flow that was allowed through the TUN goes on when the route
+/// there is gone, and then takes the way of everything else.
+fn astray(policy: &Policy, who: &str) -> impl Iterator<Item = Rule> {
+    let nets = policy.tunnel.iter().flat_map(private);
+    nets.map(move |net| Rule::drop([to(&policy.link), Term::Destination(net)], process(who)))
+}
+
 /// By who created the socket.
 pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
     let uids = policy.uids;
@@ -131,7 +139,7 @@ pub(super) fn sockets(policy: &Policy) -> Vec<Rule> {
 
 /// The measured targets and PCCS on the link, the measured ports of services, and answers on the ports that it serves.
 pub(super) fn mesh(policy: &Policy) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules: Vec<Rule> = astray(policy, "mesh").collect();
     for target in &policy.mesh_targets {
         let address = target.ip().to_canonical();
         let tunnel = policy.tunnel.as_ref().filter(|tunnel| tunnel.contains(address));
@@ -233,9 +241,10 @@ pub(super) fn vpn(policy: &Policy, tunnel: &Tunnel) -> Vec<Rule> {
     rules
 }
 
-/// The named servers: their key exchange by TCP, and NTP by UDP to the same addresses. Nothing comes in but answers.
+/// The named servers: their key exchange by TCP, and NTP by UDP to the same addresses. Nothing comes in but answers. None of
+/// them is in the private network, which is joined when there is a time.
 pub(super) fn time(policy: &Policy) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules: Vec<Rule> = astray(policy, "time").collect();
     for server in &policy.time_servers {
         for (proto, port) in [(Proto::Tcp, server.port()), (Proto::Udp, NTP_PORT)] {
             rules.push(Rule::accept([

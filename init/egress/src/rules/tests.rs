@@ -193,7 +193,7 @@ proptest! {
     }
 
     /// Before anything else is asked about a packet of the link: none of the private network's addresses is in it. And before
-    /// anything of a service is let out by the link, and anything of the VPN process's own, such addresses have been dropped.
+    /// anything of a service, of our processes or of the kernel is let out by the link, such addresses have been dropped.
     #[test]
     fn the_networks_addresses_stay_off_the_link(mut policy in policies(), tunnel in tunnels()) {
         let tunnel = tunnel.unwrap_or_else(self::tunnel);
@@ -213,7 +213,9 @@ proptest! {
             prop_assert!(drop_at("prerouting", &Term::Source(net)).unwrap() < accept);
             prop_assert!(drop_at("prerouting", &Term::Destination(net)).unwrap() < accept);
             let out = Term::OutputInterface(policy.link.clone());
-            prop_assert!(drop_at("vpn", &Term::Destination(net)).unwrap() < first_accept("vpn", out.clone()));
+            for name in ["vpn", "mesh", "time", "our_own"] {
+                prop_assert!(drop_at(name, &Term::Destination(net)).unwrap() < first_accept(name, out.clone()), "{}", name);
+            }
             for service in &policy.services {
                 let name = format!("service_{}", service.number);
                 prop_assert!(drop_at(&name, &Term::Destination(net)).unwrap() < first_accept(&name, Term::SetCtMark(0x8)).max(drop_at(&name, &Term::NotOutputInterface(policy.link.clone())).unwrap()));
@@ -248,6 +250,13 @@ proptest! {
         let chain = set.chains.iter().find(|c| c.name == "time").unwrap();
         let texts: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
         let mut expected = Vec::new();
+        if let Some(tunnel) = &policy.tunnel {
+            let names = crate::term::host(tunnel.names);
+            for net in tunnel.prefixes.iter().map(|prefix| (*prefix).into()).chain([names]) {
+                let rule = [Term::OutputInterface(policy.link.clone()), Term::Destination(net)];
+                expected.push(Rule::drop(rule, "process:time").to_string());
+            }
+        }
         for server in &policy.time_servers {
             for port in [format!("tcp dport {}", server.port()), "udp dport 123".to_owned()] {
                 expected.push(format!(

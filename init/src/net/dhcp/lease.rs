@@ -1,8 +1,8 @@
 //! What the DHCP child may tell PID 1, and the checks on it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// An address with what belongs to it, checked: the only thing that DHCP can change in this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,14 @@ pub enum LeaseRefused {
         network: Ipv4Net,
         /// What it overlaps.
         reserved: Ipv4Net,
+    },
+    /// The address or the gateway is one of the private network's.
+    #[error("address and gateway: expected none of the private network's {private}, found {found}")]
+    Private {
+        /// The network's own addresses.
+        private: IpNet,
+        /// What it has of them.
+        found: Ipv4Addr,
     },
     /// The duration is out of bounds.
     #[error("lease: expected {min} to {max} seconds, found {0}", min = Lease::MIN_SECONDS, max = Lease::MAX_SECONDS)]
@@ -118,6 +126,21 @@ impl Lease {
             return Err(LeaseRefused::Duration(seconds));
         }
         Ok(Self { address, prefix, gateway, seconds })
+    }
+
+    /// Checks it against the private network's addresses, which no packet on the link may have: neither we nor the gateway can be
+    /// there with one of them.
+    ///
+    /// # Errors
+    /// The first that is one.
+    pub fn outside_of(&self, private: impl IntoIterator<Item = IpNet>) -> Result<(), LeaseRefused> {
+        let of_ours = |net: &IpNet| {
+            [self.address, self.gateway].into_iter().find(|address| net.contains(&IpAddr::V4(*address)))
+        };
+        match private.into_iter().find_map(|net| Some((net, of_ours(&net)?))) {
+            None => Ok(()),
+            Some((private, found)) => Err(LeaseRefused::Private { private, found }),
+        }
     }
 
     /// Our address.
@@ -212,6 +235,30 @@ mod tests {
             let lease = lease(address, prefix, gateway, 3600).unwrap();
             assert_eq!((lease.address(), lease.gateway()), (address.into(), gateway.into()));
             assert_eq!((lease.prefix(), lease.seconds()), (prefix, 3600));
+        }
+    }
+
+    #[test]
+    fn neither_we_nor_the_gateway_have_an_address_of_the_private_network() {
+        let private = || ["100.64.0.0/16", "100.100.100.100/32"].map(|net| net.parse().unwrap());
+        for (address, prefix, gateway, message) in [
+            ([100, 64, 0, 5], 24, [100, 64, 0, 1], Some(("100.64.0.0/16", "100.64.0.5"))),
+            ([100, 65, 0, 5], 8, [100, 64, 9, 1], Some(("100.64.0.0/16", "100.64.9.1"))),
+            ([100, 100, 100, 100], 24, [100, 100, 100, 1], Some(("100.100.100.100/32", "100.100.100.100"))),
+            // Beside it, and around it.
+            ([100, 65, 0, 5], 24, [100, 65, 0, 1], None),
+            ([100, 65, 0, 5], 8, [100, 1, 0, 1], None),
+            ([10, 0, 2, 15], 24, [10, 0, 2, 2], None),
+        ] {
+            let lease = lease(address, prefix, gateway, 3600).unwrap();
+            let found = lease.outside_of(private()).map_err(|error| error.to_string());
+            let expected = message.map_or(Ok(()), |(net, found)| {
+                Err(format!(
+                    "address and gateway: expected none of the private network's {net}, found {found}"
+                ))
+            });
+            assert_eq!(found, expected);
+            assert_eq!(lease.outside_of([]), Ok(()));
         }
     }
 

@@ -55,7 +55,10 @@ fn is_ipv4_socket(value: &Value) -> bool {
 /// The physical link has no IPv6 address, and no server is in the machine itself.
 fn is_elsewhere(value: &Value) -> bool {
     let Value::Text(text) = value else { return true };
-    crate::document::forms::url_host(text).is_some_and(|host| !host.contains(':') && host != "localhost")
+    let local = |host: &str| {
+        host == "localhost" || host.parse().is_ok_and(|address: std::net::Ipv4Addr| address.is_loopback())
+    };
+    crate::document::forms::url_host(text).is_some_and(|host| !host.contains(':') && !local(host))
 }
 
 const NULL: Option<&str> = Some("null");
@@ -98,12 +101,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("vpn.mode", Word(&["tunnel", "direct"]), Some("\"tunnel\""), Yes, "with a VPN, or without: gateway or fixed targets"),
     key("vpn.server_app_id", text(40, "\"self\" or 40 hex digits"), Some("\"self\""), Only(&["\"self\""]), "whose registration API to call"),
     key("vpn.login_server", Object, NULL, Yes, "a plain Headscale instead of a VPC server; with `tunnel`, and only then; null with `tunnel`, which is registration at a VPC server, is not carried out yet"),
-    key("vpn.login_server.url", text(512, "https:// URL (or http:// to loopback, or with plain_http)"), None, Where(is_elsewhere, "an IPv4 address or a DNS name as host; the link has no IPv6"), "its address; a name needs `dns.resolvers`, and its certificate must carry it unless `noise_key` is pinned"),
+    key("vpn.login_server.url", text(512, "https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http)"), None, Where(is_elsewhere, "another machine's IPv4 address or DNS name as host; the link has no IPv6"), "its address; a name needs `dns.resolvers`, and its certificate must carry it unless `noise_key` is pinned"),
     key("vpn.login_server.noise_key", text(69, "mkey: and 64 hex digits"), NULL, Yes, "its key, pinned; needed with `plain_http`"),
     key("vpn.login_server.plain_http", Boolean, Some("false"), Yes, "whether http:// may go to another machine"),
     key("vpn.login_server.authkey", TextOrObject { max: 512, form: "pre-auth key" }, None, Yes, "the key that joins; whoever can read the document can use it, so it should be for one node, tagged and short-lived"),
     key("vpn.login_server.authkey.env", text(128, "environment variable name"), None, No, "the name among dstack's allowed_envs that carries it"),
-    key("vpn.prefixes", list(1, 8), Some(r#"["100.64.0.0/10", "fd7a:115c:a1e0::/48"]"#), Yes, "addresses of the private network, inside the default or (with a warning) 100.128.0.0/10; `direct` uses none"),
+    key("vpn.prefixes", list(1, 8), Some(r#"["100.64.0.0/10", "fd7a:115c:a1e0::/48"]"#), Yes, "addresses of the private network, inside the default or (with a warning) 100.128.0.0/10; whom the machine calls by its link, and its address there, are outside of them; `direct` uses none"),
     key("vpn.prefixes[]", text(43, "IP prefix"), None, Yes, "one prefix"),
     key("vpn.derp_pins", Map { max: 64, keys: DNS_NAME }, FIELDS, Yes, "DERP servers by their certificate; with `tunnel`, and only then"),
     key("vpn.derp_pins.*", text(64, DIGEST), None, Yes, "SHA-256 of the certificate"),

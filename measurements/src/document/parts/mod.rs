@@ -39,7 +39,7 @@ pub(super) fn section(
     let services = services::services(&node.at("services")?)?;
     let dns = network::dns(&node.at("dns")?)?;
     let mesh = mesh::mesh(&node.at("mesh")?, &services, &around)?;
-    Ok(Section {
+    let section = Section {
         role,
         node: names(&node.at("node")?)?,
         network: network::network(&node.at("network")?)?,
@@ -54,7 +54,9 @@ pub(super) fn section(
         operators: people::operators(&node.at("operators")?)?,
         server: people::server(node.at("server")?, role, &around)?,
         services,
-    })
+    };
+    vpn::outside_of_the_network(node, &section)?;
+    Ok(section)
 }
 
 fn names(node: &Node<'_>) -> Result<crate::section::Node, Problem> {

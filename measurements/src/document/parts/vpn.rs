@@ -6,10 +6,9 @@ use crate::document::Warning;
 use crate::document::error::Problem;
 use crate::document::forms;
 use crate::document::node::Node;
-use crate::document::shape::SECTION;
-use crate::section::{AuthKey, Dns, LoginServer, ServerAppId, Vpn, VpnMode};
+use crate::section::{AuthKey, Dns, LoginServer, Network, Section, ServerAppId, Vpn, VpnMode};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Shared address space (RFC 6598), where tailnets live.
 const TAILNET_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -17,6 +16,8 @@ const TAILNET_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10
 const TAILNET_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
 /// What the dstack-vpc containers use; it is public address space.
 const SEEDS_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 128, 0, 0), 10);
+/// Where names of the network are asked for (tailscale `net/tsaddr/tsaddr.go`, `TailscaleServiceIP`), whatever its prefixes.
+const MAGIC_DNS: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 100);
 
 /// Where DERP servers listen unless the document says otherwise (tailscale `derp/derphttp`).
 const DERP_PORTS: [u16; 1] = [443];
@@ -43,9 +44,6 @@ pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result
         }
     }
     let prefixes = prefixes(&node.at("prefixes")?)?;
-    if mode == VpnMode::Tunnel {
-        resolvers_are_outside(dns, &prefixes)?;
-    }
     let mut derp_pins = BTreeMap::new();
     for (host, pin) in node.at("derp_pins")?.entries()? {
         let host = forms::dns_name(host).ok_or_else(|| pin.problem("a key that is a DNS name"))?;
@@ -54,16 +52,50 @@ pub(super) fn vpn(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result
     Ok(Vpn { mode, server_app_id, login_server, prefixes, derp_pins, derp_ports, require_policy })
 }
 
-/// Who is asked where the network's own server is cannot be inside the network: no packet to its addresses leaves by the link.
-fn resolvers_are_outside(dns: &Dns, prefixes: &[IpNet]) -> Result<(), Problem> {
-    let inside = |address: &SocketAddr| prefixes.iter().any(|net| net.contains(&address.ip().to_canonical()));
-    match dns.resolvers.iter().position(|resolver| inside(&resolver.address)) {
+/// Whom the machine calls by its link, and who it is there, cannot be inside the network: no packet from or to its addresses passes the
+/// link. Nor can whom the VPN process calls be where the egress lock lets it go in no case.
+pub(super) fn outside_of_the_network(section: &Node<'_>, checked: &Section) -> Result<(), Problem> {
+    let vpn = &checked.vpn;
+    let Some(login) = vpn.login_server.as_ref().filter(|_| vpn.mode == VpnMode::Tunnel) else {
+        return Ok(());
+    };
+    let mut called = Vec::new();
+    for (item, resolver) in section.at("dns")?.at("resolvers")?.items()?.iter().zip(&checked.dns.resolvers) {
+        called.push((item.at("address")?, resolver.address.ip()));
+    }
+    if let Some(address) = forms::url_host(&login.url).and_then(|host| host.parse().ok()) {
+        called.push((section.at("vpn")?.at("login_server")?.at("url")?, address));
+    }
+    let nowhere = |address: &IpAddr| match address.to_canonical() {
+        // A server in the machine itself is not carried out, in words of its own.
+        IpAddr::V4(v4) if v4.is_loopback() => false,
+        IpAddr::V4(v4) => {
+            [forms::SERVICE_LINKS].iter().chain(&forms::UNREACHABLE).any(|net| net.contains(&v4))
+        }
+        IpAddr::V6(_) => false,
+    };
+    if let Some((key, _)) = called.iter().find(|(_, address)| nowhere(address)) {
+        return Err(key.problem(
+            "an address that the egress lock can open (not in 0/8, 169.254/16, 198.18/15, 224/4, 240/4)",
+        ));
+    }
+    for (item, server) in section.at("time")?.at("nts")?.items()?.iter().zip(&checked.time.nts) {
+        called.push((item.at("address")?, server.address.ip()));
+    }
+    if let Network::Static { address, gateway } = &checked.network {
+        let network = section.at("network")?;
+        called.push((network.at("address")?, address.addr().into()));
+        called.push((network.at("gateway")?, (*gateway).into()));
+    }
+    let private = |address: &IpAddr| {
+        let address = address.to_canonical();
+        address == IpAddr::V4(MAGIC_DNS) || vpn.prefixes.iter().any(|net| net.contains(&address))
+    };
+    match called.iter().find(|(_, address)| private(address)) {
         None => Ok(()),
-        Some(number) => Err(Problem::invalid(
-            &format!("{SECTION}.dns.resolvers[{number}].address"),
-            "an address outside casemate.vpn.prefixes",
-            "one of the private network's",
-        )),
+        Some((key, _)) => {
+            Err(key.problem("an address outside casemate.vpn.prefixes, and not 100.100.100.100"))
+        }
     }
 }
 
@@ -118,9 +150,10 @@ fn login_server(node: &Node<'_>, allowed_envs: &[String], dns: &Dns) -> Result<L
         })?)
     };
     let url = node.at("url")?;
-    let text = url.form("an https:// URL (or http:// to loopback, or with plain_http)", |text| {
-        forms::login_url(text, plain_http)
-    })?;
+    let text = url
+        .form("https://HOST or https://HOST:PORT (or http://, to loopback or with plain_http)", |text| {
+            forms::login_url(text, plain_http)
+        })?;
     let is_name = forms::url_host(&text).is_some_and(|host| host.parse::<IpAddr>().is_err());
     if is_name && dns.resolvers.is_empty() {
         // Nobody who is not authenticated is asked where it leads.
