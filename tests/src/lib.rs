@@ -2,3 +2,4 @@
 
 pub mod cargo;
 pub mod hostile_dhcp;
+pub mod scratch;
