@@ -28,6 +28,7 @@ mod wire;
 
 mod admission;
 mod attackers;
+mod bad_wires;
 mod crowd;
 mod figures;
 mod joins;
@@ -41,7 +42,6 @@ mod registration;
 mod relays;
 mod roaming;
 mod rotation;
-mod wires;
 
 /// Whether ours is to be the released build, which takes longer to make.
 const RELEASED: bool = false;
