@@ -6,6 +6,7 @@ mod kept;
 mod names;
 mod packets;
 mod paths;
+mod registration;
 mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +19,7 @@ pub(crate) use kept::{config, message, state};
 pub(crate) use names::query;
 pub(crate) use packets::{coalesce, super_packet};
 pub(crate) use paths::{datagram, derp};
+pub(crate) use registration::registration;
 pub(crate) use rules::filter;
 
 /// The documents' default.
