@@ -58,3 +58,9 @@ fn the_peers_are_built() {
         assert!(built::tailscale().join(program).is_file(), "{program}");
     }
 }
+
+/// The same of ours as it is shipped: built in the midst of the others, it would take all processors from those who watch clocks.
+#[test]
+fn what_is_shipped_is_built() {
+    assert!(built::casemate_init_released().is_file());
+}
