@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::assemble::{InitBinary, input, package_input};
 use crate::error::{ImageError, Result};
-use crate::io::store::{Store, cache_root};
+use crate::io::store::Store;
 use crate::io::toolchain::Toolchain;
-use crate::io::{cargo_config, command};
+use crate::io::{cargo_config, command, target};
 use crate::progress::{Progress, megabytes};
 use crate::toolchain::ToolchainLock;
 
@@ -85,8 +85,7 @@ impl Compiler {
     pub fn compile_with(&self, store: &Store, progress: &Progress) -> Result<InitBinary> {
         let started = Instant::now();
         let workspace = fs::canonicalize(&self.workspace).map_err(ImageError::at(&self.workspace))?;
-        let target_dir = target_dir(&workspace)?;
-        fs::create_dir_all(&target_dir).map_err(ImageError::at(&target_dir))?;
+        let target_dir = target::ready(&workspace)?;
         cargo_config::check(&workspace, cargo_home().as_deref())?;
         let tool_lock = ToolchainLock::read(&workspace.join(TOOLCHAIN_LOCK))?;
         let toolchain = Toolchain::ready(&tool_lock, store, progress)?;
@@ -94,12 +93,10 @@ impl Compiler {
         let packages = self.package_folders()?;
         let remaps = remaps(&workspace, &target_dir, &packages, &rust, toolchain.root())?;
 
-        // Cargo links the result to one name for both flavours: hold it from the build to the read.
-        let lock_path = target_dir.join(".casemate-lock");
-        let lock = File::create(&lock_path).map_err(ImageError::at(&lock_path))?;
+        let lock = target::lock_file(&target_dir)?;
         if lock.try_lock().is_err() {
             progress.say("init: waiting for another build");
-            lock.lock().map_err(ImageError::at(&lock_path))?;
+            lock.lock().map_err(ImageError::at(&target_dir))?;
         }
         progress.say(format_args!("init: compiling ({}) in {}", word(self.flavor), target_dir.display()));
         let mut build = self.cargo();
@@ -245,15 +242,6 @@ const fn word(flavor: Flavor) -> &'static str {
         Flavor::Dev => "dev",
         Flavor::Prod => "prod",
     }
-}
-
-/// `CASEMATE_TARGET`, or a folder of this checkout's own: flags name its path, so two checkouts share nothing.
-fn target_dir(workspace: &Path) -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("CASEMATE_TARGET").filter(|v| !v.is_empty()) {
-        return std::path::absolute(&path).map_err(ImageError::at(PathBuf::from(&path)));
-    }
-    let name = hex::encode(Sha256::digest(workspace.as_os_str().as_encoded_bytes()));
-    Ok(cache_root()?.join("build").join(name.get(..16).unwrap_or(&name)))
 }
 
 /// From folders of this machine to names that are the same everywhere. The last one that matches counts, so the most

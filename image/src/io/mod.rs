@@ -8,4 +8,5 @@ pub mod compile;
 pub mod directory;
 pub(crate) mod output;
 pub mod store;
+mod target;
 pub mod toolchain;
