@@ -22,8 +22,8 @@ use casemate_qemu::rundir::RunDir;
 use casemate_qemu::shape::{DevExtras, Firmware, Forward, Network, Platform, VmShape};
 use casemate_qemu::watch::Limits;
 use casemate_qemu::{Outcome, qmp};
+use casemate_tests::scratch::Scratch;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::images::Image;
 use crate::{console, https};
@@ -98,7 +98,7 @@ pub(crate) struct Machine {
     pub(crate) mesh: Option<SocketAddr>,
     frames: Arc<Mutex<Frames>>,
     thread: Option<JoinHandle<Outcome>>,
-    _temp: TempDir,
+    _temp: Scratch,
     _turn: Turn,
 }
 
@@ -143,7 +143,7 @@ pub(crate) struct Ended {
 impl Machine {
     pub(crate) fn switch_on(image: &Image, options: Options) -> Self {
         let turn = Turn::wait(options.company);
-        let temp = tempfile::Builder::new().prefix("casemate-boot.").tempdir().unwrap();
+        let temp = Scratch::new("casemate-boot.").unwrap();
         let checked = CheckedImage::open(&image.0).unwrap();
         let mut registers = *checked.registers();
         if let Some(id) = options.mrconfigid {

@@ -252,7 +252,7 @@ fn unconfined() -> InitBinary {
 }
 
 fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = casemate_tests::cargo::cargo();
     command.current_dir(workspace()).env_remove("CARGO_TARGET_DIR");
     command
 }

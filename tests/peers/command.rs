@@ -31,14 +31,7 @@ struct Said {
 impl Desk {
     /// Builds the command, alone, as `cargo verify` does.
     async fn new() -> Self {
-        let mut cargo = Command::new(env!("CARGO"));
-        // What Cargo says to this test of its own package would make build scripts run again that look at it.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                cargo.env_remove(name);
-            }
-        }
+        let mut cargo = Command::from(casemate_tests::cargo::cargo());
         cargo.args([
             "build",
             "--locked",

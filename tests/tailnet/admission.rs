@@ -10,6 +10,7 @@ use crate::net::{Net, Segment};
 use crate::ours::{self, Ours};
 use crate::peer::{Kind, Peer};
 use crate::proxy::{Counter, Counts};
+use crate::registration::the_refused_leave_the_vpc_server_alone;
 use crate::tailscaled::Tailscaled;
 use crate::wait::s;
 
@@ -41,6 +42,10 @@ fn the_refused_wait_at(release: Release) {
     let expired = server.key(KeyFor { expires: "1s", ..KeyFor::default() });
     let revoked = Refused::joins(&mut net, &server, "deleted", &server.key(KeyFor::default()));
     revoked.node.running(s(30));
+    // Of a user's, whose node keys may end.
+    let of_a_user = || server.key(KeyFor { tags: &[], ..KeyFor::default() });
+    let ended = Refused::joins(&mut net, &server, "ended", &of_a_user());
+    ended.node.running(s(30));
     std::thread::sleep(s(2));
     // The last character of a key is of its secret part.
     let last = used.chars().last().unwrap();
@@ -53,10 +58,12 @@ fn the_refused_wait_at(release: Release) {
         assert!(!status.to_string().contains("hskey-"), "{what}: {status}");
     }
     server.delete(&server.node("node-deleted").unwrap());
+    server.expire(&server.node("node-ended").unwrap());
     std::thread::sleep(LOOK);
     // It was told nothing; by now it has found out.
     revoked.node.waits_for_a_key(s(60));
-    for Refused { node, counter, what } in refused.iter().chain([&revoked]) {
+    ended.node.waits_for_a_key(s(1));
+    for Refused { node, counter, what } in refused.iter().chain([&revoked, &ended]) {
         let counts = counter.counts();
         eprintln!("{release:?} {what}: {counts:?}");
         assert!(
@@ -66,10 +73,10 @@ fn the_refused_wait_at(release: Release) {
                 && counts.records <= MOST.records,
             "{what}: {counts:?}"
         );
-        node.rekey(&server.key(KeyFor::default()));
+        node.rekey(&if *what == ended.what { of_a_user() } else { server.key(KeyFor::default()) });
     }
     // Another key, and they are in.
-    for Refused { node, what, .. } in refused.iter().chain([&revoked]) {
+    for Refused { node, what, .. } in refused.iter().chain([&revoked, &ended]) {
         node.comes_in(s(90));
         assert!(server.node(&format!("node-{what}")).is_some());
         let said = std::fs::read_to_string(node.host.folder.join("vpn.log")).unwrap();
@@ -105,7 +112,8 @@ fn the_refused_wait() {
     std::thread::scope(|scope| {
         let every = [Release::V0_26, Release::V0_28, Release::V0_29];
         let threads = every.map(|release| scope.spawn(move || the_refused_wait_at(release)));
-        for thread in threads {
+        let registered = scope.spawn(the_refused_leave_the_vpc_server_alone);
+        for thread in threads.into_iter().chain([registered]) {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });

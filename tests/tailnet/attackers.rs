@@ -11,6 +11,17 @@ use crate::peer::{Kind, Peer, become_direct};
 use crate::tailscaled::INTERFACE;
 use crate::wait::{s, until};
 
+/// How many datagrams are sent.
+const TRIES: u64 = 3;
+
+/// Of ours, how many packets it dropped that a peer sent with another's address inside.
+fn spoofed(victim: &Peer) -> Option<u64> {
+    match victim {
+        Peer::Ours(node) => Some(node.status()?["drops"]["spoofed"].as_u64().unwrap_or_default()),
+        Peer::Go(_) => None,
+    }
+}
+
 /// Whether a datagram from one address of a host reaches another host's address.
 fn reaches(from: &Host, source: &str, to: &Host, address: &str) -> bool {
     let [source, address] = [source, address].map(|one| one.parse::<IpAddr>().unwrap());
@@ -18,7 +29,7 @@ fn reaches(from: &Host, source: &str, to: &Host, address: &str) -> bool {
     far.set_read_timeout(Some(s(1))).unwrap();
     let near = from.inside(|| UdpSocket::bind(SocketAddr::new(source, 0)).unwrap());
     let mut buffer = [0; 16];
-    (0..3).any(|_| {
+    (0..TRIES).any(|_| {
         near.send_to(b"spoof", (address, 7100)).unwrap();
         far.recv_from(&mut buffer).is_ok_and(|(_, from)| from.ip() == source)
     })
@@ -41,11 +52,17 @@ fn a_spoofer_gets_nowhere(victim: Kind) {
         assert!(reaches(spoofer.host(), &own[family], victim.host(), &to[family]), "not even honestly");
         let flags = if family == 1 { "nodad" } else { "" };
         spoofer.host().ip(&format!("address add {}/{length} dev {INTERFACE} {flags}", theirs[family]));
+        let before = spoofed(&victim);
         assert!(!reaches(spoofer.host(), &theirs[family], victim.host(), &to[family]), "spoofed");
         // Nor an address of nobody's.
         let nobody = ["100.64.77.77", "fd7a:115c:a1e0::7777"][family];
         spoofer.host().ip(&format!("address add {nobody}/{length} dev {INTERFACE} {flags}"));
         assert!(!reaches(spoofer.host(), nobody, victim.host(), &to[family]), "spoofed");
+        if let Some(before) = before {
+            // They came, each of them: it was not Go's own that held them back.
+            let dropped = spoofed(&victim).unwrap() - before;
+            assert!(dropped >= 2 * TRIES, "{dropped} spoofed packets came");
+        }
         assert!(reaches(spoofer.host(), &own[family], victim.host(), &to[family]));
     }
 }
@@ -58,6 +75,13 @@ fn a_spoofer_gets_nowhere_at_go() {
 #[test]
 fn a_spoofer_gets_nowhere_at_ours() {
     a_spoofer_gets_nowhere(Kind::Ours);
+}
+
+/// How many packets the filter dropped so far.
+fn filtered(node: &Peer) -> u64 {
+    let Peer::Ours(node) = node else { panic!("not ours") };
+    let status = node.status().unwrap();
+    status["filter"]["dropped"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
 }
 
 /// A node that may not talk to ours sees nothing of it; one that may only be talked to gets no connection in.
@@ -84,8 +108,12 @@ fn a_stranger_gets_nowhere_at_ours() {
     }
     for address in [&v4, &v6] {
         for from in [&called, &stranger] {
+            let before = filtered(&ours);
             assert!(!from.host().pings(address), "{} {address}", from.name());
             assert!(!crate::flow::connects(from.host(), ours.host(), address, 7000), "{}", from.name());
+            // The server tells a stranger nothing of ours: nobody sends there. What the other one sent did come.
+            let dropped = filtered(&ours) - before;
+            assert!(dropped >= 4 || from.name() == stranger.name(), "{dropped} of {}", from.name());
         }
     }
 }

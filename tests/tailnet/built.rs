@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use casemate_tests::cargo::cargo;
 use serde_json::Value;
 
 /// A published Go module, and what is built of it. Everything that it depends on is pinned by its own `go.sum`.
@@ -139,18 +140,6 @@ pub(crate) fn filled(beside: &Path, name: &str, fill: impl FnOnce(&Path, &Path))
         eprintln!("built {name} in {} s", begin.elapsed().as_secs());
     }
     place
-}
-
-/// Cargo, without what it says to this test of its own package: build scripts that look at it would run again.
-pub(crate) fn cargo() -> Command {
-    let mut cargo = Command::new(env!("CARGO"));
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(name);
-        }
-    }
-    cargo
 }
 
 /// What a program printed that had to succeed.

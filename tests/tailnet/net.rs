@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use casemate_tests::scratch::Scratch;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::process::Process;
 use crate::wait::s;
@@ -40,7 +40,7 @@ pub(crate) struct Net {
     on_switch: Vec<String>,
     /// Hosts behind routers, and the routers' addresses.
     routed: Vec<(Ipv4Addr, Ipv4Addr)>,
-    folder: TempDir,
+    folder: Scratch,
 }
 
 /// What the addresses on the switch look like to those who have one.
@@ -99,7 +99,7 @@ impl Net {
             namespaces: Vec::new(),
             on_switch: Vec::new(),
             routed: Vec::new(),
-            folder: tempfile::Builder::new().prefix("casemate-tailnet.").tempdir().unwrap(),
+            folder: Scratch::new("casemate-tailnet.").unwrap(),
         };
         let switch = net.namespace("switch");
         ip(&switch, "link add br0 type bridge");

@@ -149,7 +149,12 @@ fn a_server_forgets_a_node(kind: Kind) {
         [&a, &b].into_iter().all(|peer| server_has(&server, peer)).then_some(())
     });
     if let Peer::Ours(node) = &late {
-        node.waits_for_a_key(s(120));
+        let status = node.waits_for_a_key(s(120));
+        // It has what it had, until a map says something else.
+        assert_eq!(status["peers"].as_array().unwrap().len(), 2, "{status}");
+        assert_eq!(late.addresses(), before);
+        let shown = late.host().ip(&format!("-json address show dev {}", crate::ours::INTERFACE));
+        assert!(before.iter().all(|address| shown.contains(address)), "{shown}");
     }
     rest.assert_went_on(PAUSE);
     let fresh = Peer::join(Kind::Go, &net.host("node-fresh"), &server);

@@ -1,6 +1,6 @@
 //! The policy changes while nodes talk: what is revoked ends, what is not goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -16,15 +16,17 @@ const TAG_B: &str = "tag:node-b";
 /// How soon a rule must be in force.
 const SOON: Duration = s(5);
 
-/// Rules from A to B: protocol, and the ports of B.
+/// Rules from A to B, and back: protocol, and the ports of the other.
 ///
 /// And one for somebody else: to nodes that connect under a policy without any rule, Headscale 0.29.2 names all others, with
 /// a filter that lets nothing new through; then what there was goes on with Go.
-fn policy(rules: &[(&str, &str)]) -> Value {
-    let mut rules: Vec<_> = rules
+fn policy(there: &[(&str, &str)], back: &[(&str, &str)]) -> Value {
+    let ways = [(there, TAG_A, TAG_B), (back, TAG_B, TAG_A)];
+    let mut rules: Vec<_> = ways
         .iter()
-        .map(|(protocol, ports)| {
-            json!({ "action": "accept", "proto": protocol, "src": [TAG_A], "dst": [format!("{TAG_B}:{ports}")] })
+        .flat_map(|(rules, from, to)| rules.iter().map(move |rule| (rule, from, to)))
+        .map(|((protocol, ports), from, to)| {
+            json!({ "action": "accept", "proto": protocol, "src": [from], "dst": [format!("{to}:{ports}")] })
         })
         .collect();
     rules.push(json!({ "action": "accept", "proto": "tcp", "src": ["100.64.50.1/32"], "dst": ["100.64.50.2/32:22"] }));
@@ -45,7 +47,7 @@ fn a_policy_changes(release: Release, kinds: [Kind; 2]) {
 
     // Without a policy: everybody to everybody.
     assert!(connects(b, a, &to_a, 6000));
-    server.policy(&policy(&[("tcp", "7000,7001"), ("udp", "7000"), ("icmp", "*")]));
+    server.policy(&policy(&[("tcp", "7000,7001"), ("udp", "7000"), ("icmp", "*")], &[]));
     until(SOON, "no way back", || (!b.pings(&to_a)).then_some(()));
     let tcp = Flow::begin(Protocol::Tcp, a, b, &to_b, 7000);
     let udp = Flow::begin(Protocol::Udp, a, b, &to_b, 7000);
@@ -53,7 +55,7 @@ fn a_policy_changes(release: Release, kinds: [Kind; 2]) {
     assert!(a.pings(&to_b));
 
     // Port 7000 is revoked: no new TCP, no UDP from outside; the stream that there is lives on.
-    server.policy(&policy(&[("tcp", "7001")]));
+    server.policy(&policy(&[("tcp", "7001"), ("udp", "7003")], &[("udp", "7003")]));
     if kinds[1] == Kind::Ours {
         udp.stops(SOON);
     } else {
@@ -69,19 +71,24 @@ fn a_policy_changes(release: Release, kinds: [Kind; 2]) {
     std::thread::sleep(s(2));
     tcp.assert_went_on(s(1));
 
+    // What may still begin, does, from both ends.
+    let there = Flow::begin(Protocol::Udp, a, b, &to_b, 7003);
+    let back = Flow::begin(Protocol::Udp, b, a, &to_a, 7003);
+
     // The last rule between the two is revoked: they are strangers.
-    server.policy(&policy(&[]));
+    server.policy(&policy(&[], &[]));
+    let end = Instant::now() + SOON;
     // To 0.26.1 they are not: both stay in each other's maps, and a filter without rules lets go on what there is.
     if release > Release::V0_26 {
-        for flow in [&tcp, &udp] {
-            flow.stops(SOON);
+        for flow in [&tcp, &udp, &there, &back] {
+            flow.stops(end.saturating_duration_since(Instant::now()));
         }
     }
     until(SOON, "no connection", || (!connects(a, b, &to_b, 7001)).then_some(()));
     assert!(!a.pings(&to_b) && !b.pings(&to_a));
 
     // And back.
-    server.policy(&policy(&[("tcp", "7001")]));
+    server.policy(&policy(&[("tcp", "7001")], &[]));
     until(s(20), "a connection", || connects(a, b, &to_b, 7001).then_some(()));
 }
 

@@ -187,9 +187,8 @@ fn ours_registers_joins_and_does_not_ask_again() {
     assert!(!said.contains("hskey-") && keys.iter().all(|key| !said.contains(key.as_str())), "{said}");
 }
 
-/// One node for each way to be refused, looked at together, since they mostly wait.
-#[test]
-fn the_refused_leave_the_vpc_server_alone() {
+/// One node for each way to be refused, looked at together, since they mostly wait; a part of the test of all who are refused.
+pub(crate) fn the_refused_leave_the_vpc_server_alone() {
     let mut net = Net::new(Segment::Private);
     let server = Headscale::start(&net.host("headscale"), Release::V0_29, Options::default());
     let pin = noise_key(&server);

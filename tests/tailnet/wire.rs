@@ -41,7 +41,16 @@ pub(crate) struct Wire {
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
-    weather: Mutex<Weather>,
+    weather: Mutex<(Weather, Crossed)>,
+}
+
+/// What came to the wire since its weather changed, and what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Crossed {
+    pub(crate) came: u32,
+    pub(crate) lost: u32,
+    pub(crate) doubled: u32,
+    pub(crate) late: u32,
 }
 
 /// The port of the nodes at both ends.
@@ -71,7 +80,7 @@ impl Wire {
             near = near.v4,
             far = far.v4,
         ));
-        let weather = Mutex::new(Weather::FAIR);
+        let weather = Mutex::new((Weather::FAIR, Crossed::default()));
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), weather });
         let threads = [(INTO, near.v4, far.v4), (OUT_OF, far.v4, near.v4)].map(|(port, from, to)| {
             let (listens, sends) = near.inside_router(|| {
@@ -85,7 +94,11 @@ impl Wire {
 
     /// From now on.
     pub(crate) fn becomes(&self, weather: Weather) {
-        *self.shared.weather.lock().unwrap() = weather;
+        *self.shared.weather.lock().unwrap() = (weather, Crossed::default());
+    }
+
+    pub(crate) fn crossed(&self) -> Crossed {
+        self.shared.weather.lock().unwrap().1
     }
 }
 
@@ -123,7 +136,8 @@ fn carry(shared: &Shared, listens: &UdpSocket, sends: &UdpSocket, to: SocketAddr
         let next = waiting.peek().map_or(LATE, |Reverse((due, ..))| due.saturating_duration_since(now));
         listens.set_read_timeout(Some(next.clamp(Duration::from_millis(1), LATE))).unwrap();
         let Ok(size) = listens.recv(&mut buffer) else { continue };
-        let weather = *shared.weather.lock().unwrap();
+        let mut under = shared.weather.lock().unwrap();
+        let (weather, crossed) = &mut *under;
         // Of a hundred; Marsaglia's xorshift, the same in each run.
         let mut rolls = |of: u32| {
             dice ^= dice << 13;
@@ -132,10 +146,15 @@ fn carry(shared: &Shared, listens: &UdpSocket, sends: &UdpSocket, to: SocketAddr
             dice % 100 < u64::from(of)
         };
         let (lost, doubled, late) = (rolls(weather.lost), rolls(weather.doubled), rolls(weather.late));
+        crossed.came += 1;
+        crossed.lost += u32::from(lost);
         if lost {
             continue;
         }
+        crossed.doubled += u32::from(doubled);
+        crossed.late += u32::from(late);
         let due = Instant::now() + weather.delay + if late { LATE } else { Duration::ZERO };
+        drop(under);
         for _ in 0..=u32::from(doubled) {
             number += 1;
             waiting.push(Reverse((due, number, buffer[..size].to_vec())));

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::MTU;
-use crate::built::{cache, cargo, filled};
+use casemate_tests::cargo::cargo;
+
+use crate::built::{cache, filled};
 use crate::net::{Host, Net, Succeed as _};
 use crate::process::Process;
 use crate::tunnel::Tunnel;

@@ -95,6 +95,7 @@ pub const TARGETS: &[Target] = &[
     target("noise", "the network, in a coordination server's name", 8 << 10, vpn::noise),
     target("map-stream", "a coordination server", 32 << 10, vpn::map_stream),
     target("joining", "a coordination server", 8 << 10, vpn::joining),
+    target("registration", "a VPC server", 8 << 10, vpn::registration),
     target("derp", "a relay", 8 << 10, vpn::derp),
     target("datagram", "the network", 2 << 10, vpn::datagram),
     target("wireguard", "the network, in a peer's name", 1 << 10, vpn::wireguard),

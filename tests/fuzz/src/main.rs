@@ -103,6 +103,14 @@ fn build() -> anyhow::Result<PathBuf> {
         .arg(&target)
         .current_dir(&top)
         .env("RUSTC_WORKSPACE_WRAPPER", package.join("rustc-with-coverage"));
+    // What cargo says to this program of its package: ring's build script looks at it, and everything on top of ring would be
+    // compiled now, and once more by the next build that is not started from here.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
     ensure!(cargo.status().context("cargo")?.success(), "the instrumented binary could not be built");
     Ok(target.join("debug/casemate-fuzz-engine"))
 }

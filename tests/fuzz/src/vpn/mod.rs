@@ -6,6 +6,7 @@ mod kept;
 mod names;
 mod packets;
 mod paths;
+mod registration;
 mod rules;
 mod wireguard;
 
@@ -19,6 +20,7 @@ pub(crate) use kept::{config, message, state};
 pub(crate) use names::query;
 pub(crate) use packets::{coalesce, super_packet};
 pub(crate) use paths::{datagram, derp};
+pub(crate) use registration::registration;
 pub(crate) use rules::filter;
 pub(crate) use wireguard::wireguard;
 

@@ -1,4 +1,5 @@
-//! Bad wires between two nodes: what is sent still arrives, and paths come back.
+//! Bad wires between two nodes: what is sent still arrives, and paths come back. The name has these begin early: they wait for
+//! longer than most.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use crate::net::{Net, Segment};
 use crate::peer::{Kind, Peer, become_direct};
 use crate::wait::s;
 use crate::wire::{Weather, Wire};
+
+/// A stream is more datagrams than this, of which one in twenty is lost: that none is, is as good as impossible.
+const STREAM: u32 = 500;
 
 fn a_bad_wire(kinds: [Kind; 2]) {
     let mut net = Net::new(Segment::Public);
@@ -29,8 +33,14 @@ fn a_bad_wire(kinds: [Kind; 2]) {
         wire.becomes(weather);
         std::thread::sleep(s(1));
         let speed = a.host().iperf(b.host(), &b.addresses()[0], false);
-        eprintln!("{kinds:?} {weather:?}: {speed:.3} Gbit/s");
+        let crossed = wire.crossed();
+        eprintln!("{kinds:?} {weather:?}: {speed:.3} Gbit/s, {crossed:?}");
         assert!(speed > 0.0);
+        // By the relay it would have had no weather.
+        assert!(crossed.came >= STREAM, "{crossed:?}");
+        assert_eq!(crossed.lost > 0, weather.lost > 0, "{crossed:?}");
+        assert_eq!(crossed.doubled > 0, weather.doubled > 0, "{crossed:?}");
+        assert_eq!(crossed.late > 0, weather.late > 0, "{crossed:?}");
     }
     tcp.assert_went_on(s(5));
     become_direct(&a, &b, s(5));
@@ -40,6 +50,8 @@ fn a_bad_wire(kinds: [Kind; 2]) {
     std::thread::sleep(s(60));
     tcp.assert_went_on(s(25));
     assert!(a.host().pings(&b.addresses()[0]), "not by the relay");
+    let crossed = wire.crossed();
+    assert!(crossed.came > 0 && crossed.lost == crossed.came, "nobody tried the wire: {crossed:?}");
     wire.becomes(Weather::FAIR);
     become_direct(&a, &b, s(30));
     tcp.forget();
