@@ -12,7 +12,7 @@ use tracing::debug;
 use super::NodeError;
 use crate::derp::{Event, Pool, PoolConfig, PoolStatus, Trust};
 use crate::dial::{Dial, Dialer};
-use crate::disco::{Kind, classify};
+use crate::disco::{Kind, MAX_LEN, classify};
 use crate::key::{Node, Public, Secret};
 use crate::plane::{Delivery, Plane, ToRelay};
 
@@ -20,8 +20,6 @@ use crate::plane::{Delivery, Plane, ToRelay};
 const EVENTS: usize = 256;
 /// Connections that came or went and wait for the node: a map has at most 256 regions, each of which connects at most once a second.
 const LINKS: usize = 512;
-/// The longest disco message that is handed on: a call-me-maybe with all the addresses that are taken has less.
-const MAX_DISCO: usize = 2048;
 
 /// Where what relays bring goes, but for WireGuard. Connections that come and go have a place of their own: no relay's flood pushes
 /// another one's out.
@@ -157,7 +155,7 @@ async fn take(mut incoming: mpsc::Receiver<Event>, mut delivery: Delivery, event
                     }
                 }
                 rest.retain(|packet| {
-                    packet.packet.len() <= MAX_DISCO && classify(&packet.packet) == Kind::Disco
+                    packet.packet.len() <= MAX_LEN && classify(&packet.packet) == Kind::Disco
                 });
                 for packet in &mut rest {
                     // A copy: all that was read together with it would wait with it.
