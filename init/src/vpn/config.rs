@@ -216,7 +216,7 @@ impl Parsed {
             uid: top.number("uid", 1, u64::from(u32::MAX) - 1, 65534)?,
             status_socket: top
                 .path("status_socket")?
-                .unwrap_or_else(|| super::command::DEFAULT_SOCKET.into()),
+                .unwrap_or_else(|| super::sockets::DEFAULT_SOCKET.into()),
             dns,
             resolv_conf,
             roots: None,

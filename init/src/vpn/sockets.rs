@@ -15,6 +15,8 @@ use nix::sys::socket::{
 
 use crate::sys;
 
+/// Where a node answers questions unless told otherwise.
+pub(super) const DEFAULT_SOCKET: &str = "/run/casemate/vpn.sock";
 /// Bytes of each buffer of the sockets that peers send to, as tailscale's (`wgengine/magicsock/magicsock.go`, `socketBufferSize`).
 const PEERS_BUFFER: usize = 7 << 20;
 

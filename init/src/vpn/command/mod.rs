@@ -11,10 +11,8 @@ use std::process::ExitCode;
 use casemate_vpn::status::Request;
 use serde_json::Value;
 
+use super::sockets::DEFAULT_SOCKET;
 use client::Client;
-
-/// Where a node answers questions unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/casemate/vpn.sock";
 
 const USAGE: &str = "usage: casemate-init vpn --config FILE
        casemate-init vpn status [--json] [--socket PATH]
