@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::{NAMES, Node};
-use crate::control::join::harmless;
+use crate::control::harmless;
 use crate::control::map::Changes;
 use crate::key::{Node as NodeKind, Public};
 use crate::netmap::{Netmap, NodeId, TailnetNode};

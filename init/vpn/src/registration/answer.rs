@@ -21,7 +21,8 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::control::client::ServerUrl;
-use crate::control::join::{AuthKey, harmless};
+use crate::control::harmless;
+use crate::control::join::AuthKey;
 use crate::key::{Machine, Public};
 
 /// The longest answer that is read.

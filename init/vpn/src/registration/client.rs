@@ -17,7 +17,7 @@ use super::{Answer, AnswerError, MAX_ANSWER, Outcome, Pace, Registration, Rules,
 use crate::control::client::{
     Client, ClientSettings, OpenError, REQUEST_TIMEOUT, ServerUrl, Wire, retry_after,
 };
-use crate::control::join::harmless;
+use crate::control::harmless;
 use crate::dial::Dial;
 
 /// The longest head of an answer.

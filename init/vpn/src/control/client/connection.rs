@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::stream::MapStream;
 use super::upgrade::ConnectError;
 use super::{MAX_BODY, REQUEST_TIMEOUT, Wire, retry_after};
-use crate::control::join::harmless;
+use crate::control::harmless;
 use crate::control::wire::{BadJson, MapRequest, RegisterRequest, RegisterResponse};
 use crate::noise::NoiseStream;
 use crate::noise::early::{self, Early};

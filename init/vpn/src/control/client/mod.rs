@@ -32,7 +32,7 @@ pub use url::{ServerUrl, UrlError};
 
 use self::tls::Tls;
 use super::CAPABILITY_VERSION;
-use super::join::harmless;
+use super::harmless;
 use super::wire::{PingRequest, ServerKeys};
 use crate::dial::Dial;
 use crate::key::{Machine, Public, Secret};

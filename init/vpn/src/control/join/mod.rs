@@ -20,7 +20,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use event::{Command, Event, Phase};
-pub(crate) use refusal::harmless;
 pub use refusal::{AuthKey, Refusal, RefusalKind};
 
 use super::wire::RegisterResponse;

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use crate::control::join::harmless;
+use crate::control::harmless;
 use crate::control::pace::LogPace;
 
 /// Why something of a map was not accepted.

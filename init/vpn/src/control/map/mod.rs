@@ -32,7 +32,7 @@ pub use policy::PolicyState;
 
 use self::peers::Peers;
 use self::policy::Policy;
-use super::join::harmless;
+use super::harmless;
 use super::wire::{BadJson, MapResponse};
 use crate::key::{Node, Public};
 use crate::netmap::{DerpMap, DnsConfig, Netmap, NodeId, TailnetNode};

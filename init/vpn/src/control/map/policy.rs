@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::drops::MapDrops;
-use crate::control::join::harmless;
+use crate::control::harmless;
 use crate::control::wire::Table;
 use crate::filter::Filter;
 use crate::netmap::NamedFilters;

@@ -16,7 +16,8 @@ use tokio::time::timeout_at;
 
 use self::moves::Moves;
 use super::client::{Client, ClientSettings, ConnectError, Connection, KeyError, RequestError, WATCHDOG};
-use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind, harmless};
+use super::harmless;
+use super::join::{Answer, AuthKey, Command, Event, Joiner, Phase, Refusal, RefusalKind};
 use super::map::{Changes, MapDrops, MapSettings, MapState, PolicyState, Update};
 use super::pace::LogPace;
 use super::wire::{EndpointType, Hostinfo, MapRequest, RegisterRequest};
