@@ -339,6 +339,8 @@ fn check_text(text: &str) {
         for part in parts {
             let digits = part.chars().take_while(char::is_ascii_hexdigit).count();
             let public = digits == 64 || digits == part.len();
+            // What was before the kind and what is after it are two things.
+            rest.push(' ');
             rest.push_str(if public { &part[digits..] } else { part });
         }
         secret = rest;
